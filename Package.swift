@@ -1,0 +1,38 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+
+let package = Package(
+  name: "msctl",
+  products: [
+    .executable(name: "msctl", targets: ["msctl"]),
+    .library(name: "MsctlCore", targets: ["MsctlCore"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-collections", from: "1.1.0"),
+    .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
+  ],
+  targets: [
+    .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+    .systemLibrary(name: "CRabbitMQ", pkgConfig: "librabbitmq", providers: [.apt(["librabbitmq-dev"])]),
+    .target(name: "CommandTable", swiftSettings: strict),
+    .target(
+      name: "MsctlCore",
+      dependencies: [
+        "CCurl", "CRabbitMQ",
+        .product(name: "DequeModule", package: "swift-collections"),
+        .product(name: "SystemPackage", package: "swift-system"),
+      ],
+      swiftSettings: strict),
+    .target(name: "MsctlCommands", dependencies: ["CommandTable", "MsctlCore"], swiftSettings: strict),
+    .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
+    .target(name: "Support", path: "Tests/Support", swiftSettings: strict),
+    .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),
+    .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
+    .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),
+    .testTarget(
+      name: "IntegrationTests", dependencies: ["Support", "MsctlCore", "msctl"], swiftSettings: strict),
+  ],
+  swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,125 @@
+/// An operand: its words, where its value lands, and for an optional one which words it takes.
+package struct Operand<Options: Sendable>: Sendable {
+  package var spec: OperandSpec
+  package let accepts: @Sendable (String) -> Bool
+  package let apply: @Sendable (inout Options, String) throws(ValueError) -> Void
+
+  package static func one<V: ArgumentValue>(
+    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String,
+    completion: Completion = .nothing
+  ) -> Self {
+    of(.one, name, summary, completion) { (options, word) throws(ValueError) in
+      options[keyPath: field] = try V(argument: word)
+    }
+  }
+
+  package static func optional<V: ArgumentValue>(
+    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String,
+    completion: Completion = .nothing, where accepts: @escaping @Sendable (String) -> Bool = { _ in true }
+  ) -> Self {
+    of(.optional, name, summary, completion, accepts) { (options, word) throws(ValueError) in
+      options[keyPath: field] = try V(argument: word)
+    }
+  }
+
+  package static func many<V: ArgumentValue>(
+    _ name: String, into field: any WritableKeyPath<Options, [V]> & Sendable, _ summary: String
+  ) -> Self {
+    of(.many, name, summary, .nothing) { (options, word) throws(ValueError) in
+      options[keyPath: field].append(try V(argument: word))
+    }
+  }
+
+  private static func of(
+    _ arity: OperandSpec.Arity, _ name: String, _ summary: String, _ completion: Completion,
+    _ accepts: @escaping @Sendable (String) -> Bool = { _ in true },
+    _ apply: @escaping @Sendable (inout Options, String) throws(ValueError) -> Void
+  ) -> Self {
+    Operand(
+      spec: OperandSpec(name: name, arity: arity, summary: summary, completion: completion), accepts: accepts,
+      apply: apply)
+  }
+}
+
+/// An environment variable that no option stands for, and where its value lands.
+package struct Variable<Options: Sendable>: Sendable {
+  package let spec: VariableSpec
+  package let apply: @Sendable (inout Options, String) throws(ValueError) -> Void
+
+  package static func value<V: ArgumentValue>(
+    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String
+  ) -> Self {
+    Variable(spec: VariableSpec(name: name, summary: summary)) { (options, word) throws(ValueError) in
+      options[keyPath: field] = try V(argument: word)
+    }
+  }
+
+  package func secret() -> Self {
+    Variable(spec: VariableSpec(name: spec.name, summary: spec.summary, secret: true), apply: apply)
+  }
+
+  package func lifted<Whole>(to group: any WritableKeyPath<Whole, Options> & Sendable) -> Variable<Whole> {
+    Variable<Whole>(spec: spec) { (whole, word) throws(ValueError) in
+      try apply(&whole[keyPath: group], word)
+    }
+  }
+}
+
+extension Array {
+  package func lifted<Whole, Group>(
+    to group: any WritableKeyPath<Whole, Group> & Sendable
+  ) -> [Variable<Whole>] where Element == Variable<Group> {
+    map { $0.lifted(to: group) }
+  }
+}
+
+/// The words of one subcommand: what help, man pages and completions read.
+package struct CommandSpec: Sendable, Equatable {
+  package var name: String
+  /// One line, lower case, no full stop.
+  package var summary: String
+  /// What the full help and the man page say; paragraphs are parted by an empty line.
+  package var details: String
+  package var flags: [FlagSpec]
+  package var operands: [OperandSpec]
+  package var variables: [VariableSpec]
+  package var examples: [Example]
+
+  package func usage(of program: String) -> String {
+    ([program, name, "[OPTION ...]"] + operands.map(\.usage)).joined(separator: " ")
+  }
+}
+
+/// A subcommand as a table: its options, operands and variables, each with its place in `Options`.
+package struct Command<Options: Defaulted>: Sendable {
+  package let name: String
+  package let summary: String
+  package let details: String
+  package let flags: [Flag<Options>]
+  package let operands: [Operand<Options>]
+  package let variables: [Variable<Options>]
+  package let examples: [Example]
+  /// Refuses what no single option can see: options that do not go together.
+  package let check: @Sendable (Options) throws(ValueError) -> Void
+
+  package init(
+    _ name: String, _ summary: String, details: String = "", flags: [Flag<Options>], operands: [Operand<Options>] = [],
+    variables: [Variable<Options>] = [], examples: [Example] = [],
+    check: @escaping @Sendable (Options) throws(ValueError) -> Void = { _ in }
+  ) {
+    self.name = name
+    self.summary = summary
+    self.details = details
+    self.flags = flags
+    self.operands = operands
+    self.variables = variables
+    self.examples = examples
+    self.check = check
+  }
+
+  package var spec: CommandSpec {
+    CommandSpec(
+      name: name, summary: summary, details: details, flags: flags.map(\.spec) + [Help.flag],
+      operands: operands.map(\.spec), variables: variables.map(\.spec), examples: examples)
+  }
+}

@@ -1,0 +1,147 @@
+/// What a command line asks for.
+package enum Request<Options: Sendable>: Sendable {
+  case run(Options)
+  case help(Help.Length)
+}
+
+extension Request: Equatable where Options: Equatable {}
+
+extension Command {
+  /// Reads the words after the subcommand's name. Only validates: nothing is opened, read or sent.
+  ///
+  /// An option wins over its environment variable, and both over the default. An empty variable counts as not set.
+  package func parse(
+    _ words: [String], environment: [String: String] = [:]
+  ) throws(UsageError) -> Request<Options> {
+    if let length = Help.asked(in: words) { return .help(length) }
+
+    var options = Options()
+    var seen: Set<String> = []
+    var operandWords: [String] = []
+
+    var index = words.startIndex
+    while index < words.endIndex {
+      let word = words[index]
+      index += 1
+      if word == "--" {
+        operandWords += words[index...]
+        break
+      } else if word.hasPrefix("--") {
+        index += try readLong(word, next: index < words.endIndex ? words[index] : nil, &options, &seen)
+      } else if word.hasPrefix("-"), word != "-" {
+        index += try readShort(word, next: index < words.endIndex ? words[index] : nil, &options, &seen)
+      } else {
+        operandWords.append(word)
+      }
+    }
+
+    try readVariables(environment, &options, seen)
+    try readOperands(operandWords, &options)
+    do { try check(options) } catch { throw .conflict(error) }
+    return .run(options)
+  }
+
+  /// - Returns: how many of the words that follow were used: 1 where the value is the next word.
+  private func readLong(
+    _ word: String, next: String?, _ options: inout Options, _ seen: inout Set<String>
+  ) throws(UsageError) -> Int {
+    let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    let written = String(parts[0])
+    guard let flag = flags.first(where: { "--" + $0.spec.long == written }) else {
+      throw .unknownFlag(written, known: spec.flags.map { "--" + $0.long }, command: name)
+    }
+    seen.insert(flag.spec.long)
+    let attached = parts.count == 2 ? String(parts[1]) : nil
+    guard let valueName = flag.spec.valueName else {
+      if let attached { throw .unexpectedValue(written, attached) }
+      try apply(flag, "", as: written, &options)
+      return 0
+    }
+    if let attached {
+      try apply(flag, attached, as: written, &options)
+      return 0
+    }
+    try apply(flag, separate(next, for: written, valueName), as: written, &options)
+    return 1
+  }
+
+  /// Reads `-n value`, `-nvalue` and bundled switches (`-qn value`).
+  private func readShort(
+    _ word: String, next: String?, _ options: inout Options, _ seen: inout Set<String>
+  ) throws(UsageError) -> Int {
+    var rest = word.dropFirst()
+    while let letter = rest.popFirst() {
+      let written = "-\(letter)"
+      guard let flag = flags.first(where: { $0.spec.short == letter }) else {
+        // A long name with one dash is the usual slip.
+        let long = flags.contains { word == "-" + $0.spec.long } ? ["-" + word] : []
+        let known = long.isEmpty ? spec.flags.compactMap { $0.short.map { "-\($0)" } } : long
+        throw .unknownFlag(long.isEmpty ? written : word, known: long.isEmpty ? [] : known, command: name)
+      }
+      seen.insert(flag.spec.long)
+      guard let valueName = flag.spec.valueName else {
+        try apply(flag, "", as: written, &options)
+        continue
+      }
+      if !rest.isEmpty {
+        try apply(flag, String(rest), as: written, &options)
+        return 0
+      }
+      try apply(flag, separate(next, for: written, valueName), as: written, &options)
+      return 1
+    }
+    return 0
+  }
+
+  /// The next word as a value. One that begins with two dashes is more likely a forgotten value than a value.
+  private func separate(_ next: String?, for written: String, _ valueName: String) throws(UsageError) -> String {
+    guard let next else { throw .missingValue(written, valueName) }
+    if next.hasPrefix("--") { throw .valueLooksLikeFlag(written, valueName, word: next) }
+    return next
+  }
+
+  private func apply(
+    _ flag: Flag<Options>, _ word: String, as written: String, _ options: inout Options
+  ) throws(UsageError) {
+    do { try flag.apply(&options, word) } catch { throw .invalidValue(written, flag.spec.secret ? nil : word, error) }
+  }
+
+  private func readVariables(
+    _ environment: [String: String], _ options: inout Options, _ seen: Set<String>
+  ) throws(UsageError) {
+    func set(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }
+    for variable in variables {
+      guard let word = set(variable.spec.name) else { continue }
+      do { try variable.apply(&options, word) } catch { 
+        throw .invalidValue(variable.spec.name, variable.spec.secret ? nil : word, error)
+      }
+    }
+    for flag in flags where !seen.contains(flag.spec.long) {
+      guard let name = flag.spec.variable, let word = set(name) else { continue }
+      do { try flag.apply(&options, word) } catch { throw .invalidValue(name, flag.spec.secret ? nil : word, error) }
+    }
+  }
+
+  private func readOperands(_ words: [String], _ options: inout Options) throws(UsageError) {
+    var rest = words[...]
+    for operand in operands {
+      switch operand.spec.arity {
+      case .one:
+        guard let word = rest.popFirst() else { throw .missingOperand(operand.spec, command: name) }
+        try apply(operand, word, &options)
+      case .optional:
+        if let word = rest.first, operand.accepts(word) {
+          rest.removeFirst()
+          try apply(operand, word, &options)
+        }
+      case .many:
+        while let word = rest.popFirst() { try apply(operand, word, &options) }
+      }
+    }
+    if let word = rest.first { throw .extraOperand(word, command: name) }
+  }
+
+  private func apply(_ operand: Operand<Options>, _ word: String, _ options: inout Options) throws(UsageError) {
+    do { try operand.apply(&options, word) } catch { throw .invalidValue(operand.spec.name, word, error) }
+  }
+}

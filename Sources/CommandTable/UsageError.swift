@@ -1,0 +1,97 @@
+/// A command line that is refused: what is wrong with it, and how to go on.
+package struct UsageError: Error, Equatable {
+  package let message: String
+  package let hint: String?
+
+  private init(_ message: String, hint: String? = nil) {
+    self.message = message
+    self.hint = hint
+  }
+
+  /// - Parameter overview: the help that is shown in place of an error.
+  package static func noCommand(overview: String) -> Self {
+    UsageError("there is no command\n\n" + overview)
+  }
+
+  package static func unknownCommand(_ word: String, known: [String]) -> Self {
+    UsageError("'\(word)' is not a command", hint: meant(word, known) ?? "The commands are \(list(known)).")
+  }
+
+  package static func unknownFlag(_ word: String, known: [String], command: String) -> Self {
+    UsageError(
+      "'\(word)' is not an option of '\(command)'", hint: meant(word, known) ?? "'msctl \(command) -h' lists them.")
+  }
+
+  package static func missingValue(_ flag: String, _ name: String) -> Self {
+    UsageError("'\(flag)' needs a value (\(name))", hint: "Write '\(flag) \(name)'.")
+  }
+
+  /// The word after an option that needs a value looks like an option itself.
+  package static func valueLooksLikeFlag(_ flag: String, _ name: String, word: String) -> Self {
+    UsageError(
+      "'\(flag)' needs a value (\(name)), but '\(word)' looks like an option",
+      hint: "Where '\(word)' is meant as the value, write '\(flag)=\(word)'.")
+  }
+
+  package static func unexpectedValue(_ flag: String, _ value: String) -> Self {
+    UsageError("'\(flag)' takes no value, but '\(value)' was given", hint: "Write '\(flag)' alone.")
+  }
+
+  /// - Parameters:
+  ///   - place: the option, operand or environment variable as the user wrote it.
+  ///   - word: the word that was refused; nil where it may hold a secret.
+  package static func invalidValue(_ place: String, _ word: String?, _ error: ValueError) -> Self {
+    UsageError("\(place): \(word.map { "'\($0)'" } ?? "the value") \(error.reason)")
+  }
+
+  package static func missingOperand(_ operand: OperandSpec, command: String) -> Self {
+    UsageError(
+      "'\(command)' needs \(operand.name): \(operand.summary)", hint: "'msctl \(command) -h' shows how to write it.")
+  }
+
+  package static func extraOperand(_ word: String, command: String) -> Self {
+    UsageError(
+      "'\(command)' does not know what to do with '\(word)'",
+      hint: "Quote words that belong together; 'msctl \(command) -h' shows what it takes.")
+  }
+
+  package static func conflict(_ error: ValueError) -> Self {
+    UsageError(error.reason)
+  }
+
+  private static func meant(_ word: String, _ known: [String]) -> String? {
+    nearest(to: word, in: known).map { "Did you mean '\($0)'?" }
+  }
+
+  private static func list(_ words: [String]) -> String {
+    guard let last = words.last, words.count > 1 else { return words.joined() }
+    return words.dropLast().joined(separator: ", ") + " and " + last
+  }
+}
+
+/// The known word that is fewest typing errors away from `word`, if it is near enough to have been meant.
+///
+/// Typing errors are counted as letters added, left out, changed, or swapped with their neighbour (the
+/// optimal string alignment distance).
+package func nearest(to word: String, in known: [String]) -> String? {
+  let scored = known.map { (word: $0, distance: distance(Array(word), Array($0))) }
+  guard let best = scored.min(by: { $0.distance < $1.distance }) else { return nil }
+  if best.distance <= max(1, min(3, best.word.count / 3)) { return best.word }
+  // A word cut short is meant, too, where just one known word begins with it.
+  let longer = known.filter { $0.count > word.count && $0.hasPrefix(word) }
+  return word.count >= 2 && longer.count == 1 ? longer.first : nil
+}
+
+private func distance(_ a: [Character], _ b: [Character]) -> Int {
+  var rows = [Array(0...b.count)]
+  for i in 1..<(a.count + 1) {
+    var row = [i]
+    for j in 1..<(b.count + 1) {
+      var best = min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1))
+      if i > 1, j > 1, a[i - 1] == b[j - 2], a[i - 2] == b[j - 1] { best = min(best, rows[i - 2][j - 2] + 1) }
+      row.append(best)
+    }
+    rows.append(row)
+  }
+  return rows[a.count][b.count]
+}

@@ -1,0 +1,101 @@
+import CommandTable
+import MsctlCore
+
+/// Options of a verb; every verb has those of the output.
+protocol VerbOptions: Defaulted {
+  var output: OutputOptions { get }
+}
+
+/// A subcommand: its table, and what it does.
+protocol Verb: SendableMetatype {
+  associatedtype Options: VerbOptions
+  static var command: Command<Options> { get }
+  static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure)
+}
+
+/// The whole tool: its subcommands, and what happens with the words of a command line.
+package enum AllCommands {
+  package static let program = "msctl"
+  package static let summary = "Call, publish and discover microservices from a shell."
+
+  /// A verb without its type.
+  private struct Entry: Sendable {
+    let spec: CommandSpec
+    let run: @Sendable ([String], [String: String], Console) throws -> Void
+
+    init<V: Verb>(_: V.Type) {
+      spec = V.command.spec
+      run = { words, environment, console in
+        switch try V.command.parse(words, environment: environment) {
+        case .help(let length):
+          console.write(line: Help.text(of: V.command.spec, program: program, length).trimmedEnd)
+          try console.flush()
+        case .run(let options):
+          console.options = options.output
+          try V.run(options, console, environment: environment)
+        }
+      }
+    }
+  }
+
+  private static let entries = [
+    Entry(Call.self), Entry(Publish.self), Entry(Consume.self), Entry(Register.self), Entry(Discover.self),
+  ]
+
+  package static var specs: [CommandSpec] { entries.map(\.spec) }
+
+  /// Does what the words after the program's name ask for.
+  package static func run(_ words: [String], environment: [String: String]) -> ExitStatus {
+    let console = Console(environment: environment)
+    // An error in the command line itself must be written as the command line wants.
+    console.options.jsonErrors = words.prefix { $0 != "--" }.contains("--" + OutputOptions.jsonErrorsFlag)
+    do {
+      try dispatch(words, environment, console)
+      return .done
+    } catch let error as UsageError {
+      let failure = Failure(.usage, error.message, hint: error.hint)
+      console.report(failure)
+      return ExitStatus(failure)
+    } catch let failure as Failure {
+      console.report(failure)
+      return ExitStatus(failure)
+    } catch {
+      let failure = Failure(.failed, "\(error)")
+      console.report(failure)
+      return ExitStatus(failure)
+    }
+  }
+
+  private static func dispatch(_ words: [String], _ environment: [String: String], _ console: Console) throws {
+    let overview = Help.overview(program: program, summary: summary, commands: specs)
+    switch words.first {
+    case nil:
+      throw UsageError.noCommand(overview: overview)
+    case "-h", "--help":
+      fallthrough
+    case "help" where words.count == 1:
+      console.write(line: overview.trimmedEnd)
+      try console.flush()
+    case "-V", "--version", "version":
+      console.write(line: "\(program) \(Version.msctl)")
+      console.write(line: Version.curl)
+      console.write(line: "librabbitmq/\(Version.rabbitMQ)")
+      try console.flush()
+    case "help":
+      try entry(words[1]).run(["--help"], environment, console)
+    case let name?:
+      try entry(name).run(Array(words.dropFirst()), environment, console)
+    }
+  }
+
+  private static func entry(_ name: String) throws(UsageError) -> Entry {
+    guard let entry = entries.first(where: { $0.spec.name == name }) else {
+      throw .unknownCommand(name, known: specs.map(\.name) + ["help"])
+    }
+    return entry
+  }
+}
+
+extension String {
+  fileprivate var trimmedEnd: String { hasSuffix("\n") ? String(dropLast()) : self }
+}

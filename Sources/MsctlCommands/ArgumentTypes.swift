@@ -1,0 +1,145 @@
+import CommandTable
+import MsctlCore
+
+extension Duration: ArgumentValue {
+  private static let units: [(suffix: String, nanoseconds: Double)] = [
+    ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9),
+  ]
+
+  /// `5s`, `1.5m`, `250ms`, `2h`; a number alone is seconds.
+  package init(argument: String) throws(ValueError) {
+    let digits = argument.prefix { $0.isASCII && ($0.isNumber || $0 == ".") }
+    let suffix = argument.dropFirst(digits.count)
+    guard let number = Double(digits), number.isFinite,
+      let unit = Self.units.first(where: { $0.suffix == (suffix.isEmpty ? "s" : suffix) })
+    else { throw ValueError("is not a duration such as 5s, 250ms, 1m or 2h") }
+    guard number * unit.nanoseconds < 1e18 else { throw ValueError("is too long a time") }
+    self = .nanoseconds(Int64(number * unit.nanoseconds))
+  }
+
+  package var argumentText: String? {
+    let milliseconds = Int(components.seconds) * 1000 + Int(components.attoseconds / 1_000_000_000_000_000)
+    return milliseconds % 1000 == 0 ? "\(milliseconds / 1000)s" : "\(milliseconds)ms"
+  }
+}
+
+extension ConsulAddress: ArgumentValue {
+  package init(argument: String) throws(ValueError) {
+    guard let address = ConsulAddress(argument) else {
+      throw ValueError("is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path")
+    }
+    self = address
+  }
+
+  package var argumentText: String? { shown }
+}
+
+/// The brokers of a cluster, in the order in which they are tried.
+struct BrokerList: ArgumentValue {
+  var uris = [AMQPURI()]
+
+  init() {}
+
+  init(argument: String) throws(ValueError) {
+    do { uris = try AMQPURI.list(argument) } catch { throw ValueError("is not an AMQP URI: it " + error.reason) }
+  }
+
+  var argumentText: String? { "amqp://localhost" }
+}
+
+/// `name=value`.
+struct NameValue: ArgumentValue {
+  var name: String
+  var value: String
+
+  init(argument: String) throws(ValueError) {
+    guard let equals = argument.firstIndex(of: "="), equals > argument.startIndex else {
+      throw ValueError("is not of the form NAME=VALUE")
+    }
+    name = String(argument[..<equals])
+    value = String(argument[argument.index(after: equals)...])
+  }
+
+  var argumentText: String? { nil }
+}
+
+/// An AMQP short string: the name of a queue or exchange, a routing key or a property.
+struct ShortString: ArgumentValue {
+  var text: String
+
+  init(argument: String) throws(ValueError) {
+    guard argument.utf8.count <= 255 else { throw ValueError("is longer than 255 bytes, the limit of AMQP") }
+    text = argument
+  }
+
+  var argumentText: String? { text.isEmpty ? nil : text }
+}
+
+/// The name of a queue. The empty name would mean a queue that the broker names.
+struct QueueName: ArgumentValue {
+  var text: String
+
+  init(argument: String) throws(ValueError) {
+    guard !argument.isEmpty else { throw ValueError("is no name of a queue") }
+    text = try ShortString(argument: argument).text
+  }
+
+  var argumentText: String? { nil }
+  static var completion: Completion { .live("queue") }
+}
+
+/// The name of a service.
+struct ServiceName: ArgumentValue {
+  var text: String
+
+  init(argument: String) throws(ValueError) {
+    guard !argument.isEmpty, argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
+    else { throw ValueError("is no name of a service: it must not be empty or hold spaces, '/' or '?'") }
+    text = argument
+  }
+
+  var argumentText: String? { nil }
+  static var completion: Completion { .live("service") }
+}
+
+/// Where a secret is read from, so that none stands on a command line, where every process of the machine can see it.
+enum SecretSource: ArgumentValue {
+  case file(String)
+  case variable(String)
+
+  init(argument: String) throws(ValueError) {
+    if argument.hasPrefix("@"), argument.count > 1 {
+      self = .file(String(argument.dropFirst()))
+    } else if argument.hasPrefix("env:"), argument.count > 4 {
+      self = .variable(String(argument.dropFirst(4)))
+    } else {
+      throw ValueError("must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process")
+    }
+  }
+
+  var argumentText: String? { nil }
+
+  /// The secret without the white space around it.
+  func read(_ environment: [String: String]) throws(Failure) -> String {
+    let text: String
+    switch self {
+    case .file(let path):
+      text = String(decoding: try readFile(path, what: "the secret"), as: UTF8.self)
+    case .variable(let name):
+      guard let value = environment[name] else {
+        throw Failure(.usage, "the variable '\(name)', which should hold a secret, is not set")
+      }
+      text = value
+    }
+    let trimmed = text.drop(while: \.isWhitespace).reversed().drop(while: \.isWhitespace).reversed()
+    guard !trimmed.isEmpty else { throw Failure(.usage, "the secret that '\(shown)' should hold is empty") }
+    return String(trimmed)
+  }
+
+  private var shown: String {
+    switch self {
+    case .file(let path): "@" + path
+    case .variable(let name): "env:" + name
+    }
+  }
+}

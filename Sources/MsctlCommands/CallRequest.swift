@@ -1,0 +1,138 @@
+import CommandTable
+import MsctlCore
+
+extension Call {
+  /// Builds the request that the command line describes; reads the files that it names.
+  static func request(_ options: Options, environment: [String: String]) throws(Failure) -> HTTPRequest {
+    var request = HTTPRequest(url: try url(options))
+    request.headers = try headers(options, environment)
+    let (body, contentType) = try body(options)
+    request.body = body
+    if let contentType, request.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", contentType) {
+      request.headers.append(header)
+    }
+    request.method = options.method ?? (body == .none ? "GET" : "POST")
+    request.redirects = options.follows ? 10 : 0
+    request.connectTimeout = options.connectTimeout
+    // A time of zero is no limit at all.
+    request.timeout = options.timeout.flatMap { $0 == .zero ? nil : $0 }
+    request.silence = options.timeout == nil ? silence : nil
+    request.tls.authorityFile = options.authorityFile
+    request.tls.verifies = !options.isInsecure
+    return request
+  }
+
+  private static func url(_ options: Options) throws(Failure) -> String {
+    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    let pairs = options.items.compactMap { item -> String? in
+      guard case .query(let name, let value) = item else { return nil }
+      return Percent.encode(name) + "=" + Percent.encode(value)
+    }
+    guard !pairs.isEmpty else { return target.url }
+    return target.url + (target.url.contains("?") ? "&" : "?") + pairs.joined(separator: "&")
+  }
+
+  private static func headers(_ options: Options, _ environment: [String: String]) throws(Failure) -> [HTTPHeader] {
+    var given = options.headers.map(\.header)
+    var removed: [String] = []
+    for item in options.items {
+      switch item {
+      case .header(let header): given.append(header)
+      case .noHeader(let name): removed.append(name.lowercased())
+      default: break
+      }
+    }
+    if let source = options.basic {
+      given.append(try authorization("Basic " + Base64.encode(Array(try source.read(environment).utf8))))
+    }
+    if let source = options.bearer {
+      given.append(try authorization("Bearer " + (try source.read(environment))))
+    }
+    let standard = [
+      HTTPHeader("User-Agent", "msctl/" + Version.msctl), HTTPHeader("Accept", "application/json, */*;q=0.5"),
+      HTTPHeader("traceparent", TraceContext(environment: environment).child().traceparent),
+    ]
+    let names = Set(given.map { $0.name.lowercased() })
+    return standard.compactMap { $0 }
+      .filter { !names.contains($0.name.lowercased()) && !removed.contains($0.name.lowercased()) } + given
+  }
+
+  private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {
+    guard let header = HTTPHeader("Authorization", value) else {
+      throw Failure(.usage, "the credentials hold control characters, which cannot stand in a header")
+    }
+    return header
+  }
+
+  private static func body(_ options: Options) throws(Failure) -> (HTTPRequest.Body, contentType: String?) {
+    if let data = options.data {
+      let bytes =
+        switch data {
+        case "-": try readFile("-", what: "the body")
+        case let name where name.hasPrefix("@"): try readFile(String(name.dropFirst()), what: "the body")
+        default: Array(data.utf8)
+        }
+      return (.bytes(bytes), (try? JSONValue(parsing: bytes)) == nil ? "text/plain; charset=utf-8" : "application/json")
+    }
+    let fields = options.items.filter { item in
+      switch item {
+      case .string, .json, .upload: true
+      default: false
+      }
+    }
+    if fields.isEmpty { return (.none, nil) }
+    return options.isForm ? try form(fields) : (.bytes(try json(fields)), "application/json")
+  }
+
+  private static func json(_ fields: [CallItem]) throws(Failure) -> [UInt8] {
+    var tree: JSONTree?
+    for field in fields {
+      let name: String
+      let value: JSONValue
+      switch field {
+      case .string(let field, let source):
+        name = field
+        value = JSONValue(string: String(decoding: try bytes(source), as: UTF8.self))
+      case .json(let field, let source):
+        name = field
+        let text = try bytes(source)
+        do { value = try JSONValue(parsing: text) } catch {
+          throw Failure(.badInput, "the file of '\(field)' is not JSON: \(error)")
+        }
+      default: continue
+      }
+      var built = tree ?? .empty(for: name)
+      do { try built.set(name, value) } catch { throw Failure(.usage, "an item " + error.reason) }
+      tree = built
+    }
+    return Array((tree ?? .object([])).value.text)
+  }
+
+  private static func form(_ fields: [CallItem]) throws(Failure) -> (HTTPRequest.Body, contentType: String?) {
+    var parts: [HTTPFormPart] = []
+    var hasFile = false
+    for field in fields {
+      switch field {
+      case .string(let name, let source), .json(let name, let source):
+        parts.append(HTTPFormPart(name: name, content: .bytes(try bytes(source))))
+      case .upload(let name, let path):
+        hasFile = true
+        parts.append(HTTPFormPart(name: name, content: .file(path: path)))
+      default: break
+      }
+    }
+    if hasFile { return (.form(parts), nil) }
+    let pairs = parts.map { part in
+      guard case .bytes(let bytes) = part.content else { return "" }
+      return Percent.encode(part.name) + "=" + Percent.encode(String(decoding: bytes, as: UTF8.self))
+    }
+    return (.bytes(Array(pairs.joined(separator: "&").utf8)), "application/x-www-form-urlencoded")
+  }
+
+  private static func bytes(_ source: CallItem.Source) throws(Failure) -> [UInt8] {
+    switch source {
+    case .text(let text): Array(text.utf8)
+    case .file(let path): try readFile(path, what: "a field")
+    }
+  }
+}

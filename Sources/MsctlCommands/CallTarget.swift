@@ -1,0 +1,52 @@
+import CommandTable
+import MsctlCore
+
+/// What is called: a URL, or a service that Consul knows, with the path of the request.
+enum CallTarget: ArgumentValue, Equatable {
+  case url(String)
+  case service(name: String, path: String)
+
+  init(argument: String) throws(ValueError) {
+    if argument.hasPrefix("http://") || argument.hasPrefix("https://") {
+      self = .url(argument)
+    } else if argument.hasPrefix("consul://") {
+      self = try Self.service(argument.dropFirst("consul://".count))
+    } else if let end = argument.prefix(while: { $0 != "/" && $0 != "?" }).lastIndex(of: ":") {
+      guard !argument[end...].hasPrefix("://") else {
+        throw ValueError("has the scheme '\(argument[..<end])'; http, https and consul can be called")
+      }
+      // `:3000/path` is this machine, as for HTTPie.
+      self = .url("http://" + (end == argument.startIndex ? "localhost" : "") + argument)
+    } else {
+      self = try Self.service(argument[...])
+    }
+    guard !argument.contains("#") else { throw ValueError("has a fragment ('#'), which is never sent; write %23") }
+    try validate()
+  }
+
+  var argumentText: String? { nil }
+  static var completion: Completion { .live("service") }
+
+  /// The URL with `http://` and the service's name as its host.
+  var url: String {
+    switch self {
+    case .url(let url): url
+    case .service(let name, let path): "http://" + name + path
+    }
+  }
+
+  private static func service(_ text: Substring) throws(ValueError) -> CallTarget {
+    let name = text.prefix { $0 != "/" && $0 != "?" }
+    let path = text[name.endIndex...]
+    return .service(
+      name: try ServiceName(argument: String(name)).text, path: path.hasPrefix("/") ? String(path) : "/" + path)
+  }
+
+  private func validate() throws(ValueError) {
+    let parts: URLParts
+    do { parts = try URLParts(url) } catch { throw ValueError("is not a URL: \(error.reason)") }
+    guard parts.user == nil, parts.password == nil else {
+      throw ValueError("holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'")
+    }
+  }
+}

@@ -1,0 +1,156 @@
+import CommandTable
+import Glibc
+import MsctlCore
+import SystemPackage
+
+/// How output looks and errors are written: options that every command has.
+package struct OutputOptions: Defaulted {
+  package enum Colour: String, ArgumentChoice { case auto, always, never }
+
+  var colour = Colour.auto
+  var isQuiet = false
+  var jsonErrors = false
+
+  package init() {}
+
+  /// Its name stands here, since it must be known before the command line is understood.
+  static let jsonErrorsFlag = "json-errors"
+
+  static let flags: [Flag<OutputOptions>] = [
+    .value("color", nil, "WHEN", into: \.colour, "Colour JSON")
+      .details("'auto' colours on a terminal, unless the variable NO_COLOR is set."),
+    .toggle("quiet", "q", into: \.isQuiet, "Write no summaries; errors are still written"),
+    .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Write errors as JSON, one a line"),
+  ].under("Output")
+}
+
+/// The one place that writes: data to standard output, everything else to standard error.
+package final class Console {
+  /// What a pipe takes at once without blocking when `poll` says that it has room (POSIX: PIPE_BUF).
+  private static let pipeSlice = 4096
+
+  private let environment: [String: String]
+  private let output = FileDescriptor.standardOutput
+  private let error = FileDescriptor.standardError
+  private var buffer: [UInt8] = []
+  package var options = OutputOptions()
+  /// Whether people look at standard output.
+  package let isTerminal: Bool
+
+  package init(environment: [String: String]) {
+    self.environment = environment
+    isTerminal = isatty(STDOUT_FILENO) == 1
+  }
+
+  private var usesColours: Bool {
+    switch options.colour {
+    case .always: true
+    case .never: false
+    case .auto: isTerminal && (environment["NO_COLOR"] ?? "").isEmpty
+    }
+  }
+
+  /// Whether JSON is laid out for people.
+  package var isPretty: Bool { isTerminal || options.colour == .always }
+
+  // MARK: Data
+
+  /// Adds a value: indented for people, else on one line. Nothing is sure to be out before `flush`.
+  package func write(value: JSONValue) {
+    if isPretty {
+      buffer += JSONPrinter(colours: usesColours).indented(value)
+    } else {
+      buffer += value.text
+    }
+    write(bytes: [0x0A])
+  }
+
+  package func write(line: String) {
+    write(text: Array((line + "\n").utf8))
+  }
+
+  /// Adds text that is not ours: on a terminal its control characters are shown, not obeyed.
+  package func write(text: [UInt8]) {
+    write(bytes: isTerminal ? Array(visible(String(decoding: text, as: UTF8.self)).utf8) : text)
+  }
+
+  package func write(bytes: some Collection<UInt8>) {
+    buffer += bytes
+  }
+
+  /// Writes out everything.
+  package func flush() throws(Failure) {
+    try writeOut(buffer.count)
+  }
+
+  package var bufferedBytes: Int { buffer.count }
+  package var hasUnwritten: Bool { !buffer.isEmpty }
+  package var outputDescriptor: Int32 { output.rawValue }
+
+  /// Writes out as much as goes without blocking, once `poll` says that there is room.
+  package func flushSlice() throws(Failure) {
+    try writeOut(min(buffer.count, Self.pipeSlice))
+  }
+
+  private func writeOut(_ count: Int) throws(Failure) {
+    guard count > 0 else { return }
+    do {
+      let written = try buffer.withUnsafeBytes { try output.writeAll(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
+      buffer.removeFirst(written)
+    } catch {
+      buffer = []
+      if error as? Errno == .brokenPipe { throw Failure(.outputClosed, "standard output is closed") }
+      throw Failure(.failed, "cannot write to standard output: \(error)")
+    }
+  }
+
+  // MARK: Everything else
+
+  /// A summary or a remark, for people; `--quiet` leaves it out.
+  package func note(_ text: String) {
+    if !options.isQuiet { say("msctl: " + visible(text) + "\n") }
+  }
+
+  /// An error. It is never left out.
+  package func report(_ failure: Failure) {
+    switch failure.code {
+    case .outputClosed, .signal: return
+    default: break
+    }
+    if options.jsonErrors {
+      say(line(of: failure).description + "\n")
+    } else {
+      say("msctl: " + visible(failure.message) + "\n" + (failure.hint.map { "       " + visible($0) + "\n" } ?? ""))
+    }
+  }
+
+  private func line(of failure: Failure) -> JSONValue {
+    var writer = JSONWriter()
+    writer.object { object in
+      object.key("error")
+      object.object { error in
+        error.field("code", failure.code.name)
+        error.field("message", failure.message)
+        if let hint = failure.hint { error.field("hint", hint) }
+      }
+    }
+    return writer.value
+  }
+
+  private func say(_ text: String) {
+    // Nobody is left to be told where even standard error is gone.
+    _ = try? error.writeAll(text.utf8)
+  }
+}
+
+/// The text with control characters other than line feed and tab written as escapes.
+func visible(_ text: String) -> String {
+  guard text.unicodeScalars.contains(where: isControl) else { return text }
+  return text.unicodeScalars.reduce(into: "") { result, scalar in
+    result += isControl(scalar) ? "\\u{\(String(scalar.value, radix: 16))}" : String(scalar)
+  }
+}
+
+private func isControl(_ scalar: Unicode.Scalar) -> Bool {
+  scalar.value < 0x20 && scalar != "\n" && scalar != "\t" || (0x7F...0x9F).contains(scalar.value)
+}

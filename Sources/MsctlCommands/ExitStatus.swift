@@ -1,0 +1,61 @@
+import Glibc
+import MsctlCore
+
+/// How a command ends: the one list of exit codes.
+package enum ExitStatus: Sendable, Equatable {
+  case code(Int32)
+  /// Ended by a signal, as if it had not been caught: a shell shows 128 + its number.
+  case signal(Int32)
+
+  package static let done = ExitStatus.code(0)
+
+  package init(_ failure: Failure) {
+    self =
+      switch failure.code {
+      case .failed: .code(1)
+      case .usage: .code(2)
+      case .nothingThere: .code(3)
+      case .clientError: .code(4)
+      case .serverError: .code(5)
+      case .unreachable, .denied: .code(6)
+      case .notDelivered: .code(7)
+      case .timedOut: .code(8)
+      case .badInput: .code(9)
+      case .outputClosed: .signal(SIGPIPE)
+      case .signal(let number): .signal(number)
+      }
+  }
+
+  /// Ends the process.
+  package func leave() -> Never {
+    switch self {
+    case .code(let code):
+      exit(code)
+    case .signal(let number):
+      // Sent to ourselves with its default action, so that a shell sees what happened: it stops its loop at Ctrl-C.
+      Glibc.signal(number, SIG_DFL)
+      raise(number)
+      exit(128 + number)
+    }
+  }
+}
+
+extension Failure.Code {
+  /// The code as `--json-errors` and envelopes write it.
+  package var name: String {
+    switch self {
+    case .failed: "failed"
+    case .usage: "usage"
+    case .nothingThere: "nothing-there"
+    case .clientError: "client-error"
+    case .serverError: "server-error"
+    case .unreachable: "unreachable"
+    case .denied: "denied"
+    case .notDelivered: "not-delivered"
+    case .timedOut: "timed-out"
+    case .badInput: "bad-input"
+    case .outputClosed: "output-closed"
+    case .signal: "interrupted"
+    }
+  }
+}

@@ -1,0 +1,56 @@
+import MsctlCore
+
+/// Where the body of an answer goes, piece by piece: to a file, or to standard output, one JSON value a line where it is
+/// JSON.
+struct ResponseSink: ~Copyable {
+  private var file: WholeFile?
+  private var reader: JSONStreamReader?
+  /// The JSON is wrong: what is left goes out as it came.
+  private var fault: JSONError?
+
+  init(_ head: HTTPHead, file: String?) throws(Failure) {
+    if let file {
+      self.file = try WholeFile(file)
+    } else if head.isJSON {
+      reader = JSONStreamReader()
+    }
+  }
+
+  mutating func write(_ bytes: [UInt8], _ console: Console) throws(Failure) {
+    if file != nil {
+      try file?.write(bytes)
+    } else if reader != nil, fault == nil {
+      reader?.append(bytes)
+      try passOn(console)
+    } else {
+      console.write(text: bytes)
+    }
+    try console.flush()
+  }
+
+  /// The body is complete.
+  mutating func finish(_ console: Console) throws(Failure) {
+    if let file = file.take() { try file.keep() }
+    if reader != nil, fault == nil {
+      reader?.finish()
+      try passOn(console)
+    }
+    if let fault {
+      try console.flush()
+      throw Failure(
+        .badInput, "the answer says that it is JSON, but is not: \(fault)", hint: "Its bytes were written as they came.")
+    }
+  }
+
+  private mutating func passOn(_ console: Console) throws(Failure) {
+    do {
+      while let value = try reader?.next() { console.write(value: value) }
+    } catch {
+      fault = error
+      if let rest = reader?.drain() { console.write(text: rest) }
+      if let rest = reader?.unread { console.write(text: Array(rest)) }
+    }
+    // A large value is passed on while it comes; people see it when it is whole, since it is laid out then.
+    if !console.isPretty, fault == nil, let part = reader?.drain() { console.write(bytes: part) }
+  }
+}

@@ -1,0 +1,156 @@
+/// A value of a field table (AMQP 0-9-1, section 4.2.5.5, with RabbitMQ's types).
+public indirect enum AMQPValue: Sendable, Equatable {
+  case bool(Bool)
+  case integer(Int64)
+  /// A number above the range of `integer`.
+  case unsigned(UInt64)
+  case double(Double)
+  /// `value` divided by ten to the power of `scale`.
+  case decimal(scale: UInt8, value: Int32)
+  case string(String)
+  case bytes([UInt8])
+  /// Seconds since 1970.
+  case timestamp(UInt64)
+  case table([AMQPField])
+  case array([AMQPValue])
+  case void
+}
+
+/// An entry of a field table.
+public struct AMQPField: Sendable, Equatable {
+  public var name: String
+  public var value: AMQPValue
+
+  public init(_ name: String, _ value: AMQPValue) {
+    self.name = name
+    self.value = value
+  }
+}
+
+/// The properties of the basic class (AMQP 0-9-1, section 1.8.3.1); nil where a property is not set.
+public struct AMQPProperties: Sendable, Equatable {
+  public var contentType: String?
+  public var contentEncoding: String?
+  public var headers: [AMQPField]?
+  /// 2: the message is written to disk; 1: it may be lost when the broker restarts.
+  public var deliveryMode: UInt8?
+  public var priority: UInt8?
+  public var correlationID: String?
+  public var replyTo: String?
+  /// Milliseconds after which the message expires, as digits.
+  public var expiration: String?
+  public var messageID: String?
+  /// Seconds since 1970.
+  public var timestamp: UInt64?
+  public var type: String?
+  public var userID: String?
+  public var appID: String?
+  public var clusterID: String?
+
+  public init() {}
+
+  public func header(_ name: String) -> AMQPValue? {
+    headers?.last { $0.name == name }?.value
+  }
+}
+
+/// A message, and where it is published to.
+public struct AMQPMessage: Sendable, Equatable {
+  public var body: [UInt8]
+  public var properties: AMQPProperties
+  /// The empty name is the default exchange, which routes to the queue that the routing key names.
+  public var exchange: String
+  public var routingKey: String
+
+  public init(body: [UInt8], properties: AMQPProperties = .init(), exchange: String, routingKey: String) {
+    self.body = body
+    self.properties = properties
+    self.exchange = exchange
+    self.routingKey = routingKey
+  }
+}
+
+/// A message that a broker delivered (`basic.deliver`).
+public struct AMQPDelivery: Sendable, Equatable {
+  public var message: AMQPMessage
+  /// What an acknowledgement names; valid on the channel that delivered it.
+  public var tag: UInt64
+  public var redelivered: Bool
+}
+
+/// What a broker sends without being asked.
+public enum AMQPEvent: Sendable, Equatable {
+  case delivery(AMQPDelivery)
+  /// `basic.return`: the message could not be routed.
+  case returned(AMQPMessage, code: Int, text: String)
+  case ack(tag: UInt64, multiple: Bool)
+  case nack(tag: UInt64, multiple: Bool)
+  /// `basic.cancel`: the queue is gone.
+  case cancelled
+  /// `connection.blocked`: the broker takes no messages, and why.
+  case blocked(reason: String)
+  case unblocked
+}
+
+/// Why a broker did not do what was asked, in its own words where it gave any.
+public struct AMQPError: Error, Sendable, Equatable {
+  public enum Kind: Sendable, Equatable {
+    case unreachable
+    case tls
+    /// The login was refused.
+    case denied
+    case timedOut
+    /// The connection broke: closed by the other end, reset, or silent for two heartbeats.
+    case broken
+    /// The broker closed the channel, with its reply code (AMQP 0-9-1, section 1.2).
+    case channelClosed(code: Int)
+    case connectionClosed(code: Int)
+    /// Something that librabbitmq refuses to send.
+    case invalid
+  }
+
+  public let kind: Kind
+  public let reason: String
+
+  public init(kind: Kind, reason: String) {
+    self.kind = kind
+    self.reason = reason
+  }
+
+  /// As a failure: which broker it was, and what to look at.
+  public func failure(_ uri: AMQPURI) -> Failure {
+    let broker = uri.shown
+    switch kind {
+    case .unreachable:
+      return Failure(
+        .unreachable, "cannot connect to RabbitMQ at \(broker): \(reason)",
+        hint: "Start a broker there, or name another one with AMQP_URL or '--broker'.")
+    case .tls:
+      return Failure(
+        .unreachable, "no trusted connection to RabbitMQ at \(broker): \(reason)",
+        hint: "'?cacertfile=FILE' in the URI names the authority that signed its certificate.")
+    case .denied:
+      let isVhost = reason.contains("vhost")
+      return Failure(
+        .denied, "RabbitMQ at \(broker) refused the login: \(reason)",
+        hint: isVhost && uri.vhost.isEmpty
+          ? "The URI ends in '/', which names the empty virtual host; leave it out for '/'."
+          : "Check \(isVhost ? "the virtual host" : "user name and password") in AMQP_URL or '--broker'.")
+    case .timedOut:
+      return Failure(.timedOut, "RabbitMQ at \(broker) did not answer in time: \(reason)")
+    case .broken:
+      return Failure(.unreachable, "the connection to RabbitMQ at \(broker) broke: \(reason)")
+    case .channelClosed(let code), .connectionClosed(let code):
+      let meaning: Failure.Code =
+        switch code {
+        case 403: .denied
+        case 404: .nothingThere
+        case 320: .unreachable
+        default: .failed
+        }
+      return Failure(meaning, "RabbitMQ at \(broker) refused: \(reason)")
+    case .invalid:
+      return Failure(.badInput, "the message cannot be sent: \(reason)")
+    }
+  }
+}

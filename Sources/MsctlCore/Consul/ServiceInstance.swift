@@ -1,0 +1,92 @@
+/// What the checks of an instance say together: the worst of them.
+public enum HealthStatus: String, Sendable, CaseIterable, Comparable {
+  case passing, warning, critical
+
+  public static func < (a: HealthStatus, b: HealthStatus) -> Bool {
+    (allCases.firstIndex(of: a) ?? 0) < (allCases.firstIndex(of: b) ?? 0)
+  }
+}
+
+/// One instance of a service, as `GET /v1/health/service/:service` shows it.
+public struct ServiceInstance: Sendable, Equatable {
+  public let service: String
+  public let id: String
+  public let node: String
+  /// The service's own address or, where it has none, its node's.
+  public let address: String
+  public let port: Int
+  public let tags: [String]
+  public let meta: [(name: String, value: String)]
+  public let status: HealthStatus
+  /// Its share of calls while it is passing (`Weights.Passing`).
+  public let weight: Int
+  /// The checks that do not pass, each with its output in one line.
+  public let complaints: [String]
+
+  /// `https` where a tag or the meta value `scheme` says so.
+  public var scheme: String {
+    meta.contains { $0.name == "scheme" && $0.value == "https" } || tags.contains("https") ? "https" : "http"
+  }
+
+  public var hostPort: String { (address.contains(":") ? "[\(address)]" : address) + ":\(port)" }
+
+  public var url: String { "\(scheme)://\(hostPort)" }
+
+  /// Reads an element of the answer; nil where it is none.
+  init?(health entry: JSONValue) {
+    guard let service = entry["Service"], let node = entry["Node"], let name = service["Service"]?.string else {
+      return nil
+    }
+    let own = service["Address"]?.string ?? ""
+    self.service = name
+    id = service["ID"]?.string ?? name
+    self.node = node["Node"]?.string ?? ""
+    address = own.isEmpty ? node["Address"]?.string ?? "" : own
+    port = Int(service["Port"]?.integer ?? 0)
+    tags = service["Tags"]?.elements.compactMap(\.string) ?? []
+    meta = service["Meta"]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
+    weight = Int(service["Weights"]?["Passing"]?.integer ?? 1)
+    let checks = entry["Checks"]?.elements ?? []
+    // A service or node in maintenance has a critical check that says so.
+    status = checks.compactMap { $0["Status"]?.string.flatMap(HealthStatus.init(rawValue:)) }.max() ?? .passing
+    complaints = checks.filter { $0["Status"]?.string != HealthStatus.passing.rawValue }.map { check in
+      let name = check["Name"]?.string ?? ""
+      let output = (check["Output"]?.string ?? "").split(whereSeparator: \.isNewline).first.map { ": " + $0 } ?? ""
+      return name + output
+    }
+  }
+
+  public static func == (a: ServiceInstance, b: ServiceInstance) -> Bool { a.json == b.json }
+
+  /// One line of `discover`.
+  public var json: JSONValue {
+    var writer = JSONWriter()
+    writer.object { object in
+      object.field("service", service)
+      object.field("id", id)
+      object.field("node", node)
+      object.field("address", address)
+      object.field("port", port)
+      object.field("url", url)
+      object.field("status", status.rawValue)
+      object.field("tags", tags)
+      object.field("meta", meta)
+    }
+    return writer.value
+  }
+}
+
+extension [ServiceInstance] {
+  /// One of the instances at random, each as often as its weight says. An instance of weight 0 is chosen only where all
+  /// have it.
+  public func weightedRandom(using generator: inout some RandomNumberGenerator) -> ServiceInstance? {
+    let total = reduce(0) { $0 + Swift.max(0, $1.weight) }
+    guard total > 0 else { return randomElement(using: &generator) }
+    var place = Int.random(in: 0..<total, using: &generator)
+    for instance in self {
+      place -= Swift.max(0, instance.weight)
+      if place < 0 { return instance }
+    }
+    return last
+  }
+}

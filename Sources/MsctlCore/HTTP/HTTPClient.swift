@@ -1,0 +1,95 @@
+import CCurl
+import Glibc
+
+/// Makes requests over kept-alive connections: owns libcurl's multi handle. To be used by one thread.
+///
+/// See https://curl.se/libcurl/c/libcurl-multi.html.
+public final class HTTPClient {
+  private let multi: UnsafeMutableRawPointer
+  private var running: [HTTPTransfer] = []
+
+  public init() throws(HTTPError) {
+    guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let multi = curl_multi_init() else {
+      throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
+    }
+    self.multi = multi
+  }
+
+  deinit {
+    for transfer in running { curl_multi_remove_handle(multi, transfer.handle) }
+    curl_multi_cleanup(multi)
+  }
+
+  /// Begins a request. It makes progress while `run` is called.
+  public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
+    let transfer = try HTTPTransfer(request)
+    try add(transfer)
+    running.append(transfer)
+    return transfer
+  }
+
+  /// Moves all transfers on, waiting at most until the deadline for something to happen.
+  public func run(until deadline: Deadline) throws(HTTPError) {
+    try perform()
+    guard !running.isEmpty, running.allSatisfy({ $0.outcome == nil && $0.bufferedBytes == 0 }) else { return }
+    try check(curl_multi_poll(multi, nil, 0, deadline.curlTimeout, nil))
+    try perform()
+  }
+
+  /// Stops a transfer before its end.
+  public func cancel(_ transfer: HTTPTransfer) {
+    curl_multi_remove_handle(multi, transfer.handle)
+    running.removeAll { $0 === transfer }
+  }
+
+  /// Makes a request and waits for the whole answer.
+  /// - Parameter limit: the largest body that is taken, in bytes.
+  public func send(_ request: HTTPRequest, limit: Int = 256 << 20) throws(HTTPError) -> HTTPResponse {
+    let transfer = try start(request)
+    var body: [UInt8] = []
+    while transfer.outcome == nil {
+      try run(until: .never)
+      body += transfer.takeBody()
+      guard body.count <= limit else {
+        cancel(transfer)
+        throw HTTPError(kind: .tooLarge, reason: "the answer is larger than \(limit) bytes")
+      }
+    }
+    try transfer.outcome?.get()
+    guard let head = transfer.head else { throw HTTPError(kind: .broken, reason: "an answer without a head") }
+    return HTTPResponse(head: head, body: body)
+  }
+
+  private func perform() throws(HTTPError) {
+    var stillRunning: Int32 = 0
+    try check(curl_multi_perform(multi, &stillRunning))
+    var left: Int32 = 0
+    while let message = curl_multi_info_read(multi, &left) {
+      guard message.pointee.msg == CURLMSG_DONE,
+        let transfer = running.first(where: { $0.handle == message.pointee.easy_handle })
+      else { continue }
+      let code = msctl_message_result(message)
+      curl_multi_remove_handle(multi, transfer.handle)
+      if transfer.end(code) {
+        try add(transfer)
+      } else {
+        running.removeAll { $0 === transfer }
+      }
+    }
+  }
+
+  private func add(_ transfer: HTTPTransfer) throws(HTTPError) {
+    try check(curl_multi_add_handle(multi, transfer.handle))
+  }
+
+  private func check(_ code: CURLMcode) throws(HTTPError) {
+    guard code == CURLM_OK else {
+      throw HTTPError(kind: .broken, reason: String(cString: curl_multi_strerror(code)))
+    }
+  }
+}
+
+extension Deadline {
+  /// As `curl_multi_poll` takes it, which knows no "for ever": it is called again.
+  fileprivate var curlTimeout: Int32 { self == .never ? 60_000 : pollTimeout }
+}

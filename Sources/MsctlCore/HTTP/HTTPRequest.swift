@@ -1,0 +1,170 @@
+/// One header field (RFC 9110, section 5).
+public struct HTTPHeader: Sendable, Equatable {
+  public let name: String
+  public let value: String
+
+  /// - Returns: nil where the name is no token, or the value holds a control character (CR, LF, NUL): those would let a
+  ///   value begin a header of its own.
+  public init?(_ name: String, _ value: String) {
+    guard !name.isEmpty, name.utf8.allSatisfy(isTokenByte),
+      value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 })
+    else { return nil }
+    self.name = name
+    self.value = value
+  }
+
+  func isNamed(_ other: String) -> Bool { name.lowercased() == other.lowercased() }
+}
+
+private func isTokenByte(_ byte: UInt8) -> Bool {
+  switch byte {
+  case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+    UInt8(ascii: "0")...UInt8(ascii: "9"):
+    true
+  default: "!#$%&'*+-.^_`|~".utf8.contains(byte)
+  }
+}
+
+/// A part of a `multipart/form-data` body.
+public struct HTTPFormPart: Sendable, Equatable {
+  public enum Content: Sendable, Equatable {
+    case bytes([UInt8])
+    /// The file is read while the body is sent.
+    case file(path: String)
+  }
+
+  public let name: String
+  public let content: Content
+
+  public init(name: String, content: Content) {
+    self.name = name
+    self.content = content
+  }
+}
+
+public struct HTTPRequest: Sendable {
+  public enum Body: Sendable, Equatable {
+    case none
+    case bytes([UInt8])
+    case form([HTTPFormPart])
+  }
+
+  /// How the server proves who it is, and the client in turn. TLS 1.2 at least.
+  public struct TLS: Sendable, Equatable {
+    /// A file of authorities in PEM; nil: the system's.
+    public var authorityFile: String?
+    public var authorityFolder: String?
+    public var certificateFile: String?
+    public var keyFile: String?
+    /// Whether peer and host name are verified.
+    public var verifies = true
+
+    public init() {}
+  }
+
+  public var method: String
+  public var url: String
+  public var headers: [HTTPHeader] = []
+  public var body = Body.none
+  /// Connects to this host and port, whatever the URL says; Host and SNI stay the URL's. No proxy is used then.
+  public var connectTo: (host: String, port: Int)?
+  public var unixSocket: String?
+  public var tls = TLS()
+  public var connectTimeout: Duration = .seconds(10)
+  /// The whole transfer; nil: as long as bytes keep coming.
+  public var timeout: Duration?
+  /// Ends a transfer in which no byte has moved for so long, in whole seconds.
+  public var silence: Duration?
+  public var usesProxy = true
+  /// How many redirects are followed.
+  public var redirects = 0
+
+  public init(method: String = "GET", url: String) {
+    self.method = method
+    self.url = url
+  }
+
+  public func header(_ name: String) -> String? {
+    headers.last { $0.isNamed(name) }?.value
+  }
+}
+
+/// Status and headers of an answer.
+public struct HTTPHead: Sendable, Equatable {
+  public let status: Int
+  /// The words after the status; empty in HTTP/2.
+  public let reason: String
+  public let headers: [HTTPHeader]
+  /// The URL that answered: after redirects the last one.
+  public let url: String
+
+  public func header(_ name: String) -> String? {
+    headers.last { $0.isNamed(name) }?.value
+  }
+
+  /// The headers in their order, those with the same name together.
+  public var grouped: [(name: String, values: [String])] {
+    var groups: [(name: String, values: [String])] = []
+    for header in headers {
+      if let place = groups.firstIndex(where: { header.isNamed($0.name) }) {
+        groups[place].values.append(header.value)
+      } else {
+        groups.append((header.name, [header.value]))
+      }
+    }
+    return groups
+  }
+
+  /// Whether the body says that it is JSON: `application/json`, NDJSON, or a type that ends in `+json`.
+  public var isJSON: Bool {
+    guard let type = header("Content-Type")?.split(separator: ";").first?.lowercased() else { return false }
+    let name = type.split(separator: " ").joined()
+    return ["application/json", "text/json", "application/x-ndjson", "application/jsonl"].contains(name)
+      || name.hasSuffix("+json")
+  }
+}
+
+/// A whole answer, for those that are small.
+public struct HTTPResponse: Sendable {
+  public let head: HTTPHead
+  public let body: [UInt8]
+}
+
+/// Why a transfer failed, before an answer or in the middle of it.
+public struct HTTPError: Error, Sendable, Equatable {
+  public enum Kind: Sendable {
+    case malformedURL
+    case unreachable
+    case timedOut
+    /// The server could not prove who it is, or wants a certificate.
+    case tls
+    /// The connection broke, or what came is not HTTP.
+    case broken
+    case tooLarge
+    case tooManyRedirects
+  }
+
+  public let kind: Kind
+  /// The cause in a few words: `connection refused`.
+  public let reason: String
+
+  /// As a failure: which address it was, and what to look at.
+  public func failure(reaching target: String, hint: String? = nil) -> Failure {
+    switch kind {
+    case .malformedURL:
+      Failure(.usage, "'\(target)' is not a URL: \(reason)", hint: hint)
+    case .unreachable:
+      Failure(.unreachable, "cannot connect to \(target): \(reason)", hint: hint)
+    case .timedOut:
+      Failure(.timedOut, "no answer from \(target) in time: \(reason)", hint: hint)
+    case .tls:
+      Failure(
+        .unreachable, "no trusted connection to \(target): \(reason)",
+        hint: hint ?? "'--cacert FILE' names the authority that signed the server's certificate.")
+    case .broken:
+      Failure(.unreachable, "the connection to \(target) broke: \(reason)", hint: hint)
+    case .tooLarge, .tooManyRedirects:
+      Failure(.failed, "\(target): \(reason)", hint: hint)
+    }
+  }
+}

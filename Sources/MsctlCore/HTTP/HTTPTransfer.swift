@@ -1,0 +1,301 @@
+import CCurl
+import Glibc
+
+/// One request on its way: owns libcurl's easy handle and all memory that it refers to.
+///
+/// What has come so far is taken with `takeBody`; `head` is there as soon as the headers are complete, and `outcome` when
+/// the transfer has ended.
+public final class HTTPTransfer {
+  /// Headers of one answer, in bytes; more is not an answer but an attack.
+  private static let headerLimit = 256 << 10
+
+  /// The answer's head, once it is complete. Heads of redirects that are followed are not shown.
+  public private(set) var head: HTTPHead?
+  /// How the transfer ended; nil while it runs.
+  public internal(set) var outcome: Result<Void, HTTPError>?
+
+  let handle: UnsafeMutableRawPointer
+  private(set) var request: HTTPRequest
+  private var body: [UInt8] = []
+  private var headerLines: [HTTPHeader] = []
+  private var headerBytes = 0
+  private var status = 0
+  private var reason = ""
+  private var isRedirect = false
+  private var redirectsLeft: Int
+  private var tooLarge = false
+
+  private var headerList: UnsafeMutablePointer<curl_slist>?
+  private var connectList: UnsafeMutablePointer<curl_slist>?
+  private var form: OpaquePointer?
+  private var bodyBytes: [UInt8] = []
+  private let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
+
+  init(_ request: HTTPRequest) throws(HTTPError) {
+    guard let handle = curl_easy_init() else { throw HTTPError(kind: .broken, reason: "out of memory") }
+    self.handle = handle
+    self.request = request
+    redirectsLeft = request.redirects
+    errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
+    try configure()
+  }
+
+  deinit {
+    curl_easy_cleanup(handle)
+    releaseLists()
+    errorText.deallocate()
+  }
+
+  /// The part of the body that has come since the last call.
+  public func takeBody() -> [UInt8] {
+    defer { body = [] }
+    return body
+  }
+
+  public var bufferedBytes: Int { body.count }
+
+  // MARK: Set-up
+
+  private func configure() throws(HTTPError) {
+    head = nil
+    headerLines = []
+    headerBytes = 0
+    isRedirect = false
+    curl_easy_reset(handle)
+    releaseLists()
+
+    try set(CURLOPT_ERRORBUFFER, UnsafeMutableRawPointer(errorText))
+    try set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())
+    try set(CURLOPT_NOSIGNAL, 1)
+    try set(CURLOPT_PROTOCOLS_STR, "http,https")
+    try set(CURLOPT_URL, request.url)
+    try set(CURLOPT_ACCEPT_ENCODING, "")
+    try set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
+    try set(CURLOPT_TCP_KEEPALIVE, 1)
+    try set(CURLOPT_CONNECTTIMEOUT_MS, max(1, request.connectTimeout.milliseconds))
+    if let timeout = request.timeout { try set(CURLOPT_TIMEOUT_MS, max(1, timeout.milliseconds)) }
+    if let silence = request.silence {
+      try set(CURLOPT_LOW_SPEED_LIMIT, 1)
+      try set(CURLOPT_LOW_SPEED_TIME, max(1, silence.milliseconds / 1000))
+    }
+    if !request.usesProxy || request.connectTo != nil { try set(CURLOPT_NOPROXY, "*") }
+    if let path = request.unixSocket { try set(CURLOPT_UNIX_SOCKET_PATH, path) }
+    if let (host, port) = request.connectTo {
+      let bracketed = host.contains(":") ? "[\(host)]" : host
+      connectList = curl_slist_append(nil, "::\(bracketed):\(port)")
+      try check(msctl_set_list(handle, CURLOPT_CONNECT_TO, connectList))
+    }
+    try configureTLS()
+    try configureBody()
+
+    for header in request.headers {
+      // libcurl's own notation for a header without a value.
+      let line = header.value.isEmpty ? header.name + ";" : header.name + ": " + header.value
+      headerList = curl_slist_append(headerList, line)
+    }
+    if request.body != .none, request.header("Content-Type") == nil, case .bytes = request.body {
+      headerList = curl_slist_append(headerList, "Content-Type:")
+    }
+    if request.header("Expect") == nil { headerList = curl_slist_append(headerList, "Expect:") }
+    try check(msctl_set_list(handle, CURLOPT_HTTPHEADER, headerList))
+
+    try check(msctl_set_receiver(handle, CURLOPT_WRITEFUNCTION, receiveBody))
+    try set(CURLOPT_WRITEDATA, Unmanaged.passUnretained(self).toOpaque())
+    try check(msctl_set_receiver(handle, CURLOPT_HEADERFUNCTION, receiveHeader))
+    try set(CURLOPT_HEADERDATA, Unmanaged.passUnretained(self).toOpaque())
+  }
+
+  private func configureTLS() throws(HTTPError) {
+    let tls = request.tls
+    try set(CURLOPT_SSLVERSION, Int(CURL_SSLVERSION_TLSv1_2))
+    try set(CURLOPT_SSL_VERIFYPEER, tls.verifies ? 1 : 0)
+    try set(CURLOPT_SSL_VERIFYHOST, tls.verifies ? 2 : 0)
+    if let file = tls.authorityFile { try set(CURLOPT_CAINFO, file) }
+    if let folder = tls.authorityFolder { try set(CURLOPT_CAPATH, folder) }
+    if let file = tls.certificateFile { try set(CURLOPT_SSLCERT, file) }
+    if let file = tls.keyFile { try set(CURLOPT_SSLKEY, file) }
+  }
+
+  private func configureBody() throws(HTTPError) {
+    switch request.body {
+    case .none:
+      if request.method == "HEAD" { try set(CURLOPT_NOBODY, 1) }
+    case .bytes(let bytes):
+      // libcurl reads the bytes while it sends them, so they live in memory of this object.
+      bodyBytes = bytes
+      try set(CURLOPT_POST, 1)
+      try check(msctl_set_offset(handle, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(bytes.count)))
+      let copied = bodyBytes.withUnsafeBytes {
+        msctl_set_pointer(handle, CURLOPT_COPYPOSTFIELDS, UnsafeMutableRawPointer(mutating: $0.baseAddress))
+      }
+      bodyBytes = []
+      try check(copied)
+    case .form(let parts):
+      form = curl_mime_init(handle)
+      for part in parts {
+        let field = curl_mime_addpart(form)
+        try check(curl_mime_name(field, part.name))
+        switch part.content {
+        case .bytes(let bytes):
+          let data = bytes.map { CChar(bitPattern: $0) }
+          try check(curl_mime_data(field, data, data.count))
+        case .file(let path):
+          try check(curl_mime_filedata(field, path))
+        }
+      }
+      try check(msctl_set_mime(handle, form))
+    }
+    try set(CURLOPT_CUSTOMREQUEST, request.method)
+  }
+
+  private func releaseLists() {
+    curl_slist_free_all(headerList)
+    curl_slist_free_all(connectList)
+    curl_mime_free(form)
+    headerList = nil
+    connectList = nil
+    form = nil
+  }
+
+  private func set(_ option: CURLoption, _ value: Int) throws(HTTPError) {
+    try check(msctl_set_long(handle, option, value))
+  }
+
+  private func set(_ option: CURLoption, _ value: String) throws(HTTPError) {
+    try check(msctl_set_string(handle, option, value))
+  }
+
+  private func set(_ option: CURLoption, _ value: UnsafeMutableRawPointer) throws(HTTPError) {
+    try check(msctl_set_pointer(handle, option, value))
+  }
+
+  private func check(_ code: CURLcode) throws(HTTPError) {
+    guard code == CURLE_OK else { throw error(code) }
+  }
+
+  // MARK: What libcurl hands over
+
+  fileprivate func receive(header line: UnsafeRawBufferPointer) -> Bool {
+    headerBytes += line.count
+    guard headerBytes <= Self.headerLimit else {
+      tooLarge = true
+      return false
+    }
+    let text = String(decoding: line, as: UTF8.self)
+    if text.hasPrefix("HTTP/") {
+      headerLines = []
+      let words = text.split(maxSplits: 2, whereSeparator: { $0 == " " || $0.isNewline })
+      status = words.count > 1 ? Int(words[1]) ?? 0 : 0
+      reason = words.count > 2 ? String(words[2].prefix { !$0.isNewline }) : ""
+    } else if line.count <= 2 {
+      // The empty line; what may follow after the body are trailers.
+      guard status >= 200, head == nil, !isRedirect else { return true }
+      isRedirect = redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
+        && headerLines.contains { $0.isNamed("Location") }
+      if !isRedirect { head = HTTPHead(status: status, reason: reason, headers: headerLines, url: request.url) }
+    } else if head == nil, let colon = text.firstIndex(of: ":") {
+      let value = text[text.index(after: colon)...].drop(while: { $0 == " " || $0 == "\t" })
+      let trimmed = value.prefix { !$0.isNewline }
+      if let header = HTTPHeader(String(text[..<colon]), String(trimmed)) { headerLines.append(header) }
+    }
+    return true
+  }
+
+  fileprivate func receive(body bytes: UnsafeRawBufferPointer) {
+    if !isRedirect { body += bytes }
+  }
+
+  // MARK: The end
+
+  /// Takes libcurl's result.
+  /// - Returns: whether the transfer goes on, to where a redirect points.
+  func end(_ code: CURLcode) -> Bool {
+    guard code == CURLE_OK else {
+      outcome = .failure(
+        tooLarge ? HTTPError(kind: .tooLarge, reason: "the headers are larger than \(Self.headerLimit) bytes") : error(code))
+      return false
+    }
+    guard isRedirect else {
+      outcome = .success(())
+      return false
+    }
+    do {
+      try follow()
+      return true
+    } catch {
+      outcome = .failure(error)
+      return false
+    }
+  }
+
+  /// Turns to the URL of a redirect (RFC 9110, section 15.4). On another origin no header of the user's is sent: any of
+  /// them may be a credential.
+  private func follow() throws(HTTPError) {
+    var text: UnsafePointer<CChar>?
+    msctl_get_string(handle, CURLINFO_REDIRECT_URL, &text)
+    guard let target = text.map({ String(cString: $0) }) else {
+      throw HTTPError(kind: .broken, reason: "a redirect without a usable Location")
+    }
+    let before = try URLParts(request.url)
+    let after = try URLParts(target)
+    guard ["http", "https"].contains(after.scheme) else {
+      throw HTTPError(kind: .broken, reason: "a redirect to '\(after.scheme)', which is not followed")
+    }
+    redirectsLeft -= 1
+    request.url = target
+    let becomesGet = status == 303 && request.method != "HEAD" || [301, 302].contains(status) && request.method == "POST"
+    if becomesGet {
+      request.method = "GET"
+      request.body = .none
+      request.headers.removeAll { $0.isNamed("Content-Type") || $0.isNamed("Content-Length") }
+    }
+    if before.origin != after.origin {
+      request.headers.removeAll { header in !Self.harmless.contains { header.isNamed($0) } }
+      request.connectTo = nil
+      request.unixSocket = nil
+      request.tls.certificateFile = nil
+      request.tls.keyFile = nil
+    }
+    try configure()
+  }
+
+  private static let harmless = ["Accept", "User-Agent", "Content-Type", "traceparent"]
+
+  private func error(_ code: CURLcode) -> HTTPError {
+    let detail = String(cString: errorText)
+    let text = detail.isEmpty ? String(cString: curl_easy_strerror(code)) : detail
+    switch code {
+    case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL:
+      return HTTPError(kind: .malformedURL, reason: text)
+    case CURLE_COULDNT_CONNECT:
+      var number = 0
+      msctl_get_long(handle, CURLINFO_OS_ERRNO, &number)
+      let cause = number == 0 ? text : String(cString: strerror(Int32(number))).lowercased()
+      return HTTPError(kind: .unreachable, reason: cause)
+    case CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY, CURLE_PROXY:
+      return HTTPError(kind: .unreachable, reason: text)
+    case CURLE_OPERATION_TIMEDOUT:
+      return HTTPError(kind: .timedOut, reason: text)
+    case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,
+      CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR:
+      return HTTPError(kind: .tls, reason: text)
+    default:
+      return HTTPError(kind: .broken, reason: text)
+    }
+  }
+}
+
+private let receiveHeader: @convention(c) (UnsafeMutablePointer<CChar>?, Int, Int, UnsafeMutableRawPointer?) -> Int = {
+  data, size, count, owner in
+  guard let data, let owner else { return 0 }
+  let transfer = Unmanaged<HTTPTransfer>.fromOpaque(owner).takeUnretainedValue()
+  return transfer.receive(header: UnsafeRawBufferPointer(start: data, count: size * count)) ? size * count : 0
+}
+
+private let receiveBody: @convention(c) (UnsafeMutablePointer<CChar>?, Int, Int, UnsafeMutableRawPointer?) -> Int = {
+  data, size, count, owner in
+  guard let data, let owner else { return 0 }
+  let transfer = Unmanaged<HTTPTransfer>.fromOpaque(owner).takeUnretainedValue()
+  transfer.receive(body: UnsafeRawBufferPointer(start: data, count: size * count))
+  return size * count
+}

@@ -1,0 +1,36 @@
+import CCurl
+
+/// The parts of a URL, as libcurl reads them (https://curl.se/libcurl/c/curl_url_get.html).
+package struct URLParts: Equatable {
+  package let scheme: String
+  package let host: String
+  package let port: Int
+  /// Path and query, as they are sent.
+  package let target: String
+  package let user: String?
+  package let password: String?
+
+  package init(_ url: String) throws(HTTPError) {
+    let handle = curl_url()
+    defer { curl_url_cleanup(handle) }
+    let code = curl_url_set(handle, CURLUPART_URL, url, UInt32(CURLU_NON_SUPPORT_SCHEME))
+    guard code == CURLUE_OK else {
+      throw HTTPError(kind: .malformedURL, reason: String(cString: curl_url_strerror(code)).lowercased())
+    }
+    func part(_ part: CURLUPart, _ flags: Int32 = 0) -> String? {
+      var text: UnsafeMutablePointer<CChar>?
+      guard curl_url_get(handle, part, &text, UInt32(flags)) == CURLUE_OK, let text else { return nil }
+      defer { curl_free(text) }
+      return String(cString: text)
+    }
+    scheme = part(CURLUPART_SCHEME) ?? ""
+    host = part(CURLUPART_HOST) ?? ""
+    port = part(CURLUPART_PORT, CURLU_DEFAULT_PORT).flatMap { Int($0) } ?? 0
+    target = (part(CURLUPART_PATH) ?? "/") + (part(CURLUPART_QUERY).map { "?" + $0 } ?? "")
+    user = part(CURLUPART_USER, CURLU_URLDECODE)
+    password = part(CURLUPART_PASSWORD, CURLU_URLDECODE)
+  }
+
+  /// What a credential may be sent to (RFC 6454).
+  package var origin: String { "\(scheme)://\(host.lowercased()):\(port)" }
+}

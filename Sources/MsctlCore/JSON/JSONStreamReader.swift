@@ -1,0 +1,439 @@
+/// What is wrong with a JSON text, and where.
+public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// Lines count from 1.
+  public let line: Int
+  /// Bytes of the line, counted from 1.
+  public let column: Int
+  public let reason: String
+
+  public var description: String { "line \(line), column \(column): \(reason)" }
+}
+
+/// Reads a stream of JSON values (RFC 8259), in pieces of any size, and keeps each value's own text: only white space
+/// outside strings is dropped.
+///
+/// Values may stand one a line, several on a line, or spread over lines. Each is handed on as soon as its last byte has
+/// been seen (a number at the top level: the byte after it). A byte order mark at the start is skipped.
+public struct JSONStreamReader: Sendable {
+  public struct Limits: Sendable {
+    /// How deep arrays and objects may nest.
+    public var depth: Int
+    /// The size of one value in bytes, without white space.
+    public var bytes: Int
+
+    public init(depth: Int = 1024, bytes: Int = 256 << 20) {
+      self.depth = depth
+      self.bytes = bytes
+    }
+  }
+
+  private enum State: Sendable {
+    /// Between values of the stream.
+    case top
+    /// As `top`, where the value before was a number or a word: the next one must stand apart from it.
+    case topAfterWord
+    case value
+    case firstElement
+    case firstKey
+    case key
+    case colon
+    case afterValue
+    case string
+    case escape
+    case hex
+    case continuation
+    case minus
+    case zero
+    case integer
+    case point
+    case fraction
+    case exponent
+    case exponentSign
+    case exponentDigits
+    case word
+  }
+
+  private let limits: Limits
+  private var state = State.top
+  /// The open arrays (false) and objects (true).
+  private var open: [Bool] = []
+  private var stringIsKey = false
+  private var hexLeft = 0
+  /// The rest of `true`, `false` or `null`.
+  private var wordLeft: [UInt8] = []
+  /// UTF-8: how many bytes the character still needs, and the bounds of the next one (RFC 3629, section 4).
+  private var utf8Left = 0
+  private var utf8Bounds: ClosedRange<UInt8> = 0x80...0xBF
+
+  /// Bytes handed in; those before `position` have been read.
+  private var input: [UInt8] = []
+  private var position = 0
+  /// The begin of the value being read, as far as it stood in earlier input.
+  private var text: [UInt8] = []
+  private var drained = 0
+  private var atEnd = false
+  private var atStart = true
+
+  private var line = 1
+  /// The offset in the whole stream at which the line begins, and at which `input` begins.
+  private var lineStart = 0
+  private var inputStart = 0
+
+  public init(limits: Limits = Limits()) {
+    self.limits = limits
+  }
+
+  /// Hands in the next piece of the stream.
+  public mutating func append(_ bytes: some Collection<UInt8>) {
+    inputStart += position
+    input.removeFirst(position)
+    position = 0
+    input += bytes
+  }
+
+  /// Says that the stream has ended.
+  public mutating func finish() {
+    atEnd = true
+  }
+
+  /// Whether the stream stands between two values.
+  public var isBetweenValues: Bool { state == .top || state == .topAfterWord }
+
+  /// What has not been read: the input from the byte at which the last error was found.
+  public var unread: ArraySlice<UInt8> { input[position...] }
+
+  /// The next whole value, or nil where more input is needed (after `finish`: where there are no more).
+  public mutating func next() throws(JSONError) -> JSONValue? {
+    if atStart { skipByteOrderMark() }
+    // A second reference, not a copy: `scan` changes everything but the input.
+    let input = input
+    let found = try input.withUnsafeBufferPointer { (bytes) throws(JSONError) in try scan(bytes) }
+    if let found { return found }
+    guard atEnd, position == input.count, !atStart || input.isEmpty else { return nil }
+    switch state {
+    case .top, .topAfterWord:
+      return nil
+    case .zero where open.isEmpty, .integer where open.isEmpty, .fraction where open.isEmpty,
+      .exponentDigits where open.isEmpty:
+      state = .topAfterWord
+      return take()
+    default:
+      throw error(at: position, "the input ends inside a value")
+    }
+  }
+
+  /// The text so far of a value that is not yet complete, handed out early: `next` then returns only the rest.
+  /// For values that are passed on as they come, whatever their size.
+  public mutating func drain() -> [UInt8] {
+    let part = text
+    drained += part.count
+    text = []
+    return part
+  }
+
+  private mutating func skipByteOrderMark() {
+    let mark: [UInt8] = [0xEF, 0xBB, 0xBF]
+    if input.count < mark.count, !atEnd, mark.starts(with: input) { return }
+    if input.starts(with: mark) { position = mark.count }
+    atStart = false
+  }
+
+  private mutating func take() -> JSONValue {
+    let value = JSONValue(trusted: text[...])
+    text = []
+    drained = 0
+    return value
+  }
+
+  /// Reads on from `position` to the end of a value or of the input.
+  private mutating func scan(_ bytes: UnsafeBufferPointer<UInt8>) throws(JSONError) -> JSONValue? {
+    if atStart { return nil }
+    var index = position
+    // Where the bytes begin that are not yet in `text`.
+    var run = index
+    let count = bytes.count
+
+    func flush(to end: Int) throws(JSONError) {
+      guard run < end else { return }
+      guard text.count + end - run <= limits.bytes else {
+        position = end
+        throw error(at: end, "the value is larger than \(limits.bytes) bytes")
+      }
+      text.append(contentsOf: bytes[run..<end])
+    }
+
+    func fail(_ reason: String) throws(JSONError) -> Never {
+      position = index
+      throw error(at: index, reason)
+    }
+
+    while index < count {
+      let byte = bytes[index]
+      switch state {
+      case .string:
+        index = endOfPlainText(bytes, from: index)
+        guard index < count else { break }
+        switch bytes[index] {
+        case UInt8(ascii: "\""):
+          index += 1
+          if stringIsKey {
+            state = .colon
+          } else if open.isEmpty {
+            state = .top
+            try flush(to: index)
+            position = index
+            return take()
+          } else {
+            state = .afterValue
+          }
+        case UInt8(ascii: "\\"):
+          state = .escape
+          index += 1
+        case 0x00..<0x20:
+          try fail("a control character in a string must be written as an escape")
+        default:
+          guard let (left, bounds) = utf8Lead(bytes[index]) else { try fail("the text is not valid UTF-8") }
+          utf8Left = left
+          utf8Bounds = bounds
+          state = .continuation
+          index += 1
+        }
+
+      case .continuation:
+        guard utf8Bounds.contains(byte) else { try fail("the text is not valid UTF-8") }
+        utf8Left -= 1
+        utf8Bounds = 0x80...0xBF
+        if utf8Left == 0 { state = .string }
+        index += 1
+
+      case .escape:
+        switch byte {
+        case UInt8(ascii: "\""), UInt8(ascii: "\\"), UInt8(ascii: "/"), UInt8(ascii: "b"), UInt8(ascii: "f"),
+          UInt8(ascii: "n"), UInt8(ascii: "r"), UInt8(ascii: "t"):
+          state = .string
+        case UInt8(ascii: "u"):
+          state = .hex
+          hexLeft = 4
+        default:
+          try fail("'\\' in a string must be followed by one of \" \\ / b f n r t u")
+        }
+        index += 1
+
+      case .hex:
+        guard hexDigit(byte) != nil else { try fail("'\\u' must be followed by four hexadecimal digits") }
+        hexLeft -= 1
+        if hexLeft == 0 { state = .string }
+        index += 1
+
+      case .top, .topAfterWord, .value, .firstElement, .firstKey, .key, .colon, .afterValue:
+        if isWhiteSpace(byte) {
+          try flush(to: index)
+          while index < count, isWhiteSpace(bytes[index]) {
+            if bytes[index] == UInt8(ascii: "\n") {
+              line += 1
+              lineStart = inputStart + index + 1
+            }
+            index += 1
+          }
+          run = index
+          if state == .topAfterWord { state = .top }
+          continue
+        }
+        switch state {
+        case .colon:
+          guard byte == UInt8(ascii: ":") else { try fail("expected ':' after a name, found \(shown(byte))") }
+          state = .value
+          index += 1
+        case .afterValue:
+          let isObject = open[open.count - 1]
+          if byte == UInt8(ascii: ",") {
+            state = isObject ? .key : .value
+            index += 1
+          } else if byte == UInt8(ascii: isObject ? "}" : "]") {
+            index += 1
+            if try close(to: index) { return take() }
+          } else {
+            try fail("expected ',' or '\(isObject ? "}" : "]")', found \(shown(byte))")
+          }
+        case .firstKey where byte == UInt8(ascii: "}"), .firstElement where byte == UInt8(ascii: "]"):
+          index += 1
+          if try close(to: index) { return take() }
+        case .firstKey, .key:
+          guard byte == UInt8(ascii: "\"") else { try fail("expected a name in quotes, found \(shown(byte))") }
+          stringIsKey = true
+          state = .string
+          index += 1
+        default:
+          try begin(byte)
+          index += 1
+        }
+
+      case .word:
+        guard byte == wordLeft.last else { try fail("expected a value, found an unknown word") }
+        wordLeft.removeLast()
+        index += 1
+        if wordLeft.isEmpty, try endScalar(to: index) { return take() }
+
+      case .minus:
+        switch byte {
+        case UInt8(ascii: "0"): state = .zero
+        case UInt8(ascii: "1")...UInt8(ascii: "9"): state = .integer
+        default: try fail("expected a digit after '-', found \(shown(byte))")
+        }
+        index += 1
+      case .zero, .integer:
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"):
+          if state == .zero { try fail("a number must not begin with 0") }
+          index += 1
+          while index < count, isDigit(bytes[index]) { index += 1 }
+        case UInt8(ascii: "."):
+          state = .point
+          index += 1
+        case UInt8(ascii: "e"), UInt8(ascii: "E"):
+          state = .exponent
+          index += 1
+        default:
+          if try endScalar(to: index) { return take() }
+        }
+      case .point, .exponentSign:
+        guard isDigit(byte) else { try fail("expected a digit in a number, found \(shown(byte))") }
+        state = state == .point ? .fraction : .exponentDigits
+        index += 1
+      case .fraction:
+        if isDigit(byte) {
+          index += 1
+        } else if byte == UInt8(ascii: "e") || byte == UInt8(ascii: "E") {
+          state = .exponent
+          index += 1
+        } else if try endScalar(to: index) {
+          return take()
+        }
+      case .exponent:
+        switch byte {
+        case UInt8(ascii: "+"), UInt8(ascii: "-"): state = .exponentSign
+        case UInt8(ascii: "0")...UInt8(ascii: "9"): state = .exponentDigits
+        default: try fail("expected a digit in an exponent, found \(shown(byte))")
+        }
+        index += 1
+      case .exponentDigits:
+        if isDigit(byte) {
+          index += 1
+        } else if try endScalar(to: index) {
+          return take()
+        }
+      }
+    }
+    try flush(to: index)
+    position = index
+    return nil
+
+    /// The first byte of a value.
+    func begin(_ byte: UInt8) throws(JSONError) {
+      let standsApart = state != .topAfterWord
+      switch byte {
+      case UInt8(ascii: "{"), UInt8(ascii: "["):
+        guard open.count < limits.depth else { try fail("nested deeper than \(limits.depth)") }
+        open.append(byte == UInt8(ascii: "{"))
+        state = byte == UInt8(ascii: "{") ? .firstKey : .firstElement
+      case UInt8(ascii: "\""):
+        stringIsKey = false
+        state = .string
+      case UInt8(ascii: "-") where standsApart: state = .minus
+      case UInt8(ascii: "0") where standsApart: state = .zero
+      case UInt8(ascii: "1")...UInt8(ascii: "9") where standsApart: state = .integer
+      case UInt8(ascii: "t") where standsApart: expect("eur")
+      case UInt8(ascii: "f") where standsApart: expect("esla")
+      case UInt8(ascii: "n") where standsApart: expect("llu")
+      default: try fail("expected a value, found \(shown(byte))")
+      }
+    }
+
+    func expect(_ reversed: StaticString) {
+      wordLeft = Array(UnsafeBufferPointer(start: reversed.utf8Start, count: reversed.utf8CodeUnitCount))
+      state = .word
+    }
+
+    /// - Returns: whether that was the end of the whole value, whose text is then complete.
+    func close(to end: Int) throws(JSONError) -> Bool {
+      open.removeLast()
+      state = open.isEmpty ? .top : .afterValue
+      return try complete(to: end)
+    }
+
+    func endScalar(to end: Int) throws(JSONError) -> Bool {
+      state = open.isEmpty ? .topAfterWord : .afterValue
+      return try complete(to: end)
+    }
+
+    func complete(to end: Int) throws(JSONError) -> Bool {
+      guard open.isEmpty else { return false }
+      try flush(to: end)
+      position = end
+      return true
+    }
+  }
+
+  private func error(at index: Int, _ reason: String) -> JSONError {
+    JSONError(line: line, column: inputStart + index - lineStart + 1, reason: reason)
+  }
+}
+
+/// The index of the first byte from `start` on that ends or interrupts the plain ASCII of a string.
+private func endOfPlainText(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+  var index = start
+  let raw = UnsafeRawBufferPointer(bytes)
+  while index + 16 <= raw.count {
+    let block = raw.loadUnaligned(fromByteOffset: index, as: SIMD16<UInt8>.self)
+    // Adding 0x60 wraps the printable ASCII range 0x20...0x7F to 0x80...0xDF, so one comparison finds all others.
+    let special = (block &+ 0x60 .< 0x80) .| (block .>= 0x80) .| (block .== 0x22) .| (block .== 0x5C)
+    if special != SIMDMask(repeating: false) { break }
+    index += 16
+  }
+  while index < bytes.count {
+    let byte = bytes[index]
+    if byte < 0x20 || byte >= 0x80 || byte == 0x22 || byte == 0x5C { break }
+    index += 1
+  }
+  return index
+}
+
+/// How many bytes follow the first byte of a UTF-8 character, and the bounds of the second (RFC 3629, section 4).
+private func utf8Lead(_ byte: UInt8) -> (left: Int, bounds: ClosedRange<UInt8>)? {
+  switch byte {
+  case 0xC2...0xDF: (1, 0x80...0xBF)
+  case 0xE0: (2, 0xA0...0xBF)
+  case 0xED: (2, 0x80...0x9F)
+  case 0xE1...0xEF: (2, 0x80...0xBF)
+  case 0xF0: (3, 0x90...0xBF)
+  case 0xF1...0xF3: (3, 0x80...0xBF)
+  case 0xF4: (3, 0x80...0x8F)
+  default: nil
+  }
+}
+
+private func isWhiteSpace(_ byte: UInt8) -> Bool {
+  byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
+}
+
+private func isDigit(_ byte: UInt8) -> Bool {
+  byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9")
+}
+
+func hexDigit(_ byte: UInt8) -> UInt8? {
+  switch byte {
+  case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
+  case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
+  case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - UInt8(ascii: "A") + 10
+  default: nil
+  }
+}
+
+/// A byte as an error names it.
+private func shown(_ byte: UInt8) -> String {
+  switch byte {
+  case 0x21...0x7E: "'\(Character(Unicode.Scalar(byte)))'"
+  case 0x20: "a space"
+  default: "the byte 0x" + String(byte, radix: 16, uppercase: true)
+  }
+}

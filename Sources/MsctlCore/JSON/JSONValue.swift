@@ -1,0 +1,185 @@
+/// A JSON value as its own text: number text, key order, duplicate keys and escapes stay as they were written.
+public struct JSONValue: Sendable, Hashable {
+  public enum Kind: Sendable { case object, array, string, number, bool, null }
+
+  /// Valid JSON without white space outside strings.
+  public let text: ArraySlice<UInt8>
+
+  /// - Parameter text: bytes that are known to be one valid value without white space outside strings.
+  init(trusted text: ArraySlice<UInt8>) {
+    self.text = text
+  }
+
+  /// Reads bytes that hold just one value; white space around it is allowed.
+  public init(parsing bytes: some Collection<UInt8>, limits: JSONStreamReader.Limits = .init()) throws(JSONError) {
+    var reader = JSONStreamReader(limits: limits)
+    reader.append(bytes)
+    reader.finish()
+    guard let value = try reader.next() else { throw JSONError(line: 1, column: 1, reason: "expected a value") }
+    guard try reader.next() == nil else {
+      throw JSONError(line: 1, column: value.text.count + 1, reason: "expected the end after one value")
+    }
+    self = value
+  }
+
+  /// A JSON string that stands for `string`.
+  public init(string: String) {
+    var writer = JSONWriter()
+    writer.string(string)
+    self = writer.value
+  }
+
+  public static let null = JSONValue(trusted: Array("null".utf8)[...])
+
+  public var kind: Kind {
+    switch text.first {
+    case UInt8(ascii: "{"): .object
+    case UInt8(ascii: "["): .array
+    case UInt8(ascii: "\""): .string
+    case UInt8(ascii: "t"), UInt8(ascii: "f"): .bool
+    case UInt8(ascii: "n"): .null
+    default: .number
+    }
+  }
+
+  /// The text as a `String`.
+  public var description: String { String(decoding: text, as: UTF8.self) }
+
+  /// The characters of a string, escapes decoded; nil for other kinds. Half a surrogate pair becomes U+FFFD.
+  public var string: String? {
+    guard kind == .string else { return nil }
+    let inner = text.dropFirst().dropLast()
+    return inner.contains(UInt8(ascii: "\\")) ? unescaped(inner) : String(decoding: inner, as: UTF8.self)
+  }
+
+  /// A whole number of 64 bits, written without fraction or exponent; nil for anything else.
+  public var integer: Int64? {
+    kind == .number ? Int64(description) : nil
+  }
+
+  public var number: Double? {
+    kind == .number ? Double(description) : nil
+  }
+
+  public var bool: Bool? {
+    kind == .bool ? text.first == UInt8(ascii: "t") : nil
+  }
+
+  /// The member of an object, found without decoding the others. Of duplicate names the last one counts, as for `jq`.
+  public subscript(_ name: String) -> JSONValue? {
+    var found: JSONValue?
+    forEachRawMember { key, value in
+      if key.isName(name) { found = value }
+    }
+    return found
+  }
+
+  /// The members of an object in their order, duplicates included; empty for other kinds.
+  public var members: [(name: String, value: JSONValue)] {
+    var list: [(name: String, value: JSONValue)] = []
+    forEachRawMember { key, value in list.append((key.string ?? "", value)) }
+    return list
+  }
+
+  /// The elements of an array; empty for other kinds.
+  public var elements: [JSONValue] {
+    guard kind == .array else { return [] }
+    var list: [JSONValue] = []
+    var index = text.startIndex + 1
+    while text[index] != UInt8(ascii: "]") {
+      if text[index] == UInt8(ascii: ",") { index += 1 }
+      let end = endOfValue(from: index)
+      list.append(JSONValue(trusted: text[index..<end]))
+      index = end
+    }
+    return list
+  }
+
+  func forEachRawMember(_ body: (_ key: JSONValue, _ value: JSONValue) -> Void) {
+    guard kind == .object else { return }
+    var index = text.startIndex + 1
+    while text[index] != UInt8(ascii: "}") {
+      if text[index] == UInt8(ascii: ",") { index += 1 }
+      let keyEnd = endOfValue(from: index)
+      let valueEnd = endOfValue(from: keyEnd + 1)
+      body(JSONValue(trusted: text[index..<keyEnd]), JSONValue(trusted: text[(keyEnd + 1)..<valueEnd]))
+      index = valueEnd
+    }
+  }
+
+  private func isName(_ name: String) -> Bool {
+    let inner = text.dropFirst().dropLast()
+    return inner.contains(UInt8(ascii: "\\")) ? unescaped(inner) == name : inner.elementsEqual(name.utf8)
+  }
+
+  /// The end of the value that begins at `start`. The text is valid, so only brackets and quotes need be followed.
+  private func endOfValue(from start: Int) -> Int {
+    var depth = 0
+    var index = start
+    while index < text.endIndex {
+      switch text[index] {
+      case UInt8(ascii: "\""):
+        index += 1
+        while text[index] != UInt8(ascii: "\"") { index += text[index] == UInt8(ascii: "\\") ? 2 : 1 }
+        index += 1
+        if depth == 0 { return index }
+      case UInt8(ascii: "{"), UInt8(ascii: "["):
+        depth += 1
+        index += 1
+      case UInt8(ascii: "}"), UInt8(ascii: "]"):
+        if depth == 0 { return index }
+        depth -= 1
+        index += 1
+        if depth == 0 { return index }
+      case UInt8(ascii: ","), UInt8(ascii: ":"):
+        if depth == 0 { return index }
+        index += 1
+      default:
+        index += 1
+      }
+    }
+    return index
+  }
+}
+
+private func unescaped(_ text: ArraySlice<UInt8>) -> String {
+  var units: [UInt8] = []
+  units.reserveCapacity(text.count)
+  var index = text.startIndex
+
+  /// The four digits after `\u`, where they stand at `index`.
+  func unit() -> UInt16 {
+    text[(index + 2)..<(index + 6)].reduce(0) { $0 << 4 | UInt16(hexDigit($1) ?? 0) }
+  }
+
+  while index < text.endIndex {
+    guard text[index] == UInt8(ascii: "\\") else {
+      units.append(text[index])
+      index += 1
+      continue
+    }
+    switch text[index + 1] {
+    case UInt8(ascii: "b"): units.append(0x08)
+    case UInt8(ascii: "f"): units.append(0x0C)
+    case UInt8(ascii: "n"): units.append(0x0A)
+    case UInt8(ascii: "r"): units.append(0x0D)
+    case UInt8(ascii: "t"): units.append(0x09)
+    case UInt8(ascii: "u"):
+      let first = unit()
+      index += 6
+      var scalar = Unicode.Scalar(UInt32(first))
+      if UTF16.isLeadSurrogate(first), text[index...].starts(with: Array("\\u".utf8)) {
+        let second = unit()
+        if UTF16.isTrailSurrogate(second) {
+          scalar = Unicode.Scalar(0x10000 + (UInt32(first) - 0xD800) << 10 + (UInt32(second) - 0xDC00))
+          index += 6
+        }
+      }
+      units.append(contentsOf: String(scalar ?? "\u{FFFD}").utf8)
+      continue
+    case let other: units.append(other)
+    }
+    index += 2
+  }
+  return String(decoding: units, as: UTF8.self)
+}

@@ -1,0 +1,104 @@
+/// Writes one JSON value, piece by piece, without white space.
+public struct JSONWriter: Sendable {
+  public private(set) var bytes: [UInt8] = []
+
+  public init() {}
+
+  /// What has been written, which must be one whole value.
+  public var value: JSONValue { JSONValue(trusted: bytes[...]) }
+
+  public mutating func object<E: Error>(_ members: (inout JSONWriter) throws(E) -> Void) throws(E) {
+    separate()
+    bytes.append(UInt8(ascii: "{"))
+    try members(&self)
+    bytes.append(UInt8(ascii: "}"))
+  }
+
+  public mutating func array<E: Error>(_ elements: (inout JSONWriter) throws(E) -> Void) throws(E) {
+    separate()
+    bytes.append(UInt8(ascii: "["))
+    try elements(&self)
+    bytes.append(UInt8(ascii: "]"))
+  }
+
+  /// A name; its value must follow.
+  public mutating func key(_ name: String) {
+    string(name)
+    bytes.append(UInt8(ascii: ":"))
+  }
+
+  public mutating func string(_ string: String) {
+    separate()
+    bytes.append(UInt8(ascii: "\""))
+    for byte in string.utf8 {
+      switch byte {
+      case UInt8(ascii: "\""), UInt8(ascii: "\\"): bytes += [UInt8(ascii: "\\"), byte]
+      case 0x0A: bytes += Array("\\n".utf8)
+      case 0x0D: bytes += Array("\\r".utf8)
+      case 0x09: bytes += Array("\\t".utf8)
+      case 0x00..<0x20: bytes += Array((byte < 0x10 ? "\\u000" : "\\u00").utf8) + Array(String(byte, radix: 16).utf8)
+      default: bytes.append(byte)
+      }
+    }
+    bytes.append(UInt8(ascii: "\""))
+  }
+
+  public mutating func raw(_ value: JSONValue) {
+    separate()
+    bytes += value.text
+  }
+
+  public mutating func integer(_ number: some BinaryInteger) {
+    separate()
+    bytes += String(number).utf8
+  }
+
+  /// A time in seconds, to the microsecond.
+  public mutating func seconds(_ seconds: Double) {
+    separate()
+    bytes += String((seconds * 1e6).rounded() / 1e6).utf8
+  }
+
+  public mutating func bool(_ flag: Bool) {
+    separate()
+    bytes += (flag ? "true" : "false").utf8
+  }
+
+  public mutating func field(_ name: String, _ string: String) {
+    key(name)
+    self.string(string)
+  }
+
+  public mutating func field(_ name: String, _ number: some BinaryInteger) {
+    key(name)
+    integer(number)
+  }
+
+  public mutating func field(_ name: String, _ flag: Bool) {
+    key(name)
+    bool(flag)
+  }
+
+  public mutating func field(_ name: String, _ value: JSONValue) {
+    key(name)
+    raw(value)
+  }
+
+  public mutating func field(_ name: String, _ strings: [String]) {
+    key(name)
+    array { list in strings.forEach { list.string($0) } }
+  }
+
+  public mutating func field(_ name: String, _ strings: [(name: String, value: String)]) {
+    key(name)
+    object { object in strings.forEach { object.field($0.name, $0.value) } }
+  }
+
+  /// A comma is due unless what was written last opens something; no value ends in one of these bytes.
+  private mutating func separate() {
+    switch bytes.last {
+    case nil, UInt8(ascii: "{"), UInt8(ascii: "["), UInt8(ascii: ":"): break
+    default: bytes.append(UInt8(ascii: ","))
+    }
+  }
+}

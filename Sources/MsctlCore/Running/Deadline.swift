@@ -1,0 +1,71 @@
+import Glibc
+
+/// A moment on the monotonic clock until which something may take, or never.
+public struct Deadline: Sendable, Comparable {
+  /// Nanoseconds since an arbitrary start.
+  private let nanoseconds: Int64
+
+  public static let never = Deadline(nanoseconds: .max)
+  public static var now: Deadline { Deadline(nanoseconds: clock(CLOCK_MONOTONIC)) }
+
+  public static func after(_ duration: Duration) -> Deadline {
+    let (sum, overflow) = clock(CLOCK_MONOTONIC).addingReportingOverflow(duration.nanoseconds)
+    return overflow ? .never : Deadline(nanoseconds: sum)
+  }
+
+  private init(nanoseconds: Int64) {
+    self.nanoseconds = nanoseconds
+  }
+
+  public static func < (a: Deadline, b: Deadline) -> Bool { a.nanoseconds < b.nanoseconds }
+
+  public var isPast: Bool { self != .never && remaining == .zero }
+
+  /// What is left, never below zero.
+  public var remaining: Duration {
+    .nanoseconds(max(0, nanoseconds - clock(CLOCK_MONOTONIC)))
+  }
+
+  /// How long ago this moment was.
+  package var secondsSince: Double { Double(clock(CLOCK_MONOTONIC) - nanoseconds) / 1e9 }
+
+  /// What is left as `poll` takes it: -1 for ever; rounded up, so that a wait never ends early and spins.
+  package var pollTimeout: Int32 {
+    if self == .never { return -1 }
+    return Int32(min(Int64(Int32.max), (remaining.nanoseconds + 999_999) / 1_000_000))
+  }
+}
+
+extension Duration {
+  package var nanoseconds: Int64 {
+    let (seconds, attoseconds) = components
+    let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+    return overflow ? .max : product + attoseconds / 1_000_000_000
+  }
+
+  package var milliseconds: Int { Int(nanoseconds / 1_000_000) }
+
+  package var timeval: timeval {
+    let (seconds, attoseconds) = components
+    return Glibc.timeval(tv_sec: Int(seconds), tv_usec: Int(attoseconds / 1_000_000_000_000))
+  }
+
+  /// `1.5 s`, `250 ms`: as messages show it.
+  package var shown: String {
+    let milliseconds = milliseconds
+    if milliseconds < 1000 { return "\(milliseconds) ms" }
+    let rest = milliseconds % 1000
+    return rest == 0 ? "\(milliseconds / 1000) s" : "\(milliseconds / 1000).\(String(1000 + rest).dropFirst()) s"
+  }
+}
+
+package func clock(_ id: clockid_t) -> Int64 {
+  var time = timespec()
+  clock_gettime(id, &time)
+  return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
+}
+
+/// Seconds since 1970, in UTC.
+package func unixTime() -> Int64 {
+  clock(CLOCK_REALTIME) / 1_000_000_000
+}

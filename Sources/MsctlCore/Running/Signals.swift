@@ -1,0 +1,43 @@
+import Glibc
+
+/// Where the handler leaves a signal's number. A handler may touch nothing but such a global.
+nonisolated(unsafe) private var pipeEnd: Int32 = -1
+
+/// Turns signals into bytes on a descriptor, so that a loop waits for them beside everything else (the self-pipe trick).
+package struct Signals: ~Copyable {
+  package let descriptor: Int32
+
+  /// Catches the given signals for the rest of the process. SIGINT and SIGTERM end a command cleanly; a second one of
+  /// the same kind ends it at once.
+  package init(_ signals: [Int32] = [SIGINT, SIGTERM, SIGHUP]) {
+    var ends: [Int32] = [-1, -1]
+    pipe(&ends)
+    for end in ends {
+      _ = fcntl(end, F_SETFD, FD_CLOEXEC)
+      _ = fcntl(end, F_SETFL, O_NONBLOCK)
+    }
+    descriptor = ends[0]
+    pipeEnd = ends[1]
+    for signal in signals {
+      var action = sigaction()
+      action.__sigaction_handler.sa_handler = { number in
+        let saved = errno
+        var byte = UInt8(truncatingIfNeeded: number)
+        _ = write(pipeEnd, &byte, 1)
+        errno = saved
+      }
+      action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
+      sigaction(signal, &action, nil)
+    }
+  }
+
+  deinit {
+    close(descriptor)
+  }
+
+  /// The signal that came first and has not been taken yet.
+  package func take() -> Int32? {
+    var byte: UInt8 = 0
+    return read(descriptor, &byte, 1) == 1 ? Int32(byte) : nil
+  }
+}

@@ -1,0 +1,10 @@
+import CCurl
+import CRabbitMQ
+
+/// The version of msctl and of the libraries that it runs with.
+package enum Version {
+  package static let msctl = "0.1.0"
+
+  package static var curl: String { String(cString: curl_version()) }
+  package static var rabbitMQ: String { String(cString: amqp_version()) }
+}
