@@ -43,6 +43,9 @@ enum CallTarget: ArgumentValue, Equatable {
   }
 
   private func validate() throws(ValueError) {
+    guard url.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0.value != 0x7F }) else {
+      throw ValueError("holds a space or a control character; write it as %XX")
+    }
     let parts: URLParts
     do { parts = try URLParts(url) } catch { throw ValueError("is not a URL: \(error.reason)") }
     guard parts.user == nil, parts.password == nil else {

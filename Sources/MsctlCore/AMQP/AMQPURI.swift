@@ -1,6 +1,10 @@
 /// Why a text is no AMQP URI. The text itself may hold a password, so it is not repeated.
 public struct AMQPURIError: Error, Equatable, Sendable {
   public let reason: String
+
+  package init(reason: String) {
+    self.reason = reason
+  }
 }
 
 /// Where a broker is and how to log in: RabbitMQ's URI specification (https://www.rabbitmq.com/docs/uri-spec) and its query
