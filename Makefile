@@ -1,0 +1,23 @@
+# What can be done here. Every target works from a fresh clone.
+.PHONY: setup build test demo services-setup
+
+# The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
+RELEASE = -c release --static-swift-stdlib -Xlinker -s
+
+setup:
+	@Scripts/setup build
+
+services-setup: setup
+	@Scripts/setup services
+
+build: setup
+	swift build $(RELEASE) --product msctl
+
+# Unit tests, and integration tests of the release binary on private RabbitMQ and Consul.
+test: build services-setup
+	swift build --build-tests
+	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
+
+# The five verbs on real services.
+demo: build services-setup
+	@Scripts/services run -- Scripts/demo "$(CURDIR)/.build/release"
