@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup build test demo services-setup
+.PHONY: setup services-setup build test demo
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s

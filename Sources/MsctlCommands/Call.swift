@@ -172,7 +172,7 @@ enum Call: Verb {
     }
     let passing = all.filter { $0.status == .passing }
     guard passing.isEmpty else { return passing }
-    throw Discover.nothingPassing(name, all, hint: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
+    throw Discover.nothingPassing(name, all, orElse: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
   }
 
   /// By weight; with `--near`, Consul's order counts.

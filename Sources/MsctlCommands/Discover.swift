@@ -78,7 +78,7 @@ enum Discover: Verb {
     var found = all.filter { options.status.accepts($0.status) }
     guard !found.isEmpty else {
       throw options.status == .passing
-        ? nothingPassing(name, all, hint: "'--status any' shows all of them.")
+        ? nothingPassing(name, all)
         : Failure(.nothingThere, "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
     }
     if options.isOne || options.format == .env {
@@ -90,10 +90,10 @@ enum Discover: Verb {
   }
 
   /// No such service, or none of its instances passing: how many there are, and what their checks say.
-  static func nothingPassing(_ name: String, _ all: [ServiceInstance], hint: String) -> Failure {
+  static func nothingPassing(_ name: String, _ all: [ServiceInstance], orElse hint: String = "") -> Failure {
     guard !all.isEmpty else {
       return Failure(
-        .nothingThere, "there is no service '\(name)'", hint: "'msctl discover' lists the services. " + hint)
+        .nothingThere, "there is no service '\(name)'", hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
     }
     let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""
     return Failure(

@@ -18,8 +18,15 @@ package struct Signals: ~Copyable {
     }
     descriptor = ends[0]
     pipeEnd = ends[1]
+    var caught = sigset_t()
+    sigemptyset(&caught)
     for signal in signals {
       var action = sigaction()
+      sigaction(signal, nil, &action)
+      // Ignored by who started us (nohup, a background job of a script): that stays so.
+      if unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
+      sigaddset(&caught, signal)
+      action = sigaction()
       action.__sigaction_handler.sa_handler = { number in
         let saved = errno
         var byte = UInt8(truncatingIfNeeded: number)
@@ -29,6 +36,8 @@ package struct Signals: ~Copyable {
       action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
       sigaction(signal, &action, nil)
     }
+    // Some parents start their children with signals blocked; a command that no Ctrl-C can end would be a trap.
+    pthread_sigmask(SIG_UNBLOCK, &caught, nil)
   }
 
   deinit {

@@ -1,0 +1,229 @@
+import Foundation
+import Support
+import Synchronization
+import Testing
+
+@Suite("msctl call")
+struct CallTests {
+  @Test("calls a URL, and writes the JSON of the answer on one line with its text unchanged")
+  func url() async throws {
+    let server = try TestServer { _ in .ok("{ \"id\": 42,\n \"price\": 1.10, \"n\": 12345678901234567890, \"id\": 1 }") }
+    let output = try await Tool.run("call", server.url + "/users/42")
+    #expect(output.out == "{\"id\":42,\"price\":1.10,\"n\":12345678901234567890,\"id\":1}\n")
+    #expect(output.err == "")
+    #expect(output.status == 0)
+    let request = try #require(server.requests.first)
+    #expect(request.method == "GET" && request.target == "/users/42" && request.body == "")
+    #expect(request.header("traceparent") != nil)
+  }
+
+  @Test("sends methods, items, headers and bodies as they are written")
+  func requests() async throws {
+    let server = try TestServer { _ in .ok("{}") }
+    _ = try await Tool.run("call", "PUT", server.url + "/a", "name=Ada", "age:=36", "q==x y", "X-Test:yes")
+    _ = try await Tool.run("call", server.url, "--data", "-", "-H", "Content-Type: text/csv", input: "a,b\n1,2\n")
+    _ = try await Tool.run("call", "HEAD", server.url)
+    _ = try await Tool.run("call", server.url, "--form", "a=1 2", "b=x")
+    let requests = server.requests
+    #expect(requests[0].method == "PUT" && requests[0].target == "/a?q=x%20y")
+    #expect(requests[0].body == #"{"name":"Ada","age":36}"#)
+    #expect(requests[0].header("Content-Type") == "application/json" && requests[0].header("X-Test") == "yes")
+    #expect(requests[1].method == "POST" && requests[1].body == "a,b\n1,2\n")
+    #expect(requests[1].header("Content-Type") == "text/csv")
+    #expect(requests[2].method == "HEAD")
+    #expect(requests[3].body == "a=1%202&b=x")
+  }
+
+  @Test("uploads files in a form")
+  func upload() async throws {
+    let server = try TestServer { _ in .ok("{}") }
+    let output = try await Tool.shell("echo hello > $HOME/f.txt; msctl call \(server.url) --form name=Ada f@$HOME/f.txt")
+    #expect(output.status == 0)
+    let body = try #require(server.requests.first?.body)
+    #expect(body.contains("name=\"f\"; filename=\"f.txt\"") && body.contains("hello\n"))
+  }
+
+  @Test("does not touch standard input unless it is asked to")
+  func standardInput() async throws {
+    let server = try TestServer { _ in .ok("1") }
+    let output = try await Tool.shell("printf 'a\\nb\\n' | while read x; do msctl call \(server.url)/$x; done")
+    #expect(output.status == 0)
+    #expect(server.requests.map(\.target) == ["/a", "/b"])
+  }
+
+  @Test("fails with a status that is not 2xx: the body still comes, and the exit code says which class", arguments: [
+    (404, "Not Found", 4), (500, "Server Error", 5), (302, "Found", 4),
+  ])
+  func statuses(_ status: Int, _ reason: String, _ code: Int32) async throws {
+    let server = try TestServer { _ in
+      .status(status, reason, "{\"e\":1}", headers: ["Content-Type: application/json", "Location: /x"])
+    }
+    let output = try await Tool.run("call", server.url + "/a")
+    #expect(output.out == "{\"e\":1}\n")
+    #expect(output.status == code)
+    #expect(output.err.hasPrefix("msctl: GET \(server.url)/a was answered \(status) \(reason)\n"))
+    #expect(try await Tool.run("call", server.url, "--no-fail").status == 0)
+  }
+
+  @Test("wraps the answer in an envelope")
+  func envelope() async throws {
+    let server = try TestServer { request in
+      switch request.target {
+      case "/text": .ok("hello\n", type: "text/plain")
+      default: .status(200, "OK", "{\"a\":1.10}", headers: ["Content-Type: application/json", "X-A: 1", "X-A: 2"])
+      }
+    }
+    let json = try await Tool.run("call", server.url + "/json", "--envelope")
+    #expect(json.out.contains(#""body":{"a":1.10},"url":"\#(server.url)/json","attempts":1,"time":0."#))
+    #expect(json.out.contains(#""X-A":["1","2"]"#))
+    #expect(json.lines.count == 1)
+    let text = try await Tool.run("call", server.url + "/text", "--envelope")
+    #expect(text.out.contains(#""body":"hello\n","bodyEncoding":"text""#))
+    let port = try Services.freePort()
+    let refused = try await Tool.run("call", ":\(port)/", "--envelope")
+    #expect(refused.status == 6)
+    #expect(refused.out.hasPrefix(#"{"error":{"code":"unreachable","message":"cannot connect to http://localhost:\#(port)/: connection refused"}"#))
+  }
+
+  @Test("authenticates from a file or the environment, and shows the secret nowhere")
+  func credentials() async throws {
+    let server = try TestServer { _ in .status(401, "Unauthorized", "") }
+    let basic = try await Tool.run("call", server.url, "--basic", "env:LOGIN", environment: ["LOGIN": "ada:hunter2"])
+    let bearer = try await Tool.shell("echo hunter2 > $HOME/token; msctl call \(server.url) --bearer @$HOME/token")
+    #expect(server.requests.map { $0.header("Authorization") } == ["Basic YWRhOmh1bnRlcjI=", "Bearer hunter2"])
+    for output in [basic, bearer] {
+      #expect(output.status == 4)
+      #expect(!(output.out + output.err).contains("hunter2"))
+    }
+    let missing = try await Tool.run("call", server.url, "--bearer", "@/nonexistent")
+    #expect(missing.status == 2)
+    #expect(missing.err == "msctl: cannot read the secret from '/nonexistent': No such file or directory\n")
+  }
+
+  @Test("follows redirects only where asked, and takes no header of the user's to another host")
+  func redirects() async throws {
+    let other = try TestServer { _ in .ok("\"there\"") }
+    let server = try TestServer { request in
+      switch request.target {
+      case "/here": .status(302, "Found", "moved", headers: ["Location: /end"])
+      case "/keep": .status(307, "Temporary Redirect", "", headers: ["Location: /end"])
+      case "/away": .status(302, "Found", "", headers: ["Location: \(other.url)/end"])
+      case "/loop": .status(302, "Found", "", headers: ["Location: /loop"])
+      default: .ok("\"here\"")
+      }
+    }
+    let words = ["X-Api-Key:secret", "Authorization:Bearer secret", "Cookie:a=b"]
+    let here = try await Tool.run("call", server.url + "/here", "--follow", words[0], words[1], words[2], "a=1")
+    #expect(here.out == "\"here\"\n")
+    let last = try #require(server.requests.last)
+    #expect(last.method == "GET" && last.body == "" && last.header("X-Api-Key") == "secret")
+
+    _ = try await Tool.run("call", "POST", server.url + "/keep", "--follow", "a=1")
+    #expect(server.requests.last?.method == "POST" && server.requests.last?.body == #"{"a":"1"}"#)
+
+    let away = try await Tool.run("call", server.url + "/away", "--follow", words[0], words[1], words[2])
+    #expect(away.out == "\"there\"\n")
+    let arrived = try #require(other.requests.first)
+    for name in ["X-Api-Key", "Authorization", "Cookie"] { #expect(arrived.header(name) == nil) }
+    #expect(arrived.header("traceparent") != nil)
+
+    let loop = try await Tool.run("call", server.url + "/loop", "--follow")
+    #expect(loop.status == 4)
+    #expect(loop.err.contains("/loop was answered 302 Found\n"))
+    #expect(server.requests.count { $0.target == "/loop" } == 11)
+  }
+
+  @Test("writes each value of a stream as it comes, and text as it is")
+  func streaming() async throws {
+    let goOn = DispatchSemaphore(value: 0)
+    let server = try TestServer { _ in
+      .init(
+        ["HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n{\"a\" : 1}\n{\"a\"", ":2}\n"],
+        gate: { _ in goOn.wait() })
+    }
+    let call = try Tool.start("call", server.url)
+    try await eventually("the first value is written") { call.out == "{\"a\":1}\n{\"a\"" }
+    goOn.signal()
+    let output = try await call.end()
+    #expect(output.out == "{\"a\":1}\n{\"a\":2}\n")
+  }
+
+  @Test("hands on a body that is not the JSON it claims to be, and fails")
+  func falseJSON() async throws {
+    let server = try TestServer { _ in .ok("{\"a\": oops}") }
+    let output = try await Tool.run("call", server.url)
+    #expect(output.out == "{\"a\":oops}")
+    #expect(output.status == 9)
+    #expect(output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
+  }
+
+  @Test("writes a file whole or not at all")
+  func outputFile() async throws {
+    let server = try TestServer { request in
+      request.target == "/cut"
+        ? .init(["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"]) : .ok("all of it", type: "text/plain")
+    }
+    let whole = try await Tool.shell("cd $HOME; msctl call \(server.url) -o f; cat f; ls | grep msctl-")
+    #expect(whole.out == "all of it")
+    let cut = try await Tool.shell("cd $HOME; msctl call \(server.url)/cut -o f; echo $?; ls")
+    #expect(cut.out.hasPrefix("6\n") && !cut.out.contains("f\n"))
+    #expect(cut.err.contains("the connection to \(server.url)/cut broke: "))
+  }
+
+  @Test("ends at its deadline, also when the server is silent or stops in the middle")
+  func timeouts() async throws {
+    let never = DispatchSemaphore(value: 0)
+    let server = try TestServer { _ in
+      .init(["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", "x"], gate: { _ in never.wait() })
+    }
+    let output = try await Tool.run("call", server.url, "--timeout", "200ms")
+    #expect(output.status == 8)
+    #expect(output.err.hasPrefix("msctl: no answer from \(server.url) in time: "))
+    never.signal()
+  }
+
+  @Test("finds a service by its name, passes over an instance that cannot be reached, and says who answered")
+  func byName() async throws {
+    try await withService { service in
+      let server = try TestServer { _ in .ok("{\"ok\":true}") }
+      let dead = try Services.freePort()
+      for port in [server.port, dead] {
+        let output = try await Tool.run("register", service, "--port", "\(port)", "--address", "127.0.0.1")
+        #expect(output.status == 0)
+      }
+      var attempts: Set<String> = []
+      for _ in 0..<40 {
+        let output = try await Tool.run("call", "\(service)/users/42?x=1", "--envelope")
+        #expect(output.status == 0)
+        #expect(output.out.contains(#""instance":{"id":"\#(service)-127.0.0.1-\#(server.port)","address":"127.0.0.1","port":\#(server.port)}"#))
+        attempts.insert(output.out.contains(#""attempts":2"#) ? "2" : "1")
+        if attempts.count == 2 { break }
+      }
+      #expect(attempts == ["1", "2"])
+      let request = try #require(server.requests.first)
+      #expect(request.target == "/users/42?x=1" && request.header("Host") == service)
+    }
+  }
+
+  @Test("tells why no instance can be called")
+  func noInstance() async throws {
+    let unknown = Services.uniqueName("nobody")
+    let output = try await Tool.run("call", unknown + "/x")
+    #expect(output.status == 3)
+    #expect(output.err.hasPrefix("msctl: there is no service '\(unknown)'\n"))
+    #expect(output.err.contains("write 'http://\(unknown)/x'"))
+
+    try await withService { service in
+      let port = try Services.freePort()
+      _ = try await Tool.run("register", service, "--port", "\(port)", "--check", "tcp", "--interval", "1s")
+      let output = try await Tool.run("call", service + "/x")
+      #expect(output.status == 3)
+      #expect(output.err.hasPrefix("msctl: the only instance of '\(service)' is critical"))
+    }
+
+    let agentless = try await Tool.run("call", "s/x", environment: ["CONSUL_HTTP_ADDR": "127.0.0.1:\(try Services.freePort())"])
+    #expect(agentless.status == 6)
+    #expect(agentless.err.contains("'s' is taken for a service's name: cannot connect to the Consul agent at http://127.0.0.1:"))
+    #expect(agentless.err.contains("CONSUL_HTTP_ADDR"))
+  }
+}

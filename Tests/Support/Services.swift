@@ -1,0 +1,78 @@
+import Foundation
+
+/// The private services that `Scripts/services` started.
+package enum Services {
+  package static var broker: String { variable("AMQP_URL") }
+  package static var consul: String { variable("CONSUL_HTTP_ADDR") }
+  package static var guardedConsul: String { variable("MSCTL_TEST_CONSUL_ACL") }
+  package static var guardedToken: String { variable("MSCTL_TEST_CONSUL_ACL_TOKEN") }
+  package static var managementAPI: String { variable("MSCTL_TEST_RABBITMQ_API") }
+
+  /// A name that no other test has.
+  package static func uniqueName(_ prefix: String) -> String {
+    "\(prefix)-\(UUID().uuidString.prefix(8).lowercased())"
+  }
+
+  /// A port on which nobody listens now.
+  package static func freePort() throws -> Int {
+    let server = try TestServer { _ in .ok("") }
+    return server.port
+  }
+
+  /// Asks RabbitMQ's management API: the witness for what is in a queue, independent of msctl.
+  package static func management(_ method: String = "GET", _ path: String, body: String? = nil) async throws -> String {
+    var words = ["-sS", "-u", "guest:guest", "-X", method, managementAPI + path]
+    if let body { words += ["-H", "Content-Type: application/json", "-d", body] }
+    return try await RunningProcess("/usr/bin/curl", words).end().out
+  }
+
+  /// The messages in a queue as the management API shows them, which are put back.
+  package static func messages(in queue: String) async throws -> [[String: Any]] {
+    let answer = try await management(
+      "POST", "/queues/%2F/\(queue)/get", body: #"{"count":1000,"ackmode":"ack_requeue_true","encoding":"auto"}"#)
+    return try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [[String: Any]] ?? []
+  }
+
+  package static func deleteQueue(_ queue: String) async throws {
+    _ = try await management("DELETE", "/queues/%2F/\(queue)")
+  }
+
+  /// Makes a queue with these arguments, as JSON.
+  package static func makeQueue(_ queue: String, arguments: String = "{}") async throws {
+    _ = try await management("PUT", "/queues/%2F/\(queue)", body: #"{"durable":true,"arguments":\#(arguments)}"#)
+  }
+
+  private static func variable(_ name: String) -> String {
+    guard let value = ProcessInfo.processInfo.environment[name] else {
+      fatalError("\(name) is not set; run the tests with 'make test' or 'Scripts/services run -- swift test'")
+    }
+    return value
+  }
+}
+
+/// A queue of a test's own, which is gone after it.
+package func withQueue(
+  arguments: String? = nil, _ body: (String) async throws -> Void
+) async throws {
+  let queue = Services.uniqueName("queue")
+  if let arguments { try await Services.makeQueue(queue, arguments: arguments) }
+  do {
+    try await body(queue)
+  } catch {
+    try? await Services.deleteQueue(queue)
+    throw error
+  }
+  try await Services.deleteQueue(queue)
+}
+
+/// A service of a test's own, whose instances are gone after it.
+package func withService(_ body: (String) async throws -> Void) async throws {
+  let service = Services.uniqueName("service")
+  do {
+    try await body(service)
+  } catch {
+    _ = try? await Tool.run("register", service, "--remove")
+    throw error
+  }
+  _ = try await Tool.run("register", service, "--remove")
+}
