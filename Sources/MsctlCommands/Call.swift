@@ -257,7 +257,10 @@ enum Call: Verb {
       }
       return failure
     }
-    guard let head = exchange.head, options.fails, !(200..<300).contains(head.status) else { return nil }
+    guard let head = exchange.head else {
+      return Failure(.unreachable, "the connection to \(request.url) broke: there was no answer")
+    }
+    guard options.fails, !(200..<300).contains(head.status) else { return nil }
     let reason = head.reason.isEmpty ? "" : " " + head.reason
     return Failure(
       head.status >= 500 ? .serverError : .clientError, "\(request.method) \(head.url) was answered \(head.status)\(reason)",

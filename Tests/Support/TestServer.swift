@@ -64,7 +64,10 @@ package final class TestServer: Sendable {
     Thread.detachNewThread { [seen] in
       while true {
         let connection = accept(listener, nil, nil)
-        guard connection >= 0 else { return }
+        guard connection >= 0 else {
+          close(listener)
+          return
+        }
         Thread.detachNewThread {
           defer { close(connection) }
           guard let request = Self.read(connection) else { return }
@@ -85,8 +88,8 @@ package final class TestServer: Sendable {
 
   /// Refuses connections from now on.
   package func stop() {
+    // The thread that accepts closes it: closed here, its number could be another server's before that thread looks again.
     shutdown(listener, Int32(SHUT_RDWR))
-    close(listener)
   }
 
   /// The requests so far.
