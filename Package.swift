@@ -25,7 +25,10 @@ let package = Package(
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       swiftSettings: strict),
-    .target(name: "MsctlCommands", dependencies: ["CommandTable", "MsctlCore"], swiftSettings: strict),
+    .target(
+      name: "MsctlCommands",
+      dependencies: ["CommandTable", "MsctlCore", .product(name: "DequeModule", package: "swift-collections")],
+      swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
     .target(name: "Support", path: "Tests/Support", swiftSettings: strict),
     .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),

@@ -52,6 +52,11 @@ struct NameValue: ArgumentValue {
   var name: String
   var value: String
 
+  init(_ name: String, _ value: String) {
+    self.name = name
+    self.value = value
+  }
+
   init(argument: String) throws(ValueError) {
     guard let equals = argument.firstIndex(of: "="), equals > argument.startIndex else {
       throw ValueError("is not of the form NAME=VALUE")

@@ -35,6 +35,11 @@ enum Call: Verb {
     var fails = true
     var authorityFile: String?
     var isInsecure = false
+    var isEach = false
+    var all = false
+    var parallel = 1
+    var keepsGoing = false
+    var showsStatistics = false
     var asEnvelope = false
     var outputFile: String?
     var tags: [String] = []
@@ -44,6 +49,13 @@ enum Call: Verb {
     var output = OutputOptions()
 
     init() {}
+
+    /// Whether each value of `--each` is the body: it is, unless it fills the target of a request without one.
+    var bodyIsValue: Bool {
+      guard isEach else { return false }
+      guard case .template? = target else { return true }
+      return ["POST", "PUT", "PATCH"].contains(method)
+    }
   }
 
   /// Without `--timeout`, a call may take as long as bytes keep coming: a silence of this length ends it.
@@ -74,6 +86,7 @@ enum Call: Verb {
     examples: [
       Example("msctl call user-service/users/42", "A service by name"),
       Example("msctl call POST order-service/orders user=42 'items:=[1,2]'", "A JSON body"),
+      Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
       Example("msctl call :3000/health --envelope", "A port of this machine, with status and headers"),
     ],
     check: { options throws(ValueError) in
@@ -87,6 +100,25 @@ enum Call: Verb {
       if options.data != nil, hasFields { throw ValueError("'--data' and items that make a body do not go together") }
       if options.data != nil, options.isForm { throw ValueError("'--data' and '--form' do not go together") }
       if hasUpload, !options.isForm { throw ValueError("'name@file' uploads a file, which needs '--form'") }
+      if case .template? = options.target, !options.isEach {
+        throw ValueError("TARGET has {placeholders}, which '--each' fills from standard input")
+      }
+      if options.isEach, options.data != nil || hasFields, options.bodyIsValue {
+        throw ValueError("with '--each' the value is the body, so '--data' and items that make a body have no place")
+      }
+      if options.isEach, options.data == "-" || options.data == "@-" {
+        throw ValueError("'--each' and '--data -' both read standard input")
+      }
+      if options.all {
+        guard case .service? = options.target, !options.isEach else {
+          throw ValueError("'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'")
+        }
+      }
+      if !options.isEach, !options.all, options.parallel != 1 { throw ValueError("'--parallel' needs '--each' or '--all'") }
+      if !options.isEach, options.keepsGoing { throw ValueError("'--keep-going' needs '--each'") }
+      if options.isEach || options.all, options.outputFile != nil {
+        throw ValueError("'--output' takes the answer of one call")
+      }
       if options.basic != nil, options.bearer != nil { throw ValueError("'--basic' and '--bearer' do not go together") }
       if options.outputFile != nil, options.asEnvelope {
         throw ValueError("'--output' and '--envelope' do not go together; redirect the envelope with '>'")
@@ -118,6 +150,19 @@ enum Call: Verb {
       .toggle("no-fail", nil, into: \.fails, to: false, "Exit with 0 whatever the status of the answer"),
     ].under("Answer")
     + [
+      .toggle("each", nil, into: \.isEach, "Make a call for each JSON value on standard input")
+        .details(
+          """
+          The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570, level 1 to 3); with POST, PUT \
+          or PATCH it does both. One line for each, in the order of the input: the body, null where it is empty, or the \
+          envelope. A call that fails writes nothing but its envelope.
+          """),
+      .number("parallel", "P", "N", in: 1...512, into: \.parallel, "Make N calls at a time"),
+      .toggle("keep-going", nil, into: \.keepsGoing, "Go on after a call that failed"),
+      .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
+      .toggle("stats", nil, into: \.showsStatistics, "Sum up on standard error: statuses, rate, latencies"),
+    ].under("Many calls")
+    + [
       .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
       .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
       .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)"),
@@ -127,179 +172,45 @@ enum Call: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let request = try request(options, environment: environment)
     let http = try makeHTTPClient()
-    guard case .service(let name, let path)? = options.target else {
-      return try finish(exchange(request, http, options, console), request, options, console)
-    }
-
-    var candidates = try passingInstances(name, path, options, http)
-    var attempts = 0
-    while true {
-      guard let place = choose(candidates, options) else { throw Failure(.nothingThere, "no instance of '\(name)'") }
-      let instance = candidates.remove(at: place)
-      attempts += 1
-      var aimed = request
-      aimed.connectTo = (instance.address, instance.port)
-      aimed.url = instance.scheme + request.url.dropFirst("http".count)
-      var result = try exchange(aimed, http, options, console)
-      result.instance = instance
-      result.attempts = attempts
-      // Nothing was sent where no connection came about, so that the next instance may be asked whatever the method.
-      if case .failure(let error) = result.outcome, error.kind == .unreachable, !candidates.isEmpty {
-        console.note("\(instance.id) at \(instance.hostPort): \(error.reason); trying another instance")
-        continue
-      }
-      return try finish(result, aimed, options, console)
+    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    if options.isEach || options.all {
+      var calls = try CallMany(options, request, http, console)
+      if options.isEach { try calls.callEach() } else { try calls.callAll(target) }
+    } else {
+      try callOnce(target, request, options, http, console)
     }
   }
 
-  // MARK: Instances
-
-  private static func passingInstances(
-    _ name: String, _ path: String, _ options: Options, _ http: HTTPClient
-  ) throws(Failure) -> [ServiceInstance] {
-    var selection = ConsulAgent.Selection()
-    selection.tags = options.tags
-    selection.datacenter = options.datacenter
-    selection.near = options.near
-    let all: [ServiceInstance]
-    do { all = try options.agent.agent(over: http).instances(of: name, selection) } catch {
-      var failure = error
-      if failure.code == .unreachable {
-        failure.message = "'\(name)' is taken for a service's name: " + failure.message
-        failure.hint = (failure.hint ?? "") + " A host is called as 'http://\(name)\(path)'."
-      }
-      throw failure
-    }
-    let passing = all.filter { $0.status == .passing }
-    guard passing.isEmpty else { return passing }
-    throw Discover.nothingPassing(name, all, orElse: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
-  }
-
-  /// By weight; with `--near`, Consul's order counts.
-  private static func choose(_ candidates: [ServiceInstance], _ options: Options) -> Int? {
-    if options.near != nil { return candidates.indices.first }
-    var generator = SystemRandomNumberGenerator()
-    let chosen = candidates.weightedRandom(using: &generator)
-    return candidates.firstIndex { $0.id == chosen?.id && $0.node == chosen?.node }
-  }
-
-  // MARK: The exchange
-
-  /// How one request went.
-  private struct Exchange {
-    var head: HTTPHead?
-    var outcome: Result<Void, HTTPError>
-    /// The body, where it is kept for an envelope.
-    var body: [UInt8]
-    var seconds: Double
-    var instance: ServiceInstance?
-    var attempts = 1
-  }
-
-  /// Makes the request; the body goes out as it arrives.
-  private static func exchange(
-    _ request: HTTPRequest, _ http: HTTPClient, _ options: Options, _ console: Console
-  ) throws(Failure) -> Exchange {
-    let started = Deadline.now
-    let transfer: HTTPTransfer
-    do { transfer = try http.start(request) } catch { throw error.failure(reaching: request.url) }
-    var sink: ResponseSink?
-    var kept: [UInt8] = []
-    while true {
-      do { try http.run(until: .never) } catch { throw error.failure(reaching: request.url) }
-      if let head = transfer.head, sink == nil, !options.asEnvelope {
-        sink = try ResponseSink(head, file: options.outputFile)
-      }
-      let bytes = transfer.takeBody()
-      if options.asEnvelope {
-        kept += bytes
-        guard kept.count <= envelopeLimit else {
-          http.cancel(transfer)
-          throw Failure(
-            .failed, "the body is larger than \(envelopeLimit >> 20) MiB, which no envelope takes",
-            hint: "Write it to a file with '--output'.")
-        }
-      } else if !bytes.isEmpty {
-        try sink?.write(bytes, console)
-      }
-      if let outcome = transfer.outcome {
-        if case .success = outcome { try sink?.finish(console) }
-        try console.flush()
-        return Exchange(
-          head: transfer.head, outcome: outcome, body: kept, seconds: started.secondsSince)
-      }
-    }
-  }
-
-  private static let envelopeLimit = 256 << 20
-
-  /// Writes the envelope, and says how the call went.
-  private static func finish(
-    _ exchange: Exchange, _ request: HTTPRequest, _ options: Options, _ console: Console
+  /// Makes one call; the body goes out as it arrives.
+  private static func callOnce(
+    _ target: CallTarget, _ request: HTTPRequest, _ options: Options, _ http: HTTPClient, _ console: Console
   ) throws(Failure) {
-    let failure = failure(of: exchange, request, options)
-    if options.asEnvelope {
-      console.write(value: envelope(exchange, request, failure))
-      try console.flush()
+    let directory = try ServiceDirectory(options, over: http)
+    let call: PendingCall
+    if case .service(let name, let path) = target {
+      call = PendingCall(1, request, service: name, candidates: try directory.instances(of: name, path: path))
+    } else {
+      call = PendingCall(1, request)
     }
-    if let failure { throw failure }
-  }
-
-  private static func failure(of exchange: Exchange, _ request: HTTPRequest, _ options: Options) -> Failure? {
-    if case .failure(let error) = exchange.outcome {
-      let place = exchange.instance.map { "\($0.service) (\($0.id) at \($0.hostPort))" } ?? request.url
-      var failure = error.failure(reaching: place)
-      if error.kind == .timedOut, failure.hint == nil, options.timeout == nil {
-        failure.hint = "'--timeout 0' waits for ever."
+    call.start(http, directory)
+    var sink: ResponseSink?
+    while true {
+      call.advance(http, directory, console)
+      if !options.asEnvelope, let head = call.head {
+        if sink == nil { sink = try ResponseSink(head, file: options.outputFile) }
+        if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
       }
-      if error.kind == .unreachable, exchange.attempts > 1 {
-        failure.message += "; \(exchange.attempts) instances were tried"
-      }
-      return failure
+      if call.outcome != nil { break }
+      do { try http.run(until: .never) } catch { throw error.failure(reaching: request.url) }
     }
-    guard let head = exchange.head else {
-      return Failure(.unreachable, "the connection to \(request.url) broke: there was no answer")
+    if case .success? = call.outcome { try sink?.finish(console) }
+    if options.asEnvelope { console.write(value: call.value(options)) }
+    try console.flush()
+    if options.showsStatistics {
+      var statistics = CallStatistics()
+      statistics.add(call)
+      console.note(statistics.summary)
     }
-    guard options.fails, !(200..<300).contains(head.status) else { return nil }
-    let reason = head.reason.isEmpty ? "" : " " + head.reason
-    return Failure(
-      head.status >= 500 ? .serverError : .clientError, "\(request.method) \(head.url) was answered \(head.status)\(reason)",
-      hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
-        ? "It points elsewhere; '--follow' goes there." : nil)
-  }
-
-  private static func envelope(_ exchange: Exchange, _ request: HTTPRequest, _ failure: Failure?) -> JSONValue {
-    var writer = JSONWriter()
-    writer.object { object in
-      if case .failure = exchange.outcome, let failure {
-        object.key("error")
-        object.object { error in
-          error.field("code", failure.code.name)
-          error.field("message", failure.message)
-        }
-      } else if let head = exchange.head {
-        object.field("status", head.status)
-        object.key("headers")
-        object.object { headers in
-          for (name, values) in head.grouped {
-            if values.count == 1 { headers.field(name, values[0]) } else { headers.field(name, values) }
-          }
-        }
-        BodyText(exchange.body, contentType: head.header("Content-Type")).write(to: &object)
-      }
-      object.field("url", exchange.head?.url ?? request.url)
-      if let instance = exchange.instance {
-        object.key("instance")
-        object.object { fields in
-          fields.field("id", instance.id)
-          fields.field("address", instance.address)
-          fields.field("port", instance.port)
-        }
-      }
-      object.field("attempts", exchange.attempts)
-      object.key("time")
-      object.seconds(exchange.seconds)
-    }
-    return writer.value
+    if let failure = call.failure(options) { throw failure }
   }
 }

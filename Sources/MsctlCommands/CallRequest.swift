@@ -2,9 +2,10 @@ import CommandTable
 import MsctlCore
 
 extension Call {
-  /// Builds the request that the command line describes; reads the files that it names.
+  /// Builds the request that the command line describes; reads the files that it names. Its URL is the target's, where that
+  /// is no template.
   static func request(_ options: Options, environment: [String: String]) throws(Failure) -> HTTPRequest {
-    var request = HTTPRequest(url: try url(options))
+    var request = HTTPRequest(url: options.target.map { url($0, options) } ?? "")
     request.headers = try headers(options, environment)
     let (body, contentType) = try body(options)
     request.body = body
@@ -22,8 +23,8 @@ extension Call {
     return request
   }
 
-  private static func url(_ options: Options) throws(Failure) -> String {
-    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+  /// The target's URL with the query of the items.
+  static func url(_ target: CallTarget, _ options: Options) -> String {
     let pairs = options.items.compactMap { item -> String? in
       guard case .query(let name, let value) = item else { return nil }
       return Percent.encode(name) + "=" + Percent.encode(value)

@@ -5,8 +5,23 @@ import MsctlCore
 enum CallTarget: ArgumentValue, Equatable {
   case url(String)
   case service(name: String, path: String)
+  /// One of these once `--each` has filled its `{placeholders}`.
+  case template(URITemplate)
 
   init(argument: String) throws(ValueError) {
+    if argument.contains(where: { $0 == "{" || $0 == "}" }) {
+      do {
+        let template = try URITemplate(argument)
+        // Filled with anything, it must make a target.
+        _ = try CallTarget(argument: template.expanded { _ in "1" })
+        self = .template(template)
+      } catch let error as TemplateError {
+        throw ValueError(error.reason)
+      } catch let error as ValueError {
+        throw error
+      } catch { throw ValueError("is no target") }
+      return
+    }
     if argument.hasPrefix("http://") || argument.hasPrefix("https://") {
       self = .url(argument)
     } else if argument.hasPrefix("consul://") {
@@ -32,7 +47,18 @@ enum CallTarget: ArgumentValue, Equatable {
     switch self {
     case .url(let url): url
     case .service(let name, let path): "http://" + name + path
+    case .template: ""
     }
+  }
+
+  /// The target for a value of `--each`.
+  func filled(with value: JSONValue) throws(ValueError) -> CallTarget {
+    guard case .template(let template) = self else { return self }
+    do { return try CallTarget(argument: template.expanded(with: value)) } catch let error as TemplateError {
+      throw ValueError(error.reason)
+    } catch let error as ValueError {
+      throw ValueError("fills the target so that it " + error.reason)
+    } catch { return self }
   }
 
   private static func service(_ text: Substring) throws(ValueError) -> CallTarget {

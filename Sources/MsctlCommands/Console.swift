@@ -65,6 +65,12 @@ package final class Console {
     write(bytes: [0x0A])
   }
 
+  /// Adds a line that is complete already, as it came in.
+  package func write(line: [UInt8]) {
+    write(text: line)
+    write(bytes: [0x0A])
+  }
+
   package func write(line: String) {
     write(text: Array((line + "\n").utf8))
   }
@@ -109,6 +115,19 @@ package final class Console {
   /// A summary or a remark, for people; `--quiet` leaves it out.
   package func note(_ text: String) {
     if !options.isQuiet { say("msctl: " + visible(text) + "\n") }
+  }
+
+  /// What a command wrote that failed: no data, but it may say why.
+  package func passOn(_ output: [UInt8]) {
+    say(visible(String(decoding: output, as: UTF8.self)))
+  }
+
+  /// Whether people look at standard error, and want to see more than errors.
+  package var showsProgress: Bool { isatty(STDERR_FILENO) == 1 && !options.isQuiet && !options.jsonErrors }
+
+  /// Text on standard error that the next one takes the place of.
+  package func progress(_ text: String) {
+    say("\r\u{1B}[K" + text)
   }
 
   /// An error. It is never left out.

@@ -1,9 +1,37 @@
 import CommandTable
-import Glibc
 import MsctlCore
 
-/// `msctl consume`: messages from RabbitMQ, each acknowledged once it is written out.
+/// `msctl consume`: messages from RabbitMQ, each acknowledged once it is handled.
 enum Consume: Verb {
+  /// Where in a stream to begin (https://www.rabbitmq.com/docs/streams#consuming).
+  enum Offset: ArgumentValue, Equatable {
+    case word(String)
+    case number(Int64)
+    case timestamp(UInt64)
+
+    init(argument: String) throws(ValueError) {
+      if ["first", "last", "next"].contains(argument) {
+        self = .word(argument)
+      } else if let number = Int64(argument), number >= 0 {
+        self = .number(number)
+      } else if argument.hasPrefix("@"), let seconds = UInt64(argument.dropFirst()) {
+        self = .timestamp(seconds)
+      } else {
+        throw ValueError("is not one of first, last, next, a number and @SECONDS (since 1970)")
+      }
+    }
+
+    var argumentText: String? { nil }
+
+    var value: AMQPValue {
+      switch self {
+      case .word(let word): .string(word)
+      case .number(let number): .integer(number)
+      case .timestamp(let seconds): .timestamp(seconds)
+      }
+    }
+  }
+
   struct Options: VerbOptions {
     var queue: QueueName?
     var count: Int?
@@ -12,12 +40,29 @@ enum Consume: Verb {
     var time: Duration?
     var peeks = false
     var requires = false
-    var prefetch = 100
+    var format = MessageFormat()
+    var exec: String?
+    var through: String?
+    var parallel = 1
+    var onError = OnError.requeue
+    var maxAttempts: Int?
+    var restarts = false
+    var exchange: ShortString?
+    var bindings: [ShortString] = []
+    var isStream = false
+    var offset: Offset?
+    var prefetch: Int?
     var broker = BrokerOptions()
     var output = OutputOptions()
 
     init() {}
+
+    var consumeArguments: [AMQPField] {
+      offset.map { [AMQPField("x-stream-offset", $0.value)] } ?? []
+    }
   }
+
+  static let standardPrefetch = 100
 
   static let command = Command<Options>(
     "consume", "consume from RabbitMQ, acknowledged when handled",
@@ -26,10 +71,58 @@ enum Consume: Verb {
       base64. A message is acknowledged when its line has been written and flushed, so that none is lost where a pipe or \
       this process dies; it is delivered again then.
 
+      '--exec' and '--through' hand messages to other programs and acknowledge after their success. '--exec' runs COMMAND \
+      for each message, with the body on its standard input and MSCTL_MESSAGE_ID, MSCTL_ROUTING_KEY and other variables in \
+      its environment. '--through' runs one filter for all: each message is a line of its input, each line of its output \
+      the answer to the oldest message without one.
+
       A queue that does not exist is made (durable), unless --passive, --drain or --peek says that it must exist. SIGINT and \
       SIGTERM end it cleanly.
       """,
-    flags: [
+    flags: flags,
+    operands: [.optional("QUEUE", into: \.queue, "The queue (none with --exchange)", completion: .live("queue"))],
+    examples: [
+      Example("msctl consume orders --count 2", "Two messages"),
+      Example("msctl consume orders --drain | jq .id", "All that wait"),
+      Example("msctl consume mails --exec 'sendmail -t' --max-attempts 3", "A command for each message"),
+      Example(
+        "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
+        "A pipe that loses nothing"),
+    ],
+    check: { options throws(ValueError) in
+      if options.exchange == nil, options.queue == nil {
+        throw ValueError("'consume' needs QUEUE: the queue, or '--exchange NAME' with '--bind KEY'")
+      }
+      if options.exchange != nil, options.queue != nil {
+        throw ValueError("with '--exchange' there is no QUEUE: an own one is bound to the exchange")
+      }
+      if options.exchange == nil, !options.bindings.isEmpty { throw ValueError("'--bind' needs '--exchange'") }
+      if options.peeks, options.drains || options.idle != nil || options.time != nil {
+        throw ValueError("'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'")
+      }
+      if options.exec != nil, options.through != nil { throw ValueError("'--exec' and '--through' do not go together") }
+      if options.peeks, options.exec != nil || options.through != nil {
+        throw ValueError("'--peek' acknowledges nothing, so it does not go together with '--exec' or '--through'")
+      }
+      if options.exec == nil, options.parallel != 1 || options.onError != .requeue {
+        throw ValueError("'--parallel' and '--on-error' need '--exec'")
+      }
+      if options.maxAttempts != nil, options.exec == nil, !options.restarts {
+        throw ValueError("'--max-attempts' needs '--exec', or '--through' with '--restart'")
+      }
+      if options.restarts, options.through == nil { throw ValueError("'--restart' needs '--through'") }
+      if options.format.isRaw, options.exec != nil || options.through != nil {
+        throw ValueError("'--raw' and '-0' are for standard output; '--exec' hands over the body as it is anyhow")
+      }
+      if options.format.isRaw, options.format.asEnvelope { throw ValueError("'--raw' and '--envelope' do not go together") }
+      if options.offset != nil, !options.isStream { throw ValueError("'--offset' needs '--stream'") }
+      if options.isStream, options.drains || options.peeks {
+        throw ValueError("a stream never empties: '--idle 1s' ends at its end, in place of '--drain' and '--peek'")
+      }
+    })
+
+  private static let flags: [Flag<Options>] =
+    [
       .number("count", "n", "N", in: 1...Int.max, into: \.count, "End after N messages")
         .details("Fewer than N within '--for' or '--idle' is a time-out: exit code 8."),
       .value("idle", nil, "TIME", into: \.idle, "End when no message has come for so long"),
@@ -37,29 +130,48 @@ enum Consume: Verb {
       .value("for", nil, "TIME", into: \.time, "End after this time"),
       .toggle("require", nil, into: \.requires, "Exit with 3 where there was no message"),
     ].under("End")
-      + [
-        .toggle("peek", nil, into: \.peeks, "Show the messages that wait, and put them back"),
-        .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "How many messages may be under way to here"),
-      ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output),
-    operands: [.one("QUEUE", into: \.queue, "The queue", completion: .live("queue"))],
-    examples: [
-      Example("msctl consume orders --count 2", "Two messages"),
-      Example("msctl consume orders --drain | jq .id", "All that wait"),
-    ],
-    check: { options throws(ValueError) in
-      if options.peeks, options.drains || options.idle != nil || options.time != nil {
-        throw ValueError("'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'")
-      }
-    })
+    + [
+      .toggle("envelope", "e", into: \.format.asEnvelope, "Wrap each body in exchange, routing key and properties")
+        .details("'publish --envelope' makes the same message of it."),
+      .toggle("raw", nil, into: \.format.asBytes, "Write the bytes of each body and a line feed"),
+      .toggle("null", "0", into: \.format.endsWithNUL, "As --raw, with a NUL in place of the line feed"),
+    ].under("Form")
+    + [
+      .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; its exit code 0 acknowledges")
+        .details("Its output is written when it has succeeded."),
+      .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
+      .value("on-error", nil, "WHAT", into: \.onError, "What becomes of a message whose command failed"),
+      .value("through", nil, "COMMAND", into: \.through, "Hand all messages to one filter, a line each")
+        .details("A filter that ends while messages are unanswered has failed; they go back to the queue."),
+      .toggle("restart", nil, into: \.restarts, "Start a filter again that has failed"),
+      .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
+        .details("A queue with a dead-letter exchange hands it there."),
+    ].under("Commands")
+    + [
+      .toggle("peek", nil, into: \.peeks, "Show the messages that wait, and put them back"),
+      .value("exchange", "x", "NAME", into: \.exchange, "Consume an own queue that is bound to this exchange"),
+      .list("bind", "b", "KEY", into: \.bindings, "A binding key for the exchange (default: #)"),
+      .toggle("stream", nil, into: \.isStream, "The queue is a stream: reading takes nothing away"),
+      .value("offset", nil, "WHERE", into: \.offset, "Where in the stream: first, last, next, N or @SECONDS"),
+      .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "How many messages may be under way to here")
+        .details("Without it, \(standardPrefetch), and with '--exec' as many as run at a time."),
+    ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
-    guard let queue = options.queue?.text else { throw Failure(.usage, "there is no QUEUE") }
-    let signals = Signals()
-    let connection = try prepare(queue, options, console)
+    let (connection, queue) = try prepare(options, console)
     // Whatever is not acknowledged goes back to the queue with this.
     defer { connection.close() }
+    let signals = Signals(children: true)
     do {
-      var session = try Session(queue, options, connection, console)
+      let handler: any MessageHandler =
+        if let command = options.exec {
+          ExecHandler(command, options, environment, console)
+        } else if let command = options.through {
+          try FilterHandler(command, options, environment, console)
+        } else {
+          OutputHandler(options.format, console)
+        }
+      var session = try ConsumeSession(queue, options, connection, handler, console)
       try session.run(signals)
     } catch let error as AMQPError {
       throw options.broker.failure(error, queue: queue, connection.uri)
@@ -69,13 +181,20 @@ enum Consume: Verb {
   }
 
   /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.
-  private static func prepare(
-    _ queue: String, _ options: Options, _ console: Console
-  ) throws(Failure) -> AMQPConnection {
+  private static func prepare(_ options: Options, _ console: Console) throws(Failure) -> (AMQPConnection, String) {
     let connection = try options.broker.connect(as: "consume")
+    guard let queue = options.queue?.text else {
+      let exchange = options.exchange?.text ?? ""
+      let keys = options.bindings.isEmpty ? ["#"] : options.bindings.map(\.text)
+      do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: keys)) } catch {
+        var failure = error.failure(connection.uri)
+        if case .channelClosed(code: 404) = error.kind { failure.hint = "An exchange is not made by 'msctl consume'." }
+        throw failure
+      }
+    }
     do {
       _ = try connection.inspectQueue(queue)
-      return connection
+      return (connection, queue)
     } catch {
       guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
         throw options.broker.failure(error, queue: queue, connection.uri)
@@ -84,138 +203,10 @@ enum Consume: Verb {
     // The refusal has closed the channel.
     connection.close()
     let second = try options.broker.connect(as: "consume")
-    try options.broker.assertQueue(queue, on: second)
+    var broker = options.broker
+    if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
+    try broker.assertQueue(queue, on: second)
     console.note("made the queue '\(queue)', which did not exist")
-    return second
-  }
-
-  /// One run: what has been handled, and what has been acknowledged of it.
-  private struct Session {
-    private let queue: String
-    private let options: Options
-    private let connection: AMQPConnection
-    private let console: Console
-    private let consumer: String
-    private let prefetch: Int
-    private let limit: Int?
-    private var handled = 0
-    /// Delivery tags count from 1, so this is also how many messages are acknowledged.
-    private var acknowledged = 0
-
-    init(
-      _ queue: String, _ options: Options, _ connection: AMQPConnection, _ console: Console
-    ) throws(AMQPError) {
-      self.queue = queue
-      self.options = options
-      self.connection = connection
-      self.console = console
-      if options.peeks {
-        // All that wait are taken without an acknowledgement; 0 is no bound.
-        prefetch = 0
-        limit = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
-      } else {
-        // Few beyond the last one wanted: see `acknowledge`.
-        prefetch = options.count.map { max(1, min(options.prefetch, $0 / 10)) } ?? options.prefetch
-        limit = options.count
-      }
-      try connection.setPrefetch(prefetch)
-      consumer = try connection.consume(queue)
-    }
-
-    mutating func run(_ signals: borrowing Signals) throws {
-      let end = options.time.map(Deadline.after) ?? .never
-      var idleEnd = options.idle.map(Deadline.after) ?? .never
-      while true {
-        let before = handled
-        try takeDeliveries()
-        try flush(signals)
-        try acknowledge()
-        if handled > before, let idle = options.idle { idleEnd = .after(idle) }
-
-        if handled == limit { break }
-        if let number = signals.take() { throw Failure(.signal(number), "interrupted") }
-        if handled == before, options.drains || options.peeks, try isEmpty() { break }
-        if end.isPast || idleEnd.isPast {
-          try checkCount()
-          break
-        }
-        try wait(signals, until: min(end, idleEnd, .after(.seconds(1))))
-      }
-      if handled == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' held no message") }
-    }
-
-    /// Adds what has come to the output, a piece at a time.
-    private mutating func takeDeliveries() throws {
-      while handled != limit, console.bufferedBytes < 64 << 10, let event = try connection.nextEvent() {
-        switch event {
-        case .delivery(let delivery):
-          let message = delivery.message
-          console.write(value: BodyText(message.body, contentType: message.properties.contentType).value)
-          handled += 1
-        case .cancelled:
-          throw Failure(
-            .nothingThere, "the queue '\(queue)' was deleted, or its node went away, while it was consumed",
-            hint: "What had been written out is acknowledged.")
-        default: break
-        }
-      }
-    }
-
-    /// Writes out what was added. A slow reader must not cost the connection, so heartbeats go on meanwhile.
-    private func flush(_ signals: borrowing Signals) throws {
-      while console.hasUnwritten {
-        var polls = PollSet()
-        let output = polls.add(console.outputDescriptor, for: POLLOUT)
-        let signal = polls.add(signals.descriptor)
-        polls.wait(until: .after(.seconds(1)))
-        if polls.isReady(output) {
-          try console.flushSlice()
-        } else {
-          try connection.pump()
-          if polls.isReady(signal), let number = signals.take() { throw Failure(.signal(number), "interrupted") }
-        }
-      }
-    }
-
-    /// Acknowledges what is written out.
-    ///
-    /// With a limit, the broker must not be made to deliver messages beyond it: they would come back marked as redelivered.
-    /// So the last ones, as many as may be under way, are acknowledged together when all are handled and the consumer
-    /// has been cancelled.
-    private mutating func acknowledge() throws(AMQPError) {
-      guard !options.peeks else { return }
-      var target = handled
-      if let limit {
-        if handled == limit { try connection.cancel(consumer: consumer) } else { target = min(handled, limit - prefetch) }
-      }
-      guard target > acknowledged else { return }
-      try connection.acknowledge(UInt64(target), multiple: true)
-      acknowledged = target
-    }
-
-    /// Whether nothing is left in the queue or on its way here. A delivery may overtake the first answer, so there is a
-    /// second round.
-    private func isEmpty() throws(AMQPError) -> Bool {
-      for _ in 0..<2 {
-        guard try connection.inspectQueue(queue).messages == 0 else { return false }
-        try connection.pump()
-        guard !connection.hasEvents else { return false }
-      }
-      return true
-    }
-
-    private func checkCount() throws(Failure) {
-      guard let count = options.count, !options.peeks else { return }
-      throw Failure(.timedOut, "\(handled) of \(count) messages came in time from '\(queue)'")
-    }
-
-    private func wait(_ signals: borrowing Signals, until deadline: Deadline) throws(AMQPError) {
-      try connection.pump()
-      guard !connection.hasEvents else { return }
-      var polls = PollSet()
-      polls.add(connection.descriptor)
-      polls.add(signals.descriptor)
-      polls.wait(until: deadline)
-    }
+    return (second, queue)
   }
 }

@@ -22,6 +22,7 @@ package enum ExitStatus: Sendable, Equatable {
       case .timedOut: .code(8)
       case .badInput: .code(9)
       case .outputClosed: .signal(SIGPIPE)
+      case .command(let code): .code(code)
       case .signal(let number): .signal(number)
       }
   }
@@ -55,6 +56,7 @@ extension Failure.Code {
     case .timedOut: "timed-out"
     case .badInput: "bad-input"
     case .outputClosed: "output-closed"
+    case .command: "command-failed"
     case .signal: "interrupted"
     }
   }

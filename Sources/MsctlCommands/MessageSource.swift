@@ -1,98 +1,90 @@
 import MsctlCore
-import SystemPackage
 
-/// The bodies of messages: one that is given, or what standard input holds.
+/// What `publish` sends: the message of the command line, or one for each item of standard input.
 struct MessageSource {
-  enum Kind {
-    /// Each JSON value is one.
-    case json
-    /// Each line is one, without its line feed.
-    case lines
-    /// All of the input is one.
-    case whole
+  /// A message, and its line for `--tee`.
+  struct Item {
+    let message: AMQPMessage
+    let line: [UInt8]
   }
 
-  private let kind: Kind
+  private let options: Publish.Options
+  private let template: AMQPMessage
   private var given: [UInt8]?
-  private var reader = JSONStreamReader()
-  private var pending: [UInt8] = []
-  /// How much of `pending` is known to hold no line feed, so that a long line is not searched again and again.
-  private var searched = 0
-  private var hasEnded = false
-  private var failure: Failure?
-  private(set) var isExhausted = false
+  private var input: StandardInput?
+  private var count = 0
 
-  init(only body: [UInt8]) {
-    kind = .whole
-    given = body
-    hasEnded = true
-  }
-
-  init(_ kind: Kind) {
-    self.kind = kind
-  }
-
-  /// Reads what standard input has; `poll` has said that there is something.
-  mutating func readMore() {
-    do {
-      let piece = try readPiece(.standardInput)
-      hasEnded = piece.isEmpty
-      switch kind {
-      case .json:
-        reader.append(piece)
-        if hasEnded { reader.finish() }
-      case .lines, .whole:
-        pending += piece
+  init(_ options: Publish.Options, _ trace: TraceContext) throws(Failure) {
+    self.options = options
+    template = options.properties.template(options, trace)
+    guard let message = options.message else {
+      input = StandardInput(
+        options.byLine ? .lines : options.isRaw ? .whole : options.asEnvelope ? .exactJSON : .json)
+      return
+    }
+    if options.isText {
+      given = Array(message.utf8)
+    } else {
+      do { given = Array(try JSONValue(parsing: message.utf8).text) } catch {
+        throw Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, there is '--text'.")
       }
-    } catch {
-      failure = Failure(.badInput, "cannot read standard input: \(error)")
-      hasEnded = true
     }
   }
 
-  /// The next body that is complete; nil where more input is needed, or none is left (`isExhausted`).
-  mutating func next() throws(Failure) -> [UInt8]? {
-    if let failure { throw failure }
+  var isExhausted: Bool { input?.isExhausted ?? (given == nil) }
+
+  mutating func readMore() {
+    input?.readMore()
+  }
+
+  /// The next message that is complete; nil where more input is needed, or none is left (`isExhausted`).
+  mutating func next() throws(Failure) -> Item? {
     if let body = given {
       given = nil
-      isExhausted = true
-      return body
+      return Item(message: completed(template, body: body), line: body)
     }
-    let body: [UInt8]?
-    switch kind {
-    case .json:
-      do { body = try reader.next().map { Array($0.text) } } catch {
-        throw Failure(
-          .badInput, "standard input is not JSON: \(error)",
-          hint: "For lines of text there is '--lines', for any bytes '--raw'.")
-      }
-    case .lines:
-      body = nextLine()
-    case .whole:
-      body = hasEnded && !isExhausted ? pending : nil
-      if hasEnded {
-        isExhausted = true
-        return body
-      }
+    let item: JSONOrBytes?
+    do { item = try input?.next() } catch {
+      var failure = error
+      if !options.asEnvelope { failure.hint = "For lines of text there is '--lines', for any bytes '--raw'." }
+      throw failure
     }
-    if body == nil, hasEnded { isExhausted = true }
-    return body
+    guard let item else { return nil }
+    count += 1
+    guard options.asEnvelope, case .json(let value) = item else {
+      return Item(message: completed(template, body: item.bytes), line: item.bytes)
+    }
+    return Item(message: try message(value), line: Array(value.text))
   }
 
-  private mutating func nextLine() -> [UInt8]? {
-    if let end = pending[searched...].firstIndex(of: 0x0A) {
-      defer {
-        pending.removeFirst(end + 1)
-        searched = 0
+  /// The message that an envelope describes. Where it has properties, the message has those and no others, but for what
+  /// options add; it goes to the envelope's own exchange, unless the command line says where to.
+  private func message(_ value: JSONValue) throws(Failure) -> AMQPMessage {
+    do {
+      var (message, hasProperties) = try Envelope.read(value)
+      if hasProperties {
+        options.properties.apply(to: &message.properties)
+      } else {
+        message.properties = completed(template, body: []).properties
       }
-      return Array(pending[..<end])
+      if options.queue != nil || options.exchange != nil {
+        message.exchange = template.exchange
+        message.routingKey = options.exchange != nil && options.routingKey == nil ? message.routingKey : template.routingKey
+      }
+      return message
+    } catch {
+      throw Failure(
+        .badInput, "value \(count) of the input is no envelope: it \(error.reason)",
+        hint: "'msctl consume --envelope' writes them; 'msctl help publish' shows their form.")
     }
-    searched = pending.count
-    guard hasEnded, !pending.isEmpty else { return nil }
-    defer {
-      pending = []
-      searched = 0
-    }
-    return pending
+  }
+
+  /// The template with a body, and with an id and a time of its own.
+  private func completed(_ template: AMQPMessage, body: [UInt8]) -> AMQPMessage {
+    var message = template
+    message.body = body
+    if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
+    message.properties.timestamp = UInt64(clamping: unixTime())
+    return message
   }
 }

@@ -1,7 +1,7 @@
 import CommandTable
+import DequeModule
 import Glibc
 import MsctlCore
-import SystemPackage
 
 /// `msctl publish`: messages to RabbitMQ, each confirmed.
 enum Publish: Verb {
@@ -11,6 +11,11 @@ enum Publish: Verb {
     var isText = false
     var byLine = false
     var isRaw = false
+    var asEnvelope = false
+    var tees = false
+    var failedFile: String?
+    var wantsReply = false
+    var replyTimeout: Duration = .seconds(30)
     var exchange: ShortString?
     var routingKey: ShortString?
     var window = 256
@@ -37,11 +42,16 @@ enum Publish: Verb {
 
       The exit code is 0 only when the broker has confirmed every message. One that no queue takes (returned) or that the \
       broker refuses (nacked) is named on standard error, and the exit code is 7.
+
+      An envelope is {"body", "bodyEncoding"?, "exchange", "routingKey", "properties"}; bodyEncoding is "text" or "base64" \
+      where body is a string that stands for other bytes. Where it has properties, the message has those and no others.
       """,
     flags: [
       .toggle("text", nil, into: \.isText, "MESSAGE is any text, not JSON"),
       .toggle("lines", "l", into: \.byLine, "Each line of standard input is a message of text"),
       .toggle("raw", nil, into: \.isRaw, "All of standard input is one message"),
+      .toggle("envelope", "e", into: \.asEnvelope, "Each value is an envelope, as 'consume --envelope' writes it")
+        .details("It goes to its own exchange and routing key, or to QUEUE where one is named."),
     ].under("Message")
       + PropertyOptions.flags.lifted(to: \.properties)
       + [
@@ -49,6 +59,13 @@ enum Publish: Verb {
         .value("routing-key", "k", "KEY", into: \.routingKey, "The routing key for the exchange"),
         .number("window", nil, "N", in: 1...65535, into: \.window, "How many messages may wait for their confirm"),
         .value("confirm-timeout", nil, "TIME", into: \.confirmTimeout, "How long a confirm may take"),
+        .toggle("tee", nil, into: \.tees, "Write each value to standard output once it is confirmed"),
+        .value("failed-to", nil, "FILE", into: \.failedFile, "Write what was not confirmed to FILE, as envelopes")
+          .completed(by: .file)
+          .details("They keep their ids: 'msctl publish --envelope < FILE' is the next try."),
+        .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
+          .details("The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
+        .value("reply-timeout", nil, "TIME", into: \.replyTimeout, "How long a reply may take"),
       ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional("QUEUE", into: \.first, "The queue (none with --exchange)", completion: .live("queue")),
@@ -57,9 +74,10 @@ enum Publish: Verb {
     examples: [
       Example("msctl publish orders '{\"id\":1,\"total\":9.90}'", "One message"),
       Example("jq -c '.[]' orders.json | msctl publish orders", "A stream of messages"),
+      Example("msctl consume orders --drain --envelope | msctl publish archive --envelope", "Move messages as they are"),
     ],
     check: { options throws(ValueError) in
-      if options.exchange == nil, (options.first ?? "").isEmpty {
+      if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
         throw ValueError("'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'")
       }
       if let queue = options.queue { _ = try ShortString(argument: queue) }
@@ -67,210 +85,225 @@ enum Publish: Verb {
         throw ValueError("with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces")
       }
       if options.exchange == nil, options.routingKey != nil { throw ValueError("'--routing-key' needs '--exchange'") }
-      if [options.isText, options.byLine, options.isRaw].count(where: { $0 }) > 1 {
-        throw ValueError("'--text', '--lines' and '--raw' do not go together")
+      if [options.isText, options.byLine, options.isRaw, options.asEnvelope].count(where: { $0 }) > 1 {
+        throw ValueError("'--text', '--lines', '--raw' and '--envelope' do not go together")
       }
-      if options.message != nil, options.byLine || options.isRaw {
-        throw ValueError("'--lines' and '--raw' read standard input, but there is a MESSAGE")
+      if options.message != nil, options.byLine || options.isRaw || options.asEnvelope {
+        throw ValueError("'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE")
       }
       if options.isText, options.message == nil {
         throw ValueError("'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'")
       }
+      if options.tees, options.wantsReply { throw ValueError("'--tee' and '--reply' both write to standard output") }
+      if options.wantsReply, options.properties.replyTo != nil || options.properties.correlationID != nil {
+        throw ValueError("'--reply' sets '--reply-to' and '--correlation-id' itself")
+      }
     })
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
-    var source = try source(options)
-    let signals = Signals()
-    let connection = try options.broker.connect(as: "publish")
-    defer { connection.close() }
-    if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
+    var session = try PublishSession(options, console, environment)
+    try session.run()
+  }
+}
 
-    let publisher: AMQPPublisher
-    do { publisher = try AMQPPublisher(connection, window: options.window) } catch {
-      throw error.failure(connection.uri)
-    }
-    let template = options.properties.template(options, TraceContext(environment: environment))
-    var tally = Tally()
-    let ended: Failure?
-    do {
-      ended = try publishAll(&source, template, publisher, connection, signals, options, &tally, console)
-    } catch {
-      let lost = publisher.unconfirmed
-      console.note(tally.summary)
-      throw lost == 0
-        ? error.failure(connection.uri)
-        : Failure(
-          .notDelivered, "\(counted(lost)) not confirmed: " + deliveryFailure(error, options, connection.uri).message,
-          hint: deliveryFailure(error, options, connection.uri).hint)
-    }
-    console.note(tally.summary)
-    if let ended { throw ended }
-    if tally.failed > 0 { throw Failure(.notDelivered, "\(counted(tally.failed)) of \(tally.total) not delivered") }
+/// One run of `publish`: what has been sent, and what has become of it.
+private struct PublishSession: ~Copyable {
+  /// A reply that is waited for, by its message's correlation id; replies are written in this order.
+  private struct Expected {
+    let correlationID: String
+    let deadline: Deadline
+    var reply: JSONValue?
   }
 
-  private struct Tally {
-    var confirmed = 0
-    var failed = 0
-    var total: Int { confirmed + failed }
-    var summary: String { "\(counted(confirmed)) confirmed" }
+  private let options: Publish.Options
+  private let console: Console
+  private let connection: AMQPConnection
+  private let publisher: AMQPPublisher
+  private let signals: Signals
+  private var source: MessageSource
+  /// What `--tee` writes of each message in flight.
+  private var lines = Deque<[UInt8]>()
+  private var expected = Deque<Expected>()
+  private let failedFile: AppendedFile?
+  private var progress: Progress
+  private var confirmed = 0
+  private var failed = 0
+  /// Why no more is sent; what was sent before is still settled.
+  private var ended: Failure?
+  private var isAtEnd = false
+  private var confirmDeadline: Deadline
+
+  init(_ options: Publish.Options, _ console: Console, _ environment: [String: String]) throws(Failure) {
+    // Everything that can fail comes before the first handle is stored: such a struct cannot be left half made.
+    let source = try MessageSource(options, TraceContext(environment: environment))
+    let connection = try options.broker.connect(as: "publish")
+    if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
+    do {
+      if options.wantsReply { _ = try connection.consume("amq.rabbitmq.reply-to", isAutomatic: true) }
+      try connection.selectConfirms()
+    } catch {
+      throw error.failure(connection.uri)
+    }
+    if let path = options.failedFile { failedFile = try AppendedFile(path) } else { failedFile = nil }
+    self.options = options
+    self.console = console
+    self.source = source
+    self.connection = connection
+    publisher = AMQPPublisher(connection, window: options.window)
+    signals = Signals()
+    progress = Progress(console)
+    confirmDeadline = .after(options.confirmTimeout)
+  }
+
+  mutating func run() throws(Failure) {
+    var failure: Failure?
+    var isBroken = false
+    do {
+      try work()
+      failure = ended
+    } catch let error as AMQPError {
+      failure = broken(error)
+      isBroken = true
+    } catch let error as Failure {
+      failure = error
+    } catch {}
+    if failure != nil { try keepUnconfirmed(withRest: isBroken) }
+    progress.clear()
+    connection.close()
+    console.note("\(counted(confirmed)) confirmed")
+    if let failure { throw failure }
+    if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
   }
 
   /// Sends until the source and what is in flight are at an end.
-  /// - Returns: why the source ended early; what came before is settled then.
-  private static func publishAll(
-    _ source: inout MessageSource, _ template: AMQPMessage, _ publisher: AMQPPublisher, _ connection: AMQPConnection,
-    _ signals: borrowing Signals, _ options: Options, _ tally: inout Tally, _ console: Console
-  ) throws(AMQPError) -> Failure? {
-    var ended: Failure?
-    var isAtEnd = false
-    var confirmDeadline = Deadline.after(options.confirmTimeout)
+  private mutating func work() throws {
     while true {
-      while publisher.hasRoom, !isAtEnd {
+      while publisher.hasRoom, expected.count < options.window, !isAtEnd {
         do {
-          guard let body = try source.next() else { break }
-          try publisher.send(template.with(body: body))
-        } catch let error as Failure {
-          ended = error
+          guard let item = try source.next() else { break }
+          try send(item)
+        } catch let failure as Failure {
+          ended = failure
           isAtEnd = true
-        } catch let error as AMQPError { throw error } catch {}
-      }
-      isAtEnd = isAtEnd || source.isExhausted
-
-      for (message, outcome) in try publisher.settle() {
-        confirmDeadline = .after(options.confirmTimeout)
-        if outcome == .confirmed {
-          tally.confirmed += 1
-        } else {
-          tally.failed += 1
-          console.report(undelivered(message, number: tally.total, outcome, options))
         }
       }
+      isAtEnd = isAtEnd || source.isExhausted
+      try settle()
+      try takeReplies()
+      try console.flush(serving: connection, signals)
+      progress.show("\(confirmed) confirmed")
+
       if publisher.unconfirmed == 0 {
-        if isAtEnd { return ended }
+        if isAtEnd, expected.isEmpty || ended != nil { return }
         confirmDeadline = .after(options.confirmTimeout)
       }
       if confirmDeadline.isPast {
         let cause = publisher.blockedReason.map { "the broker takes no messages (\($0))" } ?? "no confirm came"
         throw AMQPError(kind: .timedOut, reason: "\(cause) within \(options.confirmTimeout.shown)")
       }
+      if let first = expected.first, first.deadline.isPast {
+        throw Failure(
+          .timedOut, "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
+          hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
+      }
+      wait()
+    }
+  }
 
-      var polls = PollSet()
-      polls.add(connection.descriptor)
-      let signal = polls.add(signals.descriptor)
-      let input = !isAtEnd && publisher.hasRoom ? polls.add(STDIN_FILENO) : nil
-      polls.wait(until: min(.after(.seconds(1)), confirmDeadline))
-      if polls.isReady(signal), let number = signals.take() {
-        ended = Failure(.signal(number), "interrupted")
-        isAtEnd = true
-      } else if let input, polls.isReady(input) {
-        source.readMore()
+  private mutating func send(_ item: MessageSource.Item) throws(AMQPError) {
+    var message = item.message
+    if options.wantsReply {
+      let id = randomUUID()
+      message.properties.replyTo = "amq.rabbitmq.reply-to"
+      message.properties.correlationID = id
+      expected.append(Expected(correlationID: id, deadline: .after(options.replyTimeout)))
+    }
+    try publisher.send(message)
+    lines.append(options.tees ? item.line : [])
+  }
+
+  private mutating func settle() throws {
+    for (message, outcome) in try publisher.settle() {
+      confirmDeadline = .after(options.confirmTimeout)
+      let line = lines.removeFirst()
+      if outcome == .confirmed {
+        confirmed += 1
+        if options.tees { console.write(line: line) }
+      } else {
+        failed += 1
+        expected.removeAll { $0.correlationID == message.properties.correlationID }
+        try failedFile?.add(message)
+        progress.clear()
+        console.report(undelivered(message, outcome))
       }
     }
   }
 
-  private static func undelivered(
-    _ message: AMQPMessage, number: Int, _ outcome: AMQPPublisher.Outcome, _ options: Options
-  ) -> Failure {
-    let name = "message \(number) (\(message.properties.messageID ?? ""))"
+  private mutating func takeReplies() throws {
+    for delivery in publisher.takeDeliveries() {
+      let message = delivery.message
+      guard let place = expected.firstIndex(where: { $0.correlationID == message.properties.correlationID }) else { continue }
+      expected[place].reply = BodyText(message.body, contentType: message.properties.contentType).value
+    }
+    while let reply = expected.first?.reply {
+      console.write(value: reply)
+      expected.removeFirst()
+    }
+  }
+
+  private mutating func wait() {
+    var polls = PollSet()
+    polls.add(connection.descriptor)
+    let signal = polls.add(signals.descriptor)
+    let wantsInput = !isAtEnd && publisher.hasRoom && expected.count < options.window
+    let input = wantsInput ? polls.add(STDIN_FILENO) : nil
+    polls.wait(until: min(.after(.seconds(1)), confirmDeadline, expected.first?.deadline ?? .never))
+    if polls.isReady(signal), let number = signals.take() {
+      ended = Failure(.signal(number), "interrupted")
+      isAtEnd = true
+    } else if let input, polls.isReady(input) {
+      source.readMore()
+    }
+  }
+
+  // MARK: Failures
+
+  /// What is still in flight when the run fails is kept for the next try: whether it arrived is not known. With the rest of
+  /// the input, where the broker is what failed.
+  private mutating func keepUnconfirmed(withRest: Bool) throws(Failure) {
+    guard failedFile != nil else { return }
+    for message in publisher.unconfirmedMessages { try failedFile?.add(message) }
+    while withRest, !source.isExhausted {
+      if let item = try source.next() { try failedFile?.add(item.message) } else { source.readMore() }
+    }
+  }
+
+  private func broken(_ error: AMQPError) -> Failure {
+    var failure = error.failure(connection.uri)
+    if case .channelClosed(code: 404) = error.kind {
+      failure.hint = "An exchange is not made by 'msctl publish'; check its name."
+    }
+    guard publisher.unconfirmed > 0 else { return failure }
+    failure.code = .notDelivered
+    failure.message = "\(counted(publisher.unconfirmed)) not confirmed: " + failure.message
+    return failure
+  }
+
+  private func undelivered(_ message: AMQPMessage, _ outcome: AMQPPublisher.Outcome) -> Failure {
+    let name = "message \(confirmed + failed)" + (message.properties.messageID.map { " (\($0))" } ?? "")
     switch outcome {
     case .returned(let code, let text):
       return Failure(
         .notDelivered, "\(name) came back: \(text) (\(code))",
-        hint: "No queue is bound to exchange '\(message.exchange)' for the routing key '\(message.routingKey)'.")
-    case .nacked:
+        hint: message.exchange.isEmpty
+          ? "There is no queue '\(message.routingKey)'."
+          : "No queue is bound to exchange '\(message.exchange)' for the routing key '\(message.routingKey)'.")
+    case .nacked, .confirmed:
       return Failure(
         .notDelivered, "\(name) was refused by the broker (basic.nack)",
         hint: "The queue may be full (x-overflow=reject-publish) or without a quorum.")
-    case .confirmed:
-      return Failure(.failed, "\(name) was confirmed")
     }
-  }
-
-  private static func deliveryFailure(_ error: AMQPError, _ options: Options, _ uri: AMQPURI) -> Failure {
-    var failure = error.failure(uri)
-    if case .channelClosed(code: 404) = error.kind {
-      failure.hint = "An exchange is not made by 'msctl publish'; check its name."
-    }
-    return failure
-  }
-
-  private static func source(_ options: Options) throws(Failure) -> MessageSource {
-    if let message = options.message {
-      if options.isText { return MessageSource(only: Array(message.utf8)) }
-      do { return MessageSource(only: Array(try JSONValue(parsing: message.utf8).text)) } catch {
-        throw Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, there is '--text'.")
-      }
-    }
-    return MessageSource(options.byLine ? .lines : options.isRaw ? .whole : .json)
   }
 }
 
-private func counted(_ count: Int) -> String { "\(count) message\(count == 1 ? "" : "s")" }
-
-/// The basic properties that options set.
-struct PropertyOptions: Defaulted {
-  var contentType: ShortString?
-  var contentEncoding: ShortString?
-  var headers: [NameValue] = []
-  var priority: Int?
-  var correlationID: ShortString?
-  var replyTo: ShortString?
-  var ttl: Duration?
-  var messageID: ShortString?
-  var type: ShortString?
-  var userID: ShortString?
-  var appID: ShortString?
-  var isTransient = false
-
-  init() {}
-
-  static let flags: [Flag<PropertyOptions>] = [
-    .value("content-type", nil, "TYPE", into: \.contentType, "content_type (default: by the kind of message)"),
-    .value("content-encoding", nil, "NAME", into: \.contentEncoding, "content_encoding"),
-    .list("header", "H", "NAME=VALUE", into: \.headers, "A header"),
-    .number("priority", nil, "N", in: 0...255, into: \.priority, "priority"),
-    .value("correlation-id", nil, "ID", into: \.correlationID, "correlation_id"),
-    .value("reply-to", nil, "QUEUE", into: \.replyTo, "reply_to"),
-    .value("ttl", nil, "TIME", into: \.ttl, "expiration: the message is dropped after this time"),
-    .value("message-id", nil, "ID", into: \.messageID, "message_id (default: a random UUID each)"),
-    .value("type", nil, "NAME", into: \.type, "type"),
-    .value("user-id", nil, "NAME", into: \.userID, "user_id; the broker checks it"),
-    .value("app-id", nil, "NAME", into: \.appID, "app_id (default: msctl)"),
-    .toggle("transient", nil, into: \.isTransient, "The message need not survive a restart of the broker"),
-  ].under("Properties")
-
-  /// A message without body: what all messages of this command line have in common.
-  func template(_ options: Publish.Options, _ trace: TraceContext) -> AMQPMessage {
-    var properties = AMQPProperties()
-    let kind = options.isText || options.byLine ? "text/plain" : options.isRaw ? "application/octet-stream" : "application/json"
-    properties.contentType = contentType?.text ?? kind
-    properties.contentEncoding = contentEncoding?.text
-    properties.headers =
-      headers.map { AMQPField($0.name, .string($0.value)) }
-      + (headers.contains { $0.name == "traceparent" }
-        ? [] : [AMQPField("traceparent", .string(trace.child().traceparent))])
-    properties.deliveryMode = isTransient ? 1 : 2
-    properties.priority = priority.map { UInt8(clamping: $0) }
-    properties.correlationID = correlationID?.text
-    properties.replyTo = replyTo?.text
-    properties.expiration = ttl.map { String($0.milliseconds) }
-    properties.messageID = messageID?.text
-    properties.type = type?.text
-    properties.userID = userID?.text
-    properties.appID = appID?.text ?? "msctl"
-    return AMQPMessage(
-      body: [], properties: properties, exchange: options.exchange?.text ?? "",
-      routingKey: options.exchange == nil ? options.queue ?? "" : options.routingKey?.text ?? "")
-  }
-}
-
-extension AMQPMessage {
-  /// The template with a body, and with an id and a time of its own.
-  fileprivate func with(body: [UInt8]) -> AMQPMessage {
-    var message = self
-    message.body = body
-    if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
-    message.properties.timestamp = UInt64(clamping: unixTime())
-    return message
-  }
-}
+func counted(_ count: Int, _ noun: String = "message") -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }

@@ -5,10 +5,21 @@ package struct BodyText: Sendable, Equatable {
   package let value: JSONValue
   package let encoding: Encoding
 
+  /// For reading: white space outside strings is dropped.
   /// - Parameter contentType: the type that the sender says it is. What it calls text is text, even where it looks like JSON.
   package init(_ bytes: [UInt8], contentType: String?) {
-    let isText = contentType.map { $0.lowercased().hasPrefix("text/") && !$0.lowercased().hasPrefix("text/json") } ?? false
-    if !isText, let json = try? JSONValue(parsing: bytes) {
+    self.init(bytes, json: Self.isText(contentType) ? nil : try? JSONValue(parsing: bytes))
+  }
+
+  /// For reading back: `value` holds the very bytes. JSON that spans lines stands as text, since an envelope is one line.
+  package init(exactly bytes: [UInt8], contentType: String?) {
+    let json = Self.isText(contentType) ? nil : try? JSONValue(parsing: bytes, keepsWhiteSpace: true)
+    let isSame = json?.text.count == bytes.count && !bytes.contains { $0 == 0x0A || $0 == 0x0D }
+    self.init(bytes, json: isSame ? json : nil)
+  }
+
+  private init(_ bytes: [UInt8], json: JSONValue?) {
+    if let json {
       value = json
       encoding = .json
     } else if let text = String(validating: bytes, as: UTF8.self) {
@@ -18,6 +29,11 @@ package struct BodyText: Sendable, Equatable {
       value = JSONValue(string: Base64.encode(bytes))
       encoding = .base64
     }
+  }
+
+  private static func isText(_ contentType: String?) -> Bool {
+    guard let type = contentType?.lowercased() else { return false }
+    return type.hasPrefix("text/") && !type.hasPrefix("text/json")
   }
 
   /// Adds the fields `body` and, unless the body is JSON itself, `bodyEncoding` of an envelope.

@@ -20,6 +20,8 @@ public struct Failure: Error, Equatable, Sendable {
     case badInput
     /// Who reads the output has closed it. Nobody is left to be told.
     case outputClosed
+    /// A command that was run ended with this exit code.
+    case command(Int32)
     case signal(Int32)
   }
 

@@ -2,9 +2,24 @@
 package enum Percent {
   /// Encodes everything but unreserved characters.
   package static func encode(_ text: some StringProtocol) -> String {
+    encode(text) { isUnreserved($1) }
+  }
+
+  /// Encodes everything but unreserved and reserved characters and what is encoded already (RFC 6570, section 3.2.3).
+  package static func encode(reserved text: some StringProtocol) -> String {
+    encode(text) { rest, byte in
+      isUnreserved(byte) || ":/?#[]@!$&'()*+,;=".utf8.contains(byte)
+        || byte == UInt8(ascii: "%") && rest.count > 2 && rest.dropFirst().prefix(2).allSatisfy { hexDigit($0) != nil }
+    }
+  }
+
+  private static func encode(
+    _ text: some StringProtocol, _ staysAsItIs: (ArraySlice<UInt8>, UInt8) -> Bool
+  ) -> String {
     var output: [UInt8] = []
-    for byte in text.utf8 {
-      if isUnreserved(byte) {
+    let bytes = Array(text.utf8)
+    for (index, byte) in bytes.enumerated() {
+      if staysAsItIs(bytes[index...], byte) {
         output.append(byte)
       } else {
         output += [UInt8(ascii: "%"), hex(byte >> 4), hex(byte & 15)]

@@ -291,7 +291,7 @@ struct MessageTests {
 
   @Test("refuses what does not go together", arguments: [
     (["publish"], "'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'"),
-    (["publish", "q", "1", "--lines"], "'--lines' and '--raw' read standard input, but there is a MESSAGE"),
+    (["publish", "q", "1", "--lines"], "'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE"),
     (["publish", "q", "--text"], "'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'"),
     (["publish", "q", "1", "-x", "e"], "with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces"),
     (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' needs '--exchange'"),

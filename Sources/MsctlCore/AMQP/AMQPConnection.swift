@@ -175,11 +175,28 @@ public final class AMQPConnection {
     try checkReply()
   }
 
-  /// `basic.consume` with manual acknowledgement.
+  /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
+  /// to the exchange with each key.
+  public func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
+    let ok = amqp_queue_declare(state, Self.channel, amqp_bytes_t(), 0, 0, 1, 1, amqp_table_t())
+    guard let ok else { throw replyError() }
+    let queue = String(ok.pointee.queue)
+    for key in keys {
+      amqp_queue_bind(
+        state, Self.channel, pool.bytes(queue), pool.bytes(exchange), pool.bytes(key), amqp_table_t())
+      pool.recycle()
+      try checkReply()
+    }
+    return queue
+  }
+
+  /// `basic.consume`, with manual acknowledgement unless `isAutomatic`.
   /// - Returns: the consumer's tag.
-  public func consume(_ queue: String) throws(AMQPError) -> String {
+  public func consume(
+    _ queue: String, isAutomatic: Bool = false, arguments: [AMQPField] = []
+  ) throws(AMQPError) -> String {
     let ok = amqp_basic_consume(
-      state, Self.channel, pool.bytes(queue), amqp_bytes_t(), 0, 0, 0, pool.table([]))
+      state, Self.channel, pool.bytes(queue), amqp_bytes_t(), 0, isAutomatic ? 1 : 0, 0, pool.table(arguments))
     pool.recycle()
     guard let ok else { throw replyError() }
     return String(ok.pointee.consumer_tag)
@@ -197,9 +214,9 @@ public final class AMQPConnection {
     try check(status: amqp_basic_ack(state, Self.channel, tag, multiple ? 1 : 0))
   }
 
-  /// `basic.nack` of this delivery and all before it: back to the queue.
-  public func requeue(upTo tag: UInt64) throws(AMQPError) {
-    try check(status: amqp_basic_nack(state, Self.channel, tag, 1, 1))
+  /// `basic.reject` of this delivery: back to the queue or, without `requeue`, dropped or dead-lettered.
+  public func reject(_ tag: UInt64, requeue: Bool) throws(AMQPError) {
+    try check(status: amqp_basic_reject(state, Self.channel, tag, requeue ? 1 : 0))
   }
 
   /// `confirm.select`: from here on the broker confirms each message.

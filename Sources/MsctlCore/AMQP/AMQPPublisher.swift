@@ -24,22 +24,32 @@ public final class AMQPPublisher {
   private var inFlight = Deque<InFlight>()
   /// The delivery tag of the first message in flight. Tags count from 1 (`basic.publish` after `confirm.select`).
   private var firstTag: UInt64 = 1
+  /// What was delivered to this connection meanwhile: replies, where it consumes them.
+  private var deliveries: [AMQPDelivery] = []
   /// Why the broker takes no messages for now.
   public private(set) var blockedReason: String?
 
-  /// - Parameter window: how many messages may wait for their confirm.
-  public init(_ connection: AMQPConnection, window: Int) throws(AMQPError) {
+  /// - Parameters:
+  ///   - connection: one on which confirms are selected and nothing has been published.
+  ///   - window: how many messages may wait for their confirm.
+  public init(_ connection: AMQPConnection, window: Int) {
     self.connection = connection
     self.window = window
-    try connection.selectConfirms()
   }
 
   public var unconfirmed: Int { inFlight.count }
+  public var unconfirmedMessages: [AMQPMessage] { inFlight.map(\.message) }
 
   /// Whether a message may be sent now.
   public var hasRoom: Bool { inFlight.count < window && blockedReason == nil }
 
-  /// Sends a message. It must have a `message_id`, by which a returned one is known again.
+  /// The replies that `settle` has come across.
+  public func takeDeliveries() -> [AMQPDelivery] {
+    defer { deliveries = [] }
+    return deliveries
+  }
+
+  /// Sends a message. By its `message_id` a returned one is known again; without one, the oldest of its kind is meant.
   public func send(_ message: AMQPMessage) throws(AMQPError) {
     try connection.publish(message)
     inFlight.append(InFlight(message: message))
@@ -56,11 +66,13 @@ public final class AMQPPublisher {
         // A return comes before the confirm of its message, and names it by nothing but its properties.
         let place = inFlight.firstIndex {
           $0.returned == nil && $0.message.properties.messageID == message.properties.messageID
+            && $0.message.routingKey == message.routingKey
         }
         if let place { inFlight[place].returned = .returned(code: code, text: text) }
       case .blocked(let reason): blockedReason = reason
       case .unblocked: blockedReason = nil
-      case .delivery, .cancelled: break
+      case .delivery(let delivery): deliveries.append(delivery)
+      case .cancelled: break
       }
     }
     var settled: [(message: AMQPMessage, outcome: Outcome)] = []

@@ -7,6 +7,7 @@ import Glibc
 public final class HTTPClient {
   private let multi: UnsafeMutableRawPointer
   private var running: [HTTPTransfer] = []
+  private var ended = 0
 
   public init() throws(HTTPError) {
     guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let multi = curl_multi_init() else {
@@ -29,11 +30,19 @@ public final class HTTPClient {
   }
 
   /// Moves all transfers on, waiting at most until the deadline for something to happen.
-  public func run(until deadline: Deadline) throws(HTTPError) {
+  /// - Parameter descriptor: something else to wait for, which is to be read.
+  /// - Returns: whether the descriptor can be read.
+  @discardableResult
+  public func run(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(HTTPError) -> Bool {
+    let before = ended
     try perform()
-    guard !running.isEmpty, running.allSatisfy({ $0.outcome == nil && $0.bufferedBytes == 0 }) else { return }
-    try check(curl_multi_poll(multi, nil, 0, deadline.curlTimeout, nil))
+    let hasNews = ended != before || running.contains { $0.bufferedBytes > 0 }
+    guard !running.isEmpty || descriptor != nil else { return false }
+    var extra = curl_waitfd(fd: descriptor ?? -1, events: Int16(CURL_WAIT_POLLIN), revents: 0)
+    try check(
+      curl_multi_poll(multi, &extra, descriptor == nil ? 0 : 1, hasNews ? 0 : deadline.curlTimeout, nil))
     try perform()
+    return extra.revents != 0
   }
 
   /// Stops a transfer before its end.
@@ -74,6 +83,7 @@ public final class HTTPClient {
         try add(transfer)
       } else {
         running.removeAll { $0 === transfer }
+        ended += 1
       }
     }
   }

@@ -148,6 +148,11 @@ public struct HTTPError: Error, Sendable, Equatable {
   /// The cause in a few words: `connection refused`.
   public let reason: String
 
+  package init(kind: Kind, reason: String) {
+    self.kind = kind
+    self.reason = reason
+  }
+
   /// As a failure: which address it was, and what to look at.
   public func failure(reaching target: String, hint: String? = nil) -> Failure {
     switch kind {

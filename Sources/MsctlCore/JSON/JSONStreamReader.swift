@@ -54,6 +54,7 @@ public struct JSONStreamReader: Sendable {
   }
 
   private let limits: Limits
+  private let keepsWhiteSpace: Bool
   private var state = State.top
   /// The open arrays (false) and objects (true).
   private var open: [Bool] = []
@@ -79,8 +80,10 @@ public struct JSONStreamReader: Sendable {
   private var lineStart = 0
   private var inputStart = 0
 
-  public init(limits: Limits = Limits()) {
+  /// - Parameter keepsWhiteSpace: keeps the white space inside a value too, for those who need its very bytes.
+  public init(limits: Limits = Limits(), keepsWhiteSpace: Bool = false) {
     self.limits = limits
+    self.keepsWhiteSpace = keepsWhiteSpace
   }
 
   /// Hands in the next piece of the stream.
@@ -227,7 +230,8 @@ public struct JSONStreamReader: Sendable {
 
       case .top, .topAfterWord, .value, .firstElement, .firstKey, .key, .colon, .afterValue:
         if isWhiteSpace(byte) {
-          try flush(to: index)
+          let isDropped = !keepsWhiteSpace || isBetweenValues
+          if isDropped { try flush(to: index) }
           while index < count, isWhiteSpace(bytes[index]) {
             if bytes[index] == UInt8(ascii: "\n") {
               line += 1
@@ -235,7 +239,7 @@ public struct JSONStreamReader: Sendable {
             }
             index += 1
           }
-          run = index
+          if isDropped { run = index }
           if state == .topAfterWord { state = .top }
           continue
         }
@@ -412,7 +416,7 @@ private func utf8Lead(_ byte: UInt8) -> (left: Int, bounds: ClosedRange<UInt8>)?
   }
 }
 
-private func isWhiteSpace(_ byte: UInt8) -> Bool {
+func isWhiteSpace(_ byte: UInt8) -> Bool {
   byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
 }
 

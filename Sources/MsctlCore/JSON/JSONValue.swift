@@ -2,7 +2,7 @@
 public struct JSONValue: Sendable, Hashable {
   public enum Kind: Sendable { case object, array, string, number, bool, null }
 
-  /// Valid JSON without white space outside strings.
+  /// Valid JSON, without white space outside strings unless its reader was told to keep it.
   public let text: ArraySlice<UInt8>
 
   /// - Parameter text: bytes that are known to be one valid value without white space outside strings.
@@ -11,8 +11,8 @@ public struct JSONValue: Sendable, Hashable {
   }
 
   /// Reads bytes that hold just one value; white space around it is allowed.
-  public init(parsing bytes: some Collection<UInt8>, limits: JSONStreamReader.Limits = .init()) throws(JSONError) {
-    var reader = JSONStreamReader(limits: limits)
+  public init(parsing bytes: some Collection<UInt8>, keepsWhiteSpace: Bool = false) throws(JSONError) {
+    var reader = JSONStreamReader(keepsWhiteSpace: keepsWhiteSpace)
     reader.append(bytes)
     reader.finish()
     guard let value = try reader.next() else { throw JSONError(line: 1, column: 1, reason: "expected a value") }
@@ -85,26 +85,34 @@ public struct JSONValue: Sendable, Hashable {
   public var elements: [JSONValue] {
     guard kind == .array else { return [] }
     var list: [JSONValue] = []
-    var index = text.startIndex + 1
+    var index = nextToken(after: text.startIndex + 1)
     while text[index] != UInt8(ascii: "]") {
-      if text[index] == UInt8(ascii: ",") { index += 1 }
+      if text[index] == UInt8(ascii: ",") { index = nextToken(after: index + 1) }
       let end = endOfValue(from: index)
       list.append(JSONValue(trusted: text[index..<end]))
-      index = end
+      index = nextToken(after: end)
     }
     return list
   }
 
   func forEachRawMember(_ body: (_ key: JSONValue, _ value: JSONValue) -> Void) {
     guard kind == .object else { return }
-    var index = text.startIndex + 1
+    var index = nextToken(after: text.startIndex + 1)
     while text[index] != UInt8(ascii: "}") {
-      if text[index] == UInt8(ascii: ",") { index += 1 }
+      if text[index] == UInt8(ascii: ",") { index = nextToken(after: index + 1) }
       let keyEnd = endOfValue(from: index)
-      let valueEnd = endOfValue(from: keyEnd + 1)
-      body(JSONValue(trusted: text[index..<keyEnd]), JSONValue(trusted: text[(keyEnd + 1)..<valueEnd]))
-      index = valueEnd
+      let start = nextToken(after: nextToken(after: keyEnd) + 1)
+      let valueEnd = endOfValue(from: start)
+      body(JSONValue(trusted: text[index..<keyEnd]), JSONValue(trusted: text[start..<valueEnd]))
+      index = nextToken(after: valueEnd)
     }
+  }
+
+  /// The first place from `start` on that is not white space.
+  private func nextToken(after start: Int) -> Int {
+    var index = start
+    while isWhiteSpace(text[index]) { index += 1 }
+    return index
   }
 
   private func isName(_ name: String) -> Bool {
@@ -131,7 +139,7 @@ public struct JSONValue: Sendable, Hashable {
         depth -= 1
         index += 1
         if depth == 0 { return index }
-      case UInt8(ascii: ","), UInt8(ascii: ":"):
+      case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x0A, 0x0D, 0x09:
         if depth == 0 { return index }
         index += 1
       default:

@@ -49,14 +49,18 @@ public struct JSONWriter: Sendable {
   }
 
   public mutating func integer(_ number: some BinaryInteger) {
+    self.number(String(number))
+  }
+
+  /// A number that is written already.
+  mutating func number(_ text: String) {
     separate()
-    bytes += String(number).utf8
+    bytes += text.utf8
   }
 
   /// A time in seconds, to the microsecond.
   public mutating func seconds(_ seconds: Double) {
-    separate()
-    bytes += String((seconds * 1e6).rounded() / 1e6).utf8
+    number(String((seconds * 1e6).rounded() / 1e6))
   }
 
   public mutating func bool(_ flag: Bool) {

@@ -7,9 +7,10 @@ nonisolated(unsafe) private var pipeEnd: Int32 = -1
 package struct Signals: ~Copyable {
   package let descriptor: Int32
 
-  /// Catches the given signals for the rest of the process. SIGINT and SIGTERM end a command cleanly; a second one of
-  /// the same kind ends it at once.
-  package init(_ signals: [Int32] = [SIGINT, SIGTERM, SIGHUP]) {
+  /// Catches the signals that end a command for the rest of the process: the first ends it cleanly, a second one of the
+  /// same kind at once. With `children`, the end of a child wakes a wait on the descriptor as well.
+  package init(children: Bool = false) {
+    let signals = [SIGINT, SIGTERM, SIGHUP] + (children ? [SIGCHLD] : [])
     var ends: [Int32] = [-1, -1]
     pipe(&ends)
     for end in ends {
@@ -33,7 +34,7 @@ package struct Signals: ~Copyable {
         _ = write(pipeEnd, &byte, 1)
         errno = saved
       }
-      action.sa_flags = Int32(bitPattern: UInt32(SA_RESETHAND))
+      action.sa_flags = signal == SIGCHLD ? Int32(SA_NOCLDSTOP) : Int32(bitPattern: UInt32(SA_RESETHAND))
       sigaction(signal, &action, nil)
     }
     // Some parents start their children with signals blocked; a command that no Ctrl-C can end would be a trap.
@@ -44,9 +45,12 @@ package struct Signals: ~Copyable {
     close(descriptor)
   }
 
-  /// The signal that came first and has not been taken yet.
+  /// The ending signal that came first and has not been taken yet.
   package func take() -> Int32? {
     var byte: UInt8 = 0
-    return read(descriptor, &byte, 1) == 1 ? Int32(byte) : nil
+    while read(descriptor, &byte, 1) == 1 {
+      if Int32(byte) != SIGCHLD { return Int32(byte) }
+    }
+    return nil
   }
 }

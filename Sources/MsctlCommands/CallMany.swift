@@ -1,0 +1,205 @@
+import DequeModule
+import Glibc
+import MsctlCore
+
+/// Many calls in one process: one for each value of standard input, or for each instance of a service. Some run at a time;
+/// their results come out in the order of the input.
+struct CallMany {
+  /// How many calls may be begun beyond the oldest one that is not written out, for each that runs at a time.
+  private static let lead = 8
+  /// No call is begun while finished ones hold more than this, in bytes.
+  private static let bufferLimit = 64 << 20
+
+  private let options: Call.Options
+  private let base: HTTPRequest
+  private let http: HTTPClient
+  private let directory: ServiceDirectory
+  private let console: Console
+  private var calls = Deque<PendingCall>()
+  private var begun = 0
+  private var done = 0
+  private var failed = 0
+  private var firstFailure: Failure?
+  private var statistics = CallStatistics()
+
+  init(_ options: Call.Options, _ base: HTTPRequest, _ http: HTTPClient, _ console: Console) throws(Failure) {
+    self.options = options
+    self.base = base
+    self.http = http
+    self.console = console
+    directory = try ServiceDirectory(options, over: http)
+  }
+
+  /// Makes a call for each value of standard input.
+  mutating func callEach() throws(Failure) {
+    var input = StandardInput(.json)
+    var ended: Failure?
+    while true {
+      while ended == nil, hasRoom {
+        do {
+          guard case .json(let value)? = try input.next() else { break }
+          begin(value)
+        } catch { ended = error }
+      }
+      for call in calls { call.advance(http, directory, console) }
+      if try writeResults() { break }
+      if calls.isEmpty, ended != nil || input.isExhausted { break }
+      let reads = ended == nil && !input.isExhausted && hasRoom
+      if try move(orReading: reads) { input.readMore() }
+    }
+    try end(ended)
+  }
+
+  /// Calls every passing instance.
+  mutating func callAll(_ target: CallTarget) throws(Failure) {
+    guard case .service(let name, let path) = target else { return }
+    var instances = try directory.instances(of: name, path: path)[...]
+    while true {
+      while running < options.parallel, let instance = instances.popFirst() {
+        begin(PendingCall(begun + 1, base, service: name, candidates: [instance]))
+      }
+      for call in calls { call.advance(http, directory, console) }
+      if try writeResults() || calls.isEmpty { break }
+      _ = try move(orReading: false)
+    }
+    try end(nil)
+  }
+
+  private var running: Int { calls.count { $0.outcome == nil } }
+
+  private var hasRoom: Bool {
+    running < options.parallel && calls.count < options.parallel * Self.lead
+      && calls.reduce(0) { $0 + $1.body.count } < Self.bufferLimit
+  }
+
+  private mutating func begin(_ value: JSONValue) {
+    let number = begun + 1
+    do { begin(try call(number, value)) } catch {
+      begun = number
+      calls.append(PendingCall(number, base, refused: error))
+    }
+  }
+
+  /// The call for a value.
+  private func call(_ number: Int, _ value: JSONValue) throws(Failure) -> PendingCall {
+    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    var request = base
+    let filled: CallTarget
+    do { filled = try target.filled(with: value) } catch { throw Failure(.badInput, "it " + error.reason) }
+    request.url = Call.url(filled, options)
+    if options.bodyIsValue {
+      request.body = .bytes(Array(value.text))
+      if request.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", "application/json") {
+        request.headers.append(header)
+      }
+      if options.method == nil { request.method = "POST" }
+    }
+    guard case .service(let name, let path) = filled else { return PendingCall(number, request) }
+    return PendingCall(number, request, service: name, candidates: try directory.instances(of: name, path: path))
+  }
+
+  private mutating func begin(_ call: PendingCall) {
+    begun += 1
+    calls.append(call)
+    call.start(http, directory)
+  }
+
+  /// - Returns: whether standard input has something.
+  private func move(orReading reads: Bool) throws(Failure) -> Bool {
+    do { return try http.run(until: .never, orReading: reads ? STDIN_FILENO : nil) } catch {
+      throw error.failure(reaching: base.url)
+    }
+  }
+
+  /// Writes out what is finished, in order.
+  ///
+  /// The body of a failed call is not written: whoever reads takes each line for the result of a call. An envelope says that
+  /// it failed, so it is.
+  /// - Returns: whether a failure ends it all.
+  private mutating func writeResults() throws(Failure) -> Bool {
+    while let call = calls.first, call.outcome != nil {
+      calls.removeFirst()
+      statistics.add(call)
+      let failure = call.failure(options)
+      if failure == nil || options.asEnvelope { console.write(value: call.value(options)) }
+      guard var failure else {
+        done += 1
+        continue
+      }
+      failed += 1
+      if options.isEach { failure.message = "value \(call.number): \(failure.message)" }
+      firstFailure = firstFailure ?? failure
+      if !options.keepsGoing, options.isEach {
+        try console.flush()
+        return true
+      }
+      console.report(failure)
+    }
+    try console.flush()
+    return false
+  }
+
+  private mutating func end(_ ended: Failure?) throws(Failure) {
+    for call in calls { call.cancel(http) }
+    if options.showsStatistics { console.note(statistics.summary) }
+    if var failure = firstFailure {
+      if options.keepsGoing || !options.isEach {
+        console.note("\(failed) of \(counted(begun, "call")) failed")
+        if ended == nil { throw Failure(failure.code, "\(counted(failed, "call")) of \(begun) failed") }
+      } else {
+        failure.message += "; \(counted(done, "call")) done before it"
+        if failure.hint == nil { failure.hint = "'--keep-going' goes on after a failure." }
+        throw failure
+      }
+    }
+    if let ended { throw ended }
+  }
+}
+
+/// What `--stats` says in the end. Latencies are kept as counts in steps of 5 %, so that any number of calls needs the same
+/// memory.
+struct CallStatistics {
+  private static let step = 1.05
+  private static let shortest = 1e-5
+
+  private let started = Deadline.now
+  private var statuses: [(name: String, count: Int)] = []
+  private var latencies = [Int](repeating: 0, count: 400)
+  private var longest = 0.0
+  private var count = 0
+
+  mutating func add(_ call: PendingCall) {
+    count += 1
+    let name = if case .success? = call.outcome, let head = call.head { String(head.status) } else { "no answer" }
+    if let place = statuses.firstIndex(where: { $0.name == name }) {
+      statuses[place].count += 1
+    } else {
+      statuses.append((name, 1))
+    }
+    longest = max(longest, call.seconds)
+    let place = Int(log(max(1, call.seconds / Self.shortest)) / log(Self.step))
+    latencies[min(place, latencies.count - 1)] += 1
+  }
+
+  var summary: String {
+    let seconds = max(started.secondsSince, 1e-6)
+    let codes = statuses.sorted { $0.name < $1.name }.map { "\($0.count) \($0.name)" }.joined(separator: ", ")
+    return "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): \(codes); latency in ms: "
+      + "50% \(rounded(percentile(0.5) * 1000)), 90% \(rounded(percentile(0.9) * 1000)), "
+      + "99% \(rounded(percentile(0.99) * 1000)), longest \(rounded(longest * 1000))"
+  }
+
+  private func percentile(_ share: Double) -> Double {
+    var left = Int((Double(count) * share).rounded(.up))
+    for (place, count) in latencies.enumerated() {
+      left -= count
+      if left <= 0 { return min(longest, Self.shortest * pow(Self.step, Double(place) + 0.5)) }
+    }
+    return longest
+  }
+
+  private func rounded(_ number: Double) -> String {
+    let factor = number < 10 ? 100.0 : 10.0
+    return String((number * factor).rounded() / factor)
+  }
+}

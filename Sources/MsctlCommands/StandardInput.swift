@@ -1,0 +1,102 @@
+import MsctlCore
+import SystemPackage
+
+/// Standard input as a stream of items: JSON values, lines, or all of it. Read only when `poll` says that there is something,
+/// so that a loop can wait for other things beside it.
+struct StandardInput {
+  enum Kind {
+    /// Each JSON value is an item.
+    case json
+    /// As `json`, with the white space inside each value kept.
+    case exactJSON
+    /// Each line is an item, without its line feed.
+    case lines
+    /// All of the input is one item.
+    case whole
+  }
+
+  private let kind: Kind
+  private var reader: JSONStreamReader
+  private var pending: [UInt8] = []
+  /// The place in `pending` from which on it has not been handed out, and the one up to which it holds no line feed.
+  private var start = 0
+  private var searched = 0
+  private var hasEnded = false
+  private var failure: Failure?
+  /// Whether everything has been handed out.
+  private(set) var isExhausted = false
+
+  init(_ kind: Kind) {
+    self.kind = kind
+    reader = JSONStreamReader(keepsWhiteSpace: kind == .exactJSON)
+  }
+
+  /// Reads what is there; `poll` has said that there is something.
+  mutating func readMore() {
+    do {
+      let piece = try readPiece(.standardInput)
+      hasEnded = piece.isEmpty
+      switch kind {
+      case .json, .exactJSON:
+        reader.append(piece)
+        if hasEnded { reader.finish() }
+      case .lines, .whole:
+        pending.removeFirst(start)
+        searched -= start
+        start = 0
+        pending += piece
+      }
+    } catch {
+      failure = Failure(.badInput, "cannot read standard input: \(error)")
+      hasEnded = true
+    }
+  }
+
+  /// The next item that is complete; nil where more input is needed, or none is left (`isExhausted`).
+  mutating func next() throws(Failure) -> JSONOrBytes? {
+    if let failure { throw failure }
+    let item: JSONOrBytes?
+    switch kind {
+    case .json, .exactJSON:
+      do { item = try reader.next().map { .json($0) } } catch {
+        throw Failure(.badInput, "standard input is not JSON: \(error)")
+      }
+    case .lines:
+      item = nextLine().map { .bytes($0) }
+    case .whole:
+      item = hasEnded && !isExhausted ? .bytes(pending) : nil
+      if hasEnded { isExhausted = true }
+      return item
+    }
+    if item == nil, hasEnded { isExhausted = true }
+    return item
+  }
+
+  private mutating func nextLine() -> [UInt8]? {
+    if let end = pending[searched...].firstIndex(of: 0x0A) {
+      defer {
+        start = end + 1
+        searched = start
+      }
+      return Array(pending[start..<end])
+    }
+    searched = pending.count
+    guard hasEnded, start < pending.count else { return nil }
+    defer { start = pending.count }
+    return Array(pending[start...])
+  }
+}
+
+/// An item of the input.
+enum JSONOrBytes {
+  case json(JSONValue)
+  case bytes([UInt8])
+
+  /// The bytes as they are sent.
+  var bytes: [UInt8] {
+    switch self {
+    case .json(let value): Array(value.text)
+    case .bytes(let bytes): bytes
+    }
+  }
+}

@@ -1,0 +1,212 @@
+/// Why a JSON value is no envelope.
+package struct EnvelopeError: Error, Equatable {
+  package let reason: String
+}
+
+/// A message as one line of JSON, and back: the same body bytes and properties.
+///
+/// `{"body","bodyEncoding"?,"exchange","routingKey","redelivered","properties":{…}}`. Header values that JSON has no type for
+/// are tagged: `{"$bytes":"base64"}`, `{"$timestamp":seconds}`, `{"$decimal":"1.25"}`, `{"$double":"NaN"}`; a table whose only
+/// field begins with `$` stands in `{"$table":{…}}`.
+package enum Envelope {
+  package static func write(_ message: AMQPMessage, redelivered: Bool) -> JSONValue {
+    var writer = JSONWriter()
+    writer.object { object in
+      BodyText(exactly: message.body, contentType: message.properties.contentType).write(to: &object)
+      object.field("exchange", message.exchange)
+      object.field("routingKey", message.routingKey)
+      object.field("redelivered", redelivered)
+      object.key("properties")
+      object.object { write(message.properties, to: &$0) }
+    }
+    return writer.value
+  }
+
+  /// - Parameter value: read with its white space kept, so that the body's bytes are the same.
+  /// - Returns: the message; its properties are nil where the envelope has none at all.
+  package static func read(_ value: JSONValue) throws(EnvelopeError) -> (message: AMQPMessage, hasProperties: Bool) {
+    guard value.kind == .object else { throw EnvelopeError(reason: "is not an object") }
+    guard let body = value["body"] else { throw EnvelopeError(reason: "has no 'body'") }
+    let bytes: [UInt8]
+    switch try text(value, "bodyEncoding") {
+    case nil: bytes = Array(body.text)
+    case BodyText.Encoding.text.rawValue:
+      guard let string = body.string else { throw EnvelopeError(reason: "has a 'body' that is not a string of text") }
+      bytes = Array(string.utf8)
+    case BodyText.Encoding.base64.rawValue:
+      guard let decoded = body.string.flatMap(Base64.decode) else {
+        throw EnvelopeError(reason: "has a 'body' that is not base64")
+      }
+      bytes = decoded
+    case let other?: throw EnvelopeError(reason: "has the 'bodyEncoding' '\(other)', which is not text or base64")
+    }
+    var message = AMQPMessage(
+      body: bytes, exchange: try text(value, "exchange") ?? "", routingKey: try text(value, "routingKey") ?? "")
+    guard let properties = value["properties"] else { return (message, false) }
+    message.properties = try readProperties(properties)
+    return (message, true)
+  }
+
+  private static func text(_ object: JSONValue, _ name: String) throws(EnvelopeError) -> String? {
+    guard let value = object[name] else { return nil }
+    guard let string = value.string else { throw EnvelopeError(reason: "has a '\(name)' that is not a string") }
+    return string
+  }
+
+  // MARK: Properties
+
+  /// The properties that are short strings, by their names in an envelope.
+  private static let strings: [(name: String, field: WritableKeyPath<AMQPProperties, String?> & Sendable)] = [
+    ("contentType", \.contentType), ("contentEncoding", \.contentEncoding), ("correlationId", \.correlationID),
+    ("replyTo", \.replyTo), ("expiration", \.expiration), ("messageId", \.messageID), ("type", \.type),
+    ("userId", \.userID), ("appId", \.appID), ("clusterId", \.clusterID),
+  ]
+
+  private static func write(_ properties: AMQPProperties, to object: inout JSONWriter) {
+    for (name, field) in strings {
+      if let text = properties[keyPath: field] { object.field(name, text) }
+    }
+    if let mode = properties.deliveryMode { object.field("deliveryMode", mode) }
+    if let priority = properties.priority { object.field("priority", priority) }
+    if let timestamp = properties.timestamp { object.field("timestamp", timestamp) }
+    if let headers = properties.headers {
+      object.key("headers")
+      write(headers, to: &object)
+    }
+  }
+
+  private static func readProperties(_ value: JSONValue) throws(EnvelopeError) -> AMQPProperties {
+    guard value.kind == .object else { throw EnvelopeError(reason: "has 'properties' that are not an object") }
+    var properties = AMQPProperties()
+    for (name, value) in value.members {
+      if let field = strings.first(where: { $0.name == name })?.field {
+        guard let text = value.string, text.utf8.count <= 255 else {
+          throw EnvelopeError(reason: "has the property '\(name)', which is not a string of at most 255 bytes")
+        }
+        properties[keyPath: field] = text
+        continue
+      }
+      switch name {
+      case "deliveryMode": properties.deliveryMode = try integer(value, name)
+      case "priority": properties.priority = try integer(value, name)
+      case "timestamp": properties.timestamp = try integer(value, name)
+      case "headers":
+        guard case .table(let fields) = try header(value) else {
+          throw EnvelopeError(reason: "has 'headers' that are not an object")
+        }
+        properties.headers = fields
+      default: throw EnvelopeError(reason: "has the property '\(name)', which AMQP does not know")
+      }
+    }
+    return properties
+  }
+
+  private static func integer<I: FixedWidthInteger>(_ value: JSONValue, _ name: String) throws(EnvelopeError) -> I {
+    guard let number = I(value.description) else {
+      throw EnvelopeError(reason: "has the property '\(name)', which is not a number between 0 and \(I.max)")
+    }
+    return number
+  }
+
+  // MARK: Headers
+
+  private static func write(_ fields: [AMQPField], to writer: inout JSONWriter) {
+    writer.object { object in
+      for field in fields {
+        object.key(field.name)
+        write(field.value, to: &object)
+      }
+    }
+  }
+
+  private static func write(_ value: AMQPValue, to writer: inout JSONWriter) {
+    func tagged(_ tag: String, _ text: String) { writer.object { $0.field(tag, text) } }
+    switch value {
+    case .bool(let flag): writer.bool(flag)
+    case .integer(let number): writer.integer(number)
+    case .unsigned(let number): writer.integer(number)
+    case .double(let number):
+      // Swift writes a fraction or an exponent always, so that it reads back as no integer.
+      if number.isFinite { writer.number(String(number)) } else { tagged("$double", String(number)) }
+    case .string(let text): writer.string(text)
+    case .bytes(let bytes): tagged("$bytes", Base64.encode(bytes))
+    case .timestamp(let seconds): writer.object { $0.field("$timestamp", seconds) }
+    case .decimal(let scale, let number): tagged("$decimal", decimal(scale, number))
+    case .table(let fields):
+      if fields.count == 1, fields[0].name.hasPrefix("$") {
+        writer.object { object in
+          object.key("$table")
+          write(fields, to: &object)
+        }
+      } else {
+        write(fields, to: &writer)
+      }
+    case .array(let values):
+      writer.array { array in
+        for value in values { write(value, to: &array) }
+      }
+    case .void: writer.raw(.null)
+    }
+  }
+
+  private static func header(_ value: JSONValue) throws(EnvelopeError) -> AMQPValue {
+    switch value.kind {
+    case .null: return .void
+    case .bool: return .bool(value.bool ?? false)
+    case .string: return .string(value.string ?? "")
+    case .number:
+      let text = value.description
+      if let number = Int64(text) { return .integer(number) }
+      if let number = UInt64(text) { return .unsigned(number) }
+      guard let number = Double(text), number.isFinite else {
+        throw EnvelopeError(reason: "has the header value \(text), which is too large")
+      }
+      return .double(number)
+    case .array:
+      var values: [AMQPValue] = []
+      for element in value.elements { values.append(try header(element)) }
+      return .array(values)
+    case .object:
+      let members = value.members
+      if members.count == 1, members[0].name.hasPrefix("$") { return try tagged(members[0].name, members[0].value) }
+      return .table(try fields(members))
+    }
+  }
+
+  private static func fields(_ members: [(name: String, value: JSONValue)]) throws(EnvelopeError) -> [AMQPField] {
+    var fields: [AMQPField] = []
+    for member in members {
+      guard member.name.utf8.count <= 255 else { throw EnvelopeError(reason: "has a header's name of over 255 bytes") }
+      fields.append(AMQPField(member.name, try header(member.value)))
+    }
+    return fields
+  }
+
+  private static func tagged(_ tag: String, _ value: JSONValue) throws(EnvelopeError) -> AMQPValue {
+    let found: AMQPValue? =
+      switch tag {
+      case "$bytes": value.string.flatMap(Base64.decode).map { .bytes($0) }
+      case "$timestamp": UInt64(value.description).map { .timestamp($0) }
+      case "$decimal": value.string.flatMap(decimal)
+      case "$double": value.string.flatMap { Double($0) }.map { .double($0) }
+      case "$table": value.kind == .object ? .table(try fields(value.members)) : nil
+      default: nil
+      }
+    guard let found else { throw EnvelopeError(reason: "has a header value tagged '\(tag)' that is not understood") }
+    return found
+  }
+
+  private static func decimal(_ scale: UInt8, _ value: Int32) -> String {
+    let digits = String(value.magnitude)
+    let padded = String(repeating: "0", count: max(0, Int(scale) + 1 - digits.count)) + digits
+    let point = padded.index(padded.endIndex, offsetBy: -Int(scale))
+    return (value < 0 ? "-" : "") + padded[..<point] + (scale == 0 ? "" : "." + padded[point...])
+  }
+
+  private static func decimal(_ text: String) -> AMQPValue? {
+    let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+    guard parts.count <= 2, let value = Int32(parts.joined()) else { return nil }
+    let scale = parts.count == 2 ? parts[1].count : 0
+    return scale <= 255 && !parts[0].isEmpty ? .decimal(scale: UInt8(scale), value: value) : nil
+  }
+}
