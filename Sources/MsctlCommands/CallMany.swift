@@ -35,17 +35,22 @@ struct CallMany {
     var input = StandardInput(.json)
     var ended: Failure?
     while true {
-      while ended == nil, hasRoom {
+      var needsInput = false
+      while ended == nil, hasRoom, !needsInput {
         do {
-          guard case .json(let value)? = try input.next() else { break }
+          guard case .json(let value)? = try input.next() else {
+            needsInput = !input.isExhausted
+            break
+          }
           begin(value)
         } catch { ended = error }
       }
       for call in calls { call.advance(http, directory, console) }
       if try writeResults() { break }
       if calls.isEmpty, ended != nil || input.isExhausted { break }
-      let reads = ended == nil && !input.isExhausted && hasRoom
-      if try move(orReading: reads) { input.readMore() }
+      // Room may have come about just now, for values that have been read already.
+      if ended == nil, hasRoom, !needsInput, !input.isExhausted { continue }
+      if try move(orReading: needsInput) { input.readMore() }
     }
     try end(ended)
   }
