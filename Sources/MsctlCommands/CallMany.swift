@@ -64,7 +64,8 @@ struct CallMany {
         begin(PendingCall(begun + 1, base, service: name, candidates: [instance]))
       }
       for call in calls { call.advance(http, directory, console) }
-      if try writeResults() || calls.isEmpty { break }
+      if try writeResults() || calls.isEmpty && instances.isEmpty { break }
+      if calls.isEmpty { continue }
       _ = try move(orReading: false)
     }
     try end(nil)
@@ -149,7 +150,6 @@ struct CallMany {
     if options.showsStatistics { console.note(statistics.summary) }
     if var failure = firstFailure {
       if options.keepsGoing || !options.isEach {
-        console.note("\(failed) of \(counted(begun, "call")) failed")
         if ended == nil { throw Failure(failure.code, "\(counted(failed, "call")) of \(begun) failed") }
       } else {
         failure.message += "; \(counted(done, "call")) done before it"

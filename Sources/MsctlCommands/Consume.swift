@@ -63,6 +63,9 @@ enum Consume: Verb {
   }
 
   static let standardPrefetch = 100
+  /// With `--exec`, how many messages may be under way beside those whose command runs: failed ones that wait to go back
+  /// must not keep the others from coming.
+  static let waitingRoom = 10
 
   static let command = Command<Options>(
     "consume", "consume from RabbitMQ, acknowledged when handled",
@@ -154,7 +157,7 @@ enum Consume: Verb {
       .toggle("stream", nil, into: \.isStream, "The queue is a stream: reading takes nothing away"),
       .value("offset", nil, "WHERE", into: \.offset, "Where in the stream: first, last, next, N or @SECONDS"),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "How many messages may be under way to here")
-        .details("Without it, \(standardPrefetch), and with '--exec' as many as run at a time."),
+        .details("Without it, \(standardPrefetch); with '--exec', \(waitingRoom) more than run at a time."),
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {

@@ -37,7 +37,7 @@ struct ConsumeSession {
       limit = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
     } else {
       // Few beyond the last one wanted: see `acknowledge`.
-      let most = options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel)
+      let most = options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
       prefetch = options.count.map { max(1, min(most, $0 / 10)) } ?? most
       limit = options.count
     }

@@ -36,6 +36,8 @@ final class ExecHandler: MessageHandler {
   private var runs: [Run] = []
   private var delayed: [(delivery: AMQPDelivery, until: Deadline)] = []
   private var attempts = Attempts()
+  /// What went wrong once the settlements before it are carried out.
+  private var failure: Failure?
 
   init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console) {
     self.command = command
@@ -49,7 +51,7 @@ final class ExecHandler: MessageHandler {
 
   var hasRoom: Bool { runs.count < parallel }
   var outstanding: Int { runs.count + delayed.count }
-  var wakeTime: Deadline { delayed.map(\.until).min() ?? .never }
+  var wakeTime: Deadline { failure == nil ? delayed.map(\.until).min() ?? .never : .now }
   var isFinished: Bool { runs.isEmpty }
   var hasEnded: Bool { false }
 
@@ -67,14 +69,21 @@ final class ExecHandler: MessageHandler {
   }
 
   func work() throws(Failure) -> [Settlement] {
+    if let failure { throw failure }
     var settlements: [Settlement] = []
-    for index in runs.indices.reversed() {
+    for index in runs.indices {
       feed(index)
       runs[index].child.checkEnd()
       // After its end nothing more can come, though a grandchild may hold the pipe open.
       while case let piece = runs[index].child.read(), !piece.isEmpty { runs[index].output += piece }
-      guard let status = runs[index].child.status else { continue }
-      settlements.append(contentsOf: try settle(runs.remove(at: index), status))
+    }
+    let ended = runs.filter { $0.child.status != nil }
+    runs.removeAll { $0.child.status != nil }
+    do {
+      for run in ended { settlements += try settle(run) }
+    } catch {
+      if settlements.isEmpty { throw error }
+      failure = error
     }
     for index in delayed.indices.reversed() where delayed[index].until.isPast {
       settlements.append(.requeue(delayed.remove(at: index).delivery))
@@ -101,7 +110,8 @@ final class ExecHandler: MessageHandler {
     runs[index].child.closeInput()
   }
 
-  private func settle(_ run: Run, _ status: Int32) throws(Failure) -> [Settlement] {
+  private func settle(_ run: Run) throws(Failure) -> [Settlement] {
+    let status = run.child.status ?? 0
     let message = run.delivery.message
     if status == 0 {
       attempts.forget(message)

@@ -27,6 +27,8 @@ final class FilterHandler: MessageHandler {
   private var pause = shortestPause
   private var restartTime = Deadline.never
   private var isFinishing = false
+  /// What went wrong once the settlements before it are carried out.
+  private var failure: Failure?
   private(set) var hasEnded = false
 
   init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console) throws(Failure) {
@@ -43,7 +45,7 @@ final class FilterHandler: MessageHandler {
 
   var hasRoom: Bool { child != nil && !isFinishing && input.count - fed < Self.inputLimit }
   var outstanding: Int { unanswered.count }
-  var wakeTime: Deadline { restartTime }
+  var wakeTime: Deadline { failure == nil ? restartTime : .now }
   var isFinished: Bool { hasEnded }
 
   func take(_ delivery: AMQPDelivery) {
@@ -58,9 +60,18 @@ final class FilterHandler: MessageHandler {
   }
 
   func work() throws(Failure) -> [Settlement] {
+    if let failure { throw failure }
     guard let child else { return try startAgain() }
-    feed(child)
     var settlements: [Settlement] = []
+    do { try goOn(child, &settlements) } catch {
+      if settlements.isEmpty { throw error }
+      failure = error
+    }
+    return settlements
+  }
+
+  private func goOn(_ child: ChildProcess, _ settlements: inout [Settlement]) throws(Failure) {
+    feed(child)
     while case let piece = child.read(), !piece.isEmpty {
       partial += piece
       var start = partial.startIndex
@@ -72,7 +83,6 @@ final class FilterHandler: MessageHandler {
     }
     child.checkEnd()
     if child.output < 0, let status = child.status { settlements += try end(status) }
-    return settlements
   }
 
   func finish() {

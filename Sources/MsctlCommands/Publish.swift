@@ -139,7 +139,7 @@ private struct PublishSession: ~Copyable {
     let connection = try options.broker.connect(as: "publish")
     if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
     do {
-      if options.wantsReply { _ = try connection.consume("amq.rabbitmq.reply-to", isAutomatic: true) }
+      if options.wantsReply { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
       try connection.selectConfirms()
     } catch {
       throw error.failure(connection.uri)
@@ -214,7 +214,7 @@ private struct PublishSession: ~Copyable {
     var message = item.message
     if options.wantsReply {
       let id = randomUUID()
-      message.properties.replyTo = "amq.rabbitmq.reply-to"
+      message.properties.replyTo = AMQPConnection.directReply
       message.properties.correlationID = id
       expected.append(Expected(correlationID: id, deadline: .after(options.replyTimeout)))
     }

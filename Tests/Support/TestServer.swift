@@ -15,11 +15,12 @@ package final class TestServer: Sendable {
     }
   }
 
-  /// The bytes of an answer. The connection is closed after it.
+  /// The bytes of an answer. The connection is closed after it, unless it says otherwise.
   package struct Answer: Sendable {
     package let pieces: [String]
     /// What must be waited for before each piece but the first.
     package let gate: (@Sendable (Int) -> Void)?
+    package var keepsConnection = false
 
     package init(_ pieces: [String], gate: (@Sendable (Int) -> Void)? = nil) {
       self.pieces = pieces
@@ -28,6 +29,15 @@ package final class TestServer: Sendable {
 
     package static func ok(_ body: String, type: String = "application/json") -> Answer {
       status(200, "OK", body, headers: ["Content-Type: \(type)"])
+    }
+
+    /// As `ok`, on a connection that is kept.
+    package static func kept(_ body: String) -> Answer {
+      var answer = Answer([
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: \(body.utf8.count)\r\n\r\n" + body
+      ])
+      answer.keepsConnection = true
+      return answer
     }
 
     package static func status(_ code: Int, _ reason: String, _ body: String, headers: [String] = []) -> Answer {
@@ -43,6 +53,7 @@ package final class TestServer: Sendable {
   /// The requests so far, shared with the threads that read them.
   private final class Log: Sendable {
     let requests = Mutex<[Request]>([])
+    let connections = Mutex(0)
   }
 
   package init(_ handler: @escaping @Sendable (Request) -> Answer) throws {
@@ -70,12 +81,15 @@ package final class TestServer: Sendable {
         }
         Thread.detachNewThread {
           defer { close(connection) }
-          guard let request = Self.read(connection) else { return }
-          seen.requests.withLock { $0.append(request) }
-          let answer = handler(request)
-          for (index, piece) in answer.pieces.enumerated() {
-            if index > 0 { answer.gate?(index) }
-            Self.write(connection, piece)
+          seen.connections.withLock { $0 += 1 }
+          while let request = Self.read(connection) {
+            seen.requests.withLock { $0.append(request) }
+            let answer = handler(request)
+            for (index, piece) in answer.pieces.enumerated() {
+              if index > 0 { answer.gate?(index) }
+              Self.write(connection, piece)
+            }
+            if !answer.keepsConnection { break }
           }
         }
       }
@@ -94,6 +108,7 @@ package final class TestServer: Sendable {
 
   /// The requests so far.
   package var requests: [Request] { seen.requests.withLock { $0 } }
+  package var connections: Int { seen.connections.withLock { $0 } }
   package var url: String { "http://127.0.0.1:\(port)" }
 
   private static func write(_ connection: Int32, _ text: String) {

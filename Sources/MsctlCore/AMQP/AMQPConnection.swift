@@ -23,6 +23,9 @@ public final class AMQPConnection {
     case returned(code: Int, text: String)
   }
 
+  /// Consumed for replies, and named in `reply_to` (https://www.rabbitmq.com/docs/direct-reply-to).
+  package static let directReply = "amq.rabbitmq.reply-to"
+
   public let uri: AMQPURI
   private let state: amqp_connection_state_t
   private var isAlive = true
@@ -229,9 +232,12 @@ public final class AMQPConnection {
   /// arrival; the confirm does.
   public func publish(_ message: AMQPMessage) throws(AMQPError) {
     var properties = message.properties.c(in: &pool)
+    // A direct reply arrives, and yet the broker returns it as unroutable where it is mandatory.
+    let isMandatory: Int32 = message.routingKey.hasPrefix(Self.directReply + ".") ? 0 : 1
     let status = message.body.withUnsafeBytes { body in
       amqp_basic_publish(
-        state, Self.channel, pool.bytes(message.exchange), pool.bytes(message.routingKey), 1, 0, &properties,
+        state, Self.channel, pool.bytes(message.exchange), pool.bytes(message.routingKey), isMandatory, 0,
+        &properties,
         amqp_bytes_t(len: body.count, bytes: UnsafeMutableRawPointer(mutating: body.baseAddress)))
     }
     pool.recycle()
