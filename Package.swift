@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+import Foundation
 import PackageDescription
 
 let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
@@ -39,3 +40,13 @@ let package = Package(
   ],
   swiftLanguageModes: [.v6]
 )
+
+// The fuzz target has no main of its own and needs the sanitizer's; Scripts/fuzz asks for it.
+if ProcessInfo.processInfo.environment["MSCTL_FUZZ"] != nil {
+  package.products.append(.executable(name: "Fuzz", targets: ["Fuzz"]))
+  package.targets.append(
+    .executableTarget(
+      name: "Fuzz", dependencies: ["MsctlCore"], path: "Tests/Fuzz",
+      // The default linker stumbles over the sanitizers' sections.
+      linkerSettings: [.unsafeFlags(["-use-ld=lld"])]))
+}

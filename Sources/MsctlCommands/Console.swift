@@ -33,6 +33,9 @@ package final class Console {
   private let output = FileDescriptor.standardOutput
   private let error = FileDescriptor.standardError
   private var buffer: [UInt8] = []
+  /// How much of the buffer is written out. It is cut off only when it is most of it, so that a large value costs no more a
+  /// byte than a small one.
+  private var start = 0
   package var options = OutputOptions()
   /// Whether people look at standard output.
   package let isTerminal: Bool
@@ -86,25 +89,31 @@ package final class Console {
 
   /// Writes out everything.
   package func flush() throws(Failure) {
-    try writeOut(buffer.count)
+    try writeOut(bufferedBytes)
   }
 
-  package var bufferedBytes: Int { buffer.count }
-  package var hasUnwritten: Bool { !buffer.isEmpty }
+  package var bufferedBytes: Int { buffer.count - start }
+  package var hasUnwritten: Bool { bufferedBytes > 0 }
   package var outputDescriptor: Int32 { output.rawValue }
 
   /// Writes out as much as goes without blocking, once `poll` says that there is room.
   package func flushSlice() throws(Failure) {
-    try writeOut(min(buffer.count, Self.pipeSlice))
+    try writeOut(min(bufferedBytes, Self.pipeSlice))
   }
 
   private func writeOut(_ count: Int) throws(Failure) {
     guard count > 0 else { return }
     do {
-      let written = try buffer.withUnsafeBytes { try output.writeAll(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
-      buffer.removeFirst(written)
+      start += try buffer.withUnsafeBytes {
+        try output.writeAll(UnsafeRawBufferPointer(rebasing: $0[start..<(start + count)]))
+      }
+      if start > buffer.count / 2 {
+        buffer.removeFirst(start)
+        start = 0
+      }
     } catch {
       buffer = []
+      start = 0
       if error as? Errno == .brokenPipe { throw Failure(.outputClosed, "standard output is closed") }
       throw Failure(.failed, "cannot write to standard output: \(error)")
     }

@@ -80,7 +80,9 @@ enum Publish: Verb {
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
         throw ValueError("'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'")
       }
-      if let queue = options.queue { _ = try ShortString(argument: queue) }
+      if let queue = options.queue, queue.utf8.count > 255 {
+        throw ValueError("QUEUE is longer than 255 bytes, the limit of AMQP")
+      }
       if options.exchange != nil, options.second != nil {
         throw ValueError("with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces")
       }

@@ -1,0 +1,68 @@
+import MsctlCore
+
+/// libFuzzer as a function (https://llvm.org/docs/LibFuzzer.html#using-libfuzzer-as-a-library): the package manager wants the
+/// `main` to be ours.
+@_silgen_name("LLVMFuzzerRunDriver")
+private func runDriver(
+  _ count: UnsafeMutablePointer<CInt>, _ words: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
+  _ target: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
+) -> CInt
+
+@main
+enum Fuzz {
+  static func main() {
+    var count = CommandLine.argc
+    var words = CommandLine.unsafeArgv
+    _ = runDriver(&count, &words) { fuzz($0, $1) }
+  }
+}
+
+/// Takes any bytes: nothing may crash, hang or grow without bound, and what is taken must come out the same.
+/// The first byte says how the stream is cut.
+private func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
+  let bytes = Array(UnsafeBufferPointer(start: start, count: count))
+  guard let cut = bytes.first else { return 0 }
+  let text = bytes.dropFirst()
+  let whole = values(text, cut: .max, keepsWhiteSpace: false)
+  precondition(values(text, cut: Int(cut % 16) + 1, keepsWhiteSpace: false) == whole, "the cut must not matter")
+  for value in values(text, cut: .max, keepsWhiteSpace: true) {
+    exercise(value)
+  }
+  for value in whole { exercise(value) }
+  let string = String(decoding: text, as: UTF8.self)
+  if let template = try? URITemplate(string) { _ = try? template.expanded { _ in string } }
+  _ = try? AMQPURI(string)
+  return 0
+}
+
+private func values(_ text: ArraySlice<UInt8>, cut: Int, keepsWhiteSpace: Bool) -> [JSONValue] {
+  var reader = JSONStreamReader(limits: .init(depth: 64, bytes: 1 << 16), keepsWhiteSpace: keepsWhiteSpace)
+  var found: [JSONValue] = []
+  var rest = text
+  do {
+    while !rest.isEmpty {
+      reader.append(rest.prefix(cut))
+      rest = rest.dropFirst(cut)
+      while let value = try reader.next() { found.append(value) }
+    }
+    reader.finish()
+    while let value = try reader.next() { found.append(value) }
+  } catch {}
+  return found
+}
+
+/// Looks at all of a value, as the tool does.
+private func exercise(_ value: JSONValue) {
+  _ = value.string
+  _ = value.integer
+  _ = value.number
+  for element in value.elements { exercise(element) }
+  for (name, member) in value.members {
+    precondition(value[name] != nil, "a member is found by its name")
+    exercise(member)
+  }
+  if let (message, _) = try? Envelope.read(value) {
+    let again = try? Envelope.read(JSONValue(parsing: Envelope.write(message, redelivered: false).text, keepsWhiteSpace: true))
+    precondition(again?.message == message, "an envelope comes back the same")
+  }
+}
