@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test demo
+.PHONY: setup services-setup build test fuzz demo
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -17,6 +17,11 @@ build: setup
 test: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
+
+# Random input for the readers, for SECONDS.
+SECONDS ?= 60
+fuzz: setup
+	Scripts/fuzz $(SECONDS)
 
 # The five verbs on real services.
 demo: build services-setup

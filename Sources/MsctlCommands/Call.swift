@@ -192,17 +192,32 @@ enum Call: Verb {
     } else {
       call = PendingCall(1, request)
     }
+    // A draft of the file must not be left behind by Ctrl-C.
+    let signals = options.outputFile == nil ? nil : Signals()
+    var progress = Progress(console)
+    var received = 0
     call.start(http, directory)
     var sink: ResponseSink?
     while true {
       call.advance(http, directory, console)
       if !options.asEnvelope, let head = call.head {
         if sink == nil { sink = try ResponseSink(head, file: options.outputFile) }
+        received += call.body.count
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
+        if options.outputFile != nil { progress.show(Self.progressText(received, head)) }
       }
       if call.outcome != nil { break }
-      do { try http.run(until: .never) } catch { throw error.failure(reaching: request.url) }
+      do {
+        let isSignalled = try http.run(until: .after(.seconds(1)), orReading: signals?.descriptor)
+        if isSignalled, let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
+      } catch let error as HTTPError {
+        throw error.failure(reaching: request.url)
+      } catch let failure as Failure {
+        progress.clear()
+        throw failure
+      } catch {}
     }
+    progress.clear()
     if case .success? = call.outcome { try sink?.finish(console) }
     if options.asEnvelope { console.write(value: call.value(options)) }
     try console.flush()
@@ -212,5 +227,16 @@ enum Call: Verb {
       console.note(statistics.summary)
     }
     if let failure = call.failure(options) { throw failure }
+  }
+
+  /// `12.5 MiB of 40.0 MiB`, with a bar where the length is known.
+  private static func progressText(_ received: Int, _ head: HTTPHead) -> String {
+    func size(_ bytes: Int) -> String { "\(Double(bytes >> 10) / 1024) ".prefix(6) + " MiB" }
+    guard let total = head.header("Content-Length").flatMap({ Int($0) }), total > 0,
+      head.header("Content-Encoding") == nil
+    else { return size(received) }
+    let filled = min(30, 30 * received / total)
+    return "[" + String(repeating: "=", count: filled) + String(repeating: " ", count: 30 - filled) + "] "
+      + "\(size(received)) of \(size(total))"
   }
 }

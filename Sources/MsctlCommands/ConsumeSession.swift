@@ -45,7 +45,7 @@ struct ConsumeSession {
     consumer = try connection.consume(queue, arguments: options.consumeArguments)
   }
 
-  mutating func run(_ signals: borrowing Signals) throws {
+  mutating func run(_ signals: Signals) throws {
     let end = options.time.map(Deadline.after) ?? .never
     var idleEnd = options.idle.map(Deadline.after) ?? .never
     var graceEnd = Deadline.never
@@ -172,7 +172,7 @@ struct ConsumeSession {
   }
 
   private func wait(
-    _ signals: borrowing Signals, until deadline: Deadline, _ isEnding: Bool
+    _ signals: Signals, until deadline: Deadline, _ isEnding: Bool
   ) throws(AMQPError) {
     try connection.pump()
     if connection.hasEvents, !isEnding, handler.hasRoom, limit.map({ handled + handler.outstanding < $0 }) ?? true { return }

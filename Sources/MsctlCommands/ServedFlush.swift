@@ -3,7 +3,7 @@ import MsctlCore
 
 extension Console {
   /// Writes everything out while the connection is served, so that a slow reader does not cost it: heartbeats go on.
-  func flush(serving connection: AMQPConnection, _ signals: borrowing Signals) throws {
+  func flush(serving connection: AMQPConnection, _ signals: Signals) throws {
     while hasUnwritten {
       var polls = PollSet()
       let output = polls.add(outputDescriptor, for: POLLOUT)

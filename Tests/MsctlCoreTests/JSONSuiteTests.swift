@@ -120,9 +120,13 @@ struct JSONSuiteTests {
       try #require(foundExact == values.map { $0.spaced.trimmed }, "seed \(seed)")
       for text in found {
         let value = try JSONValue(parsing: text.utf8)
-        let printed = JSONPrinter(colours: false).indented(value)
-        try #require(JSONValue(parsing: printed) == value, "seed \(seed)")
-        for (name, member) in value.members { try #require(value.members.last { $0.name == name }?.value == value[name] || member != value[name]) }
+        // The printer writes U+007F as an escape, so that it may reach a terminal.
+        let printed = String(decoding: JSONPrinter(colours: false).indented(value), as: UTF8.self)
+        let visible = text.split(separator: "\u{7F}", omittingEmptySubsequences: false).joined(separator: "\\u007f")
+        try #require(JSONValue(parsing: printed.utf8).description == visible, "seed \(seed)")
+        for (name, _) in value.members {
+          try #require(value[name] == value.members.last { $0.name == name }?.value, "seed \(seed)")
+        }
       }
     }
   }

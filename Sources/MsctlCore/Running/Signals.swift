@@ -4,7 +4,7 @@ import Glibc
 nonisolated(unsafe) private var pipeEnd: Int32 = -1
 
 /// Turns signals into bytes on a descriptor, so that a loop waits for them beside everything else (the self-pipe trick).
-package struct Signals: ~Copyable {
+package final class Signals {
   package let descriptor: Int32
 
   /// Catches the signals that end a command for the rest of the process: the first ends it cleanly, a second one of the
