@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test fuzz demo
+.PHONY: setup services-setup build test fuzz format lint demo
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -17,6 +17,14 @@ build: setup
 test: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
+
+format:
+	swift format -i -r -p Sources Tests Package.swift
+
+lint:
+	@Scripts/setup lint
+	swift format lint --strict -r -p Sources Tests Package.swift
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/fuzz
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -35,7 +35,8 @@ package struct Flag<Options: Sendable>: Sendable {
 extension Flag where Options: Defaulted {
   /// A switch: its field becomes `value` when it is written.
   package static func toggle(
-    _ long: String, _ short: Character?, into field: any WritableKeyPath<Options, Bool> & Sendable, to value: Bool = true,
+    _ long: String, _ short: Character?, into field: any WritableKeyPath<Options, Bool> & Sendable,
+    to value: Bool = true,
     _ summary: String
   ) -> Self {
     Flag(spec: FlagSpec(long: long, short: short, summary: summary)) { (options, _) throws(ValueError) in

@@ -112,7 +112,7 @@ extension Command {
     func set(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }
     for variable in variables {
       guard let word = set(variable.spec.name) else { continue }
-      do { try variable.apply(&options, word) } catch { 
+      do { try variable.apply(&options, word) } catch {
         throw .invalidValue(variable.spec.name, variable.spec.secret ? nil : word, error)
       }
     }

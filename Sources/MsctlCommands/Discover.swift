@@ -49,7 +49,10 @@ enum Discover: Verb {
             eval; table: for people.
             """)
       ].under("Output") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
-    operands: [.optional("NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))],
+    operands: [
+      .optional(
+        "NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))
+    ],
     variables: AgentOptions.variables.lifted(to: \.agent),
     examples: [
       Example("msctl discover user-service -o url", "The URLs of the passing instances"),
@@ -60,8 +63,12 @@ enum Discover: Verb {
       if ![.json, .table].contains(options.format) {
         throw ValueError("'-o \(options.format.rawValue)' shows instances, so 'discover' needs NAME: the service")
       }
-      if options.isOne || !options.tags.isEmpty || options.filter != nil || options.near != nil || options.status != .passing {
-        throw ValueError("'--one', '--status', '--tag', '--filter' and '--near' select instances, so 'discover' needs NAME: the service")
+      if options.isOne || !options.tags.isEmpty || options.filter != nil || options.near != nil
+        || options.status != .passing
+      {
+        throw ValueError(
+          "'--one', '--status', '--tag', '--filter' and '--near' select instances, so 'discover' needs NAME: the service"
+        )
       }
     })
 
@@ -79,7 +86,9 @@ enum Discover: Verb {
     guard !found.isEmpty else {
       throw options.status == .passing
         ? nothingPassing(name, all)
-        : Failure(.nothingThere, "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
+        : Failure(
+          .nothingThere,
+          "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
     }
     if options.isOne || options.format == .env {
       var generator = SystemRandomNumberGenerator()
@@ -93,7 +102,8 @@ enum Discover: Verb {
   static func nothingPassing(_ name: String, _ all: [ServiceInstance], orElse hint: String = "") -> Failure {
     guard !all.isEmpty else {
       return Failure(
-        .nothingThere, "there is no service '\(name)'", hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
+        .nothingThere, "there is no service '\(name)'",
+        hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
     }
     let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""
     return Failure(
@@ -138,7 +148,10 @@ enum Discover: Verb {
       }
     case .table:
       let rows = instances.map {
-        [$0.id, $0.hostPort, $0.status.rawValue, $0.node, $0.tags.joined(separator: ","), $0.complaints.joined(separator: "; ")]
+        [
+          $0.id, $0.hostPort, $0.status.rawValue, $0.node, $0.tags.joined(separator: ","),
+          $0.complaints.joined(separator: "; "),
+        ]
       }
       try write(table: [["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows, console)
     }
@@ -166,8 +179,12 @@ private func variableName(_ service: String) -> String {
 
 /// A word that a POSIX shell takes as it is.
 func shellQuoted(_ text: String) -> String {
-  let isPlain = !text.isEmpty && text.unicodeScalars.allSatisfy {
-    ("a"..."z").contains($0) || ("A"..."Z").contains($0) || ("0"..."9").contains($0) || "-_./:@%+,".unicodeScalars.contains($0)
-  }
-  return isPlain ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
+  let isPlain =
+    !text.isEmpty
+    && text.unicodeScalars.allSatisfy {
+      ("a"..."z").contains($0) || ("A"..."Z").contains($0) || ("0"..."9").contains($0)
+        || "-_./:@%+,".unicodeScalars.contains($0)
+    }
+  return isPlain
+    ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
 }

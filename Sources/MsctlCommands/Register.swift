@@ -65,8 +65,10 @@ enum Register: Verb {
             """),
         .value("interval", nil, "TIME", into: \.interval, "How often the agent makes the check"),
         .value("check-timeout", nil, "TIME", into: \.checkTimeout, "How long a check may take"),
-        .value("deregister-after", nil, "TIME", into: \.deregisterAfter, "Remove the instance once it was critical so long")
-          .details("At least 1m; Consul looks every 30 s."),
+        .value(
+          "deregister-after", nil, "TIME", into: \.deregisterAfter, "Remove the instance once it was critical so long"
+        )
+        .details("At least 1m; Consul looks every 30 s."),
       ].under("Check") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [.one("NAME", into: \.service, "The service", completion: .live("service"))],
     variables: AgentOptions.variables.lifted(to: \.agent),
@@ -75,13 +77,19 @@ enum Register: Verb {
       Example("msctl register user-service --remove", "Remove it"),
     ],
     check: { options throws(ValueError) in
-      if !options.removes, options.port == nil { throw ValueError("'register' needs '--port N': where the service listens") }
+      if !options.removes, options.port == nil {
+        throw ValueError("'register' needs '--port N': where the service listens")
+      }
       if options.check == nil, options.checkTimeout != nil || options.deregisterAfter != nil {
         throw ValueError("'--check-timeout' and '--deregister-after' need a '--check'")
       }
-      if case .ttl(let time) = options.check, time < .seconds(1) { throw ValueError("'--check ttl=…' must be 1s or more") }
+      if case .ttl(let time) = options.check, time < .seconds(1) {
+        throw ValueError("'--check ttl=…' must be 1s or more")
+      }
       if options.interval < .seconds(1) { throw ValueError("'--interval' must be 1s or more") }
-      if let time = options.deregisterAfter, time < .seconds(60) { throw ValueError("'--deregister-after' must be 1m or more") }
+      if let time = options.deregisterAfter, time < .seconds(60) {
+        throw ValueError("'--deregister-after' must be 1m or more")
+      }
     })
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {

@@ -54,9 +54,11 @@ private func refusal(_ words: String..., environment: [String: String] = [:]) ->
 
 @Suite("The parser")
 struct ParserTests {
-  @Test("takes a value after a space, an equals sign or directly", arguments: [
-    ["--count", "5", "wall"], ["--count=5", "wall"], ["-c", "5", "wall"], ["-c5", "wall"], ["wall", "-c5"],
-  ])
+  @Test(
+    "takes a value after a space, an equals sign or directly",
+    arguments: [
+      ["--count", "5", "wall"], ["--count=5", "wall"], ["-c", "5", "wall"], ["-c5", "wall"], ["wall", "-c5"],
+    ])
   func values(_ words: [String]) throws {
     guard case .run(let options) = try paint.parse(words) else { return #expect(Bool(false)) }
     #expect(options.count == 5)
@@ -104,32 +106,38 @@ struct ParserTests {
     #expect(try parsed("wall", environment: ["PAINT_COLOUR": "red"]).colour == .red)
   }
 
-  @Test("answers a wish for help before anything that can fail", arguments: [
-    (["--nonsense", "-h"], Help.Length.screen), (["--count", "--help"], .full), (["--help", "-h"], .full),
-  ])
+  @Test(
+    "answers a wish for help before anything that can fail",
+    arguments: [
+      (["--nonsense", "-h"], Help.Length.screen), (["--count", "--help"], .full), (["--help", "-h"], .full),
+    ])
   func help(_ words: [String], _ length: Help.Length) throws {
     #expect(try paint.parse(words) == .help(length))
   }
 
-  @Test("says what is wrong, quotes the word and names the next step", arguments: [
-    (["--cuont", "5", "w"], "'--cuont' is not an option of 'paint'", "Did you mean '--count'?"),
-    (["--zzz", "w"], "'--zzz' is not an option of 'paint'", "'msctl paint -h' lists them."),
-    (["--coun=5", "w"], "'--coun' is not an option of 'paint'", "Did you mean '--count'?"),
-    (["-count", "5", "w"], "-c: 'ount' is not a whole number", nil),
-    (["-quiet", "w"], "'-quiet' is not an option of 'paint'", "Did you mean '--quiet'?"),
-    (["-qz", "w"], "'-z' is not an option of 'paint'", "'msctl paint -h' lists them."),
-    (["w", "--count"], "'--count' needs a value (N)", "Write '--count N'."),
-    (["w", "-c"], "'-c' needs a value (N)", "Write '-c N'."),
-    (["w", "--name", "--quiet"], "'--name' needs a value (NAME), but '--quiet' looks like an option",
-      "Where '--quiet' is meant as the value, write '--name=--quiet'."),
-    (["w", "--quiet=yes"], "'--quiet' takes no value, but 'yes' was given", "Write '--quiet' alone."),
-    (["w", "--count=ten"], "--count: 'ten' is not a whole number", nil),
-    (["w", "--count", "10"], "--count: '10' must be between 1 and 9", nil),
-    (["w", "--count="], "--count: '' is not a whole number", nil),
-    (["w", "--colour", "gren"], "--colour: 'gren' is not one of red, green, blue; did you mean 'green'?", nil),
-    ([], "'paint' needs TARGET: The wall", "'msctl paint -h' shows how to write it."),
-    (["w", "-qb"], "'--quiet' and '--brief' do not go together", nil),
-  ] as [([String], String, String?)])
+  @Test(
+    "says what is wrong, quotes the word and names the next step",
+    arguments: [
+      (["--cuont", "5", "w"], "'--cuont' is not an option of 'paint'", "Did you mean '--count'?"),
+      (["--zzz", "w"], "'--zzz' is not an option of 'paint'", "'msctl paint -h' lists them."),
+      (["--coun=5", "w"], "'--coun' is not an option of 'paint'", "Did you mean '--count'?"),
+      (["-count", "5", "w"], "-c: 'ount' is not a whole number", nil),
+      (["-quiet", "w"], "'-quiet' is not an option of 'paint'", "Did you mean '--quiet'?"),
+      (["-qz", "w"], "'-z' is not an option of 'paint'", "'msctl paint -h' lists them."),
+      (["w", "--count"], "'--count' needs a value (N)", "Write '--count N'."),
+      (["w", "-c"], "'-c' needs a value (N)", "Write '-c N'."),
+      (
+        ["w", "--name", "--quiet"], "'--name' needs a value (NAME), but '--quiet' looks like an option",
+        "Where '--quiet' is meant as the value, write '--name=--quiet'."
+      ),
+      (["w", "--quiet=yes"], "'--quiet' takes no value, but 'yes' was given", "Write '--quiet' alone."),
+      (["w", "--count=ten"], "--count: 'ten' is not a whole number", nil),
+      (["w", "--count", "10"], "--count: '10' must be between 1 and 9", nil),
+      (["w", "--count="], "--count: '' is not a whole number", nil),
+      (["w", "--colour", "gren"], "--colour: 'gren' is not one of red, green, blue; did you mean 'green'?", nil),
+      ([], "'paint' needs TARGET: The wall", "'msctl paint -h' shows how to write it."),
+      (["w", "-qb"], "'--quiet' and '--brief' do not go together", nil),
+    ] as [([String], String, String?)])
   func refusals(_ words: [String], _ message: String, _ hint: String?) {
     do {
       _ = try paint.parse(words)
@@ -150,15 +158,18 @@ struct ParserTests {
   func secrets() {
     #expect(refusal("w", "--secret", "hunter2")?.message == "--secret: the value is not a whole number")
     #expect(
-      refusal("w", environment: ["PAINT_SECRET": "hunter2"])?.message == "PAINT_SECRET: the value is not a whole number")
+      refusal("w", environment: ["PAINT_SECRET": "hunter2"])?.message == "PAINT_SECRET: the value is not a whole number"
+    )
     #expect(
       refusal("w", environment: ["PAINT_COLOUR": "hunter2"])?.message.hasPrefix("PAINT_COLOUR: the value is not one of")
         == true)
   }
 
-  @Test("finds the word that was meant, and none where none is near", arguments: [
-    ("pubish", "publish"), ("consmue", "consume"), ("cal", "call"), ("disc", "discover"), ("xyzzy", nil), ("q", nil),
-  ] as [(String, String?)])
+  @Test(
+    "finds the word that was meant, and none where none is near",
+    arguments: [
+      ("pubish", "publish"), ("consmue", "consume"), ("cal", "call"), ("disc", "discover"), ("xyzzy", nil), ("q", nil),
+    ] as [(String, String?)])
   func suggestions(_ word: String, _ meant: String?) {
     #expect(nearest(to: word, in: ["call", "publish", "consume", "register", "discover"]) == meant)
   }

@@ -4,7 +4,8 @@ import MsctlCore
 /// `main` to be ours.
 @_silgen_name("LLVMFuzzerRunDriver")
 private func runDriver(
-  _ count: UnsafeMutablePointer<CInt>, _ words: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
+  _ count: UnsafeMutablePointer<CInt>,
+  _ words: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,
   _ target: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 ) -> CInt
 
@@ -62,7 +63,8 @@ private func exercise(_ value: JSONValue) {
     exercise(member)
   }
   if let (message, _) = try? Envelope.read(value) {
-    let again = try? Envelope.read(JSONValue(parsing: Envelope.write(message, redelivered: false).text, keepsWhiteSpace: true))
+    let again = try? Envelope.read(
+      JSONValue(parsing: Envelope.write(message, redelivered: false).text, keepsWhiteSpace: true))
     precondition(again?.message == message, "an envelope comes back the same")
   }
 }

@@ -7,7 +7,8 @@ import Testing
 struct CallTests {
   @Test("calls a URL, and writes the JSON of the answer on one line with its text unchanged")
   func url() async throws {
-    let server = try TestServer { _ in .ok("{ \"id\": 42,\n \"price\": 1.10, \"n\": 12345678901234567890, \"id\": 1 }") }
+    let server = try TestServer { _ in .ok("{ \"id\": 42,\n \"price\": 1.10, \"n\": 12345678901234567890, \"id\": 1 }")
+    }
     let output = try await Tool.run("call", server.url + "/users/42")
     #expect(output.out == "{\"id\":42,\"price\":1.10,\"n\":12345678901234567890,\"id\":1}\n")
     #expect(output.err == "")
@@ -37,7 +38,8 @@ struct CallTests {
   @Test("uploads files in a form")
   func upload() async throws {
     let server = try TestServer { _ in .ok("{}") }
-    let output = try await Tool.shell("echo hello > $HOME/f.txt; msctl call \(server.url) --form name=Ada f@$HOME/f.txt")
+    let output = try await Tool.shell(
+      "echo hello > $HOME/f.txt; msctl call \(server.url) --form name=Ada f@$HOME/f.txt")
     #expect(output.status == 0)
     let body = try #require(server.requests.first?.body)
     #expect(body.contains("name=\"f\"; filename=\"f.txt\"") && body.contains("hello\n"))
@@ -51,9 +53,11 @@ struct CallTests {
     #expect(server.requests.map(\.target) == ["/a", "/b"])
   }
 
-  @Test("fails with a status that is not 2xx: the body still comes, and the exit code says which class", arguments: [
-    (404, "Not Found", 4), (500, "Server Error", 5), (302, "Found", 4),
-  ])
+  @Test(
+    "fails with a status that is not 2xx: the body still comes, and the exit code says which class",
+    arguments: [
+      (404, "Not Found", 4), (500, "Server Error", 5), (302, "Found", 4),
+    ])
   func statuses(_ status: Int, _ reason: String, _ code: Int32) async throws {
     let server = try TestServer { _ in
       .status(status, reason, "{\"e\":1}", headers: ["Content-Type: application/json", "Location: /x"])
@@ -82,7 +86,10 @@ struct CallTests {
     let port = try Services.freePort()
     let refused = try await Tool.run("call", ":\(port)/", "--envelope")
     #expect(refused.status == 6)
-    #expect(refused.out.hasPrefix(#"{"error":{"code":"unreachable","message":"cannot connect to http://localhost:\#(port)/: connection refused"}"#))
+    #expect(
+      refused.out.hasPrefix(
+        #"{"error":{"code":"unreachable","message":"cannot connect to http://localhost:\#(port)/: connection refused"}"#
+      ))
   }
 
   @Test("authenticates from a file or the environment, and shows the secret nowhere")
@@ -138,7 +145,10 @@ struct CallTests {
     let goOn = DispatchSemaphore(value: 0)
     let server = try TestServer { _ in
       .init(
-        ["HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n{\"a\" : 1}\n{\"a\"", ":2}\n"],
+        [
+          "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n{\"a\" : 1}\n{\"a\"",
+          ":2}\n",
+        ],
         gate: { _ in goOn.wait() })
     }
     let call = try Tool.start("call", server.url)
@@ -154,7 +164,8 @@ struct CallTests {
     let output = try await Tool.run("call", server.url)
     #expect(output.out == "{\"a\":oops}")
     #expect(output.status == 9)
-    #expect(output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
+    #expect(
+      output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
   }
 
   @Test("writes a file whole or not at all")
@@ -195,7 +206,9 @@ struct CallTests {
       for _ in 0..<40 {
         let output = try await Tool.run("call", "\(service)/users/42?x=1", "--envelope")
         #expect(output.status == 0)
-        #expect(output.out.contains(#""instance":{"id":"\#(service)-127.0.0.1-\#(server.port)","address":"127.0.0.1","port":\#(server.port)}"#))
+        #expect(
+          output.out.contains(
+            #""instance":{"id":"\#(service)-127.0.0.1-\#(server.port)","address":"127.0.0.1","port":\#(server.port)}"#))
         attempts.insert(output.out.contains(#""attempts":2"#) ? "2" : "1")
         if attempts.count == 2 { break }
       }
@@ -221,9 +234,12 @@ struct CallTests {
       #expect(output.err.hasPrefix("msctl: the only instance of '\(service)' is critical"))
     }
 
-    let agentless = try await Tool.run("call", "s/x", environment: ["CONSUL_HTTP_ADDR": "127.0.0.1:\(try Services.freePort())"])
+    let agentless = try await Tool.run(
+      "call", "s/x", environment: ["CONSUL_HTTP_ADDR": "127.0.0.1:\(try Services.freePort())"])
     #expect(agentless.status == 6)
-    #expect(agentless.err.contains("'s' is taken for a service's name: cannot connect to the Consul agent at http://127.0.0.1:"))
+    #expect(
+      agentless.err.contains(
+        "'s' is taken for a service's name: cannot connect to the Consul agent at http://127.0.0.1:"))
     #expect(agentless.err.contains("CONSUL_HTTP_ADDR"))
   }
 }

@@ -8,8 +8,10 @@ struct MessageTests {
   func oneMessage() async throws {
     try await withQueue { queue in
       let output = try await Tool.run(
-        "publish", queue, #"{"id" : 1, "total": 9.90}"#, "--header", "k=v", "--priority", "3", "--type", "order.created",
-        "--correlation-id", "c1", "--ttl", "1h", environment: ["TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])
+        "publish", queue, #"{"id" : 1, "total": 9.90}"#, "--header", "k=v", "--priority", "3", "--type",
+        "order.created",
+        "--correlation-id", "c1", "--ttl", "1h",
+        environment: ["TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])
       #expect(output.status == 0)
       #expect(output.out == "")
       #expect(output.err == "msctl: 1 message confirmed\n")
@@ -32,7 +34,8 @@ struct MessageTests {
   @Test("a stream of values comes out as it went in")
   func stream() async throws {
     try await withQueue { queue in
-      let published = try await Tool.run("publish", queue, input: #"{"a":1.10}{"a":12345678901234567890}"# + "\n[1,\n 2]\n")
+      let published = try await Tool.run(
+        "publish", queue, input: #"{"a":1.10}{"a":12345678901234567890}"# + "\n[1,\n 2]\n")
       #expect(published.err == "msctl: 3 messages confirmed\n")
       let consumed = try await Tool.run("consume", queue, "--count", "3")
       #expect(consumed.out == "{\"a\":1.10}\n{\"a\":12345678901234567890}\n[1,2]\n")
@@ -45,7 +48,8 @@ struct MessageTests {
   func many() async throws {
     try await withQueue { queue in
       let output = try await Tool.shell(
-        "seq 20000 | msctl publish \(queue) --window 50 && msctl consume \(queue) --drain > $HOME/o && seq 20000 | cmp - $HOME/o && echo same")
+        "seq 20000 | msctl publish \(queue) --window 50 && msctl consume \(queue) --drain > $HOME/o && seq 20000 | cmp - $HOME/o && echo same"
+      )
       #expect(output.out == "same\n")
       #expect(output.err == "msctl: 20000 messages confirmed\n")
     }
@@ -75,7 +79,8 @@ struct MessageTests {
         output.err == "msctl: message 1 (m-1) came back: NO_ROUTE (312)\n"
           + "       No queue is bound to exchange 'amq.direct' for the routing key '\(queue)'.\n"
           + "msctl: 0 messages confirmed\nmsctl: 1 message of 1 not delivered\n")
-      _ = try await Services.management("POST", "/bindings/%2F/e/amq.direct/q/\(queue)", body: #"{"routing_key":"\#(queue)"}"#)
+      _ = try await Services.management(
+        "POST", "/bindings/%2F/e/amq.direct/q/\(queue)", body: #"{"routing_key":"\#(queue)"}"#)
       #expect(try await Tool.run("publish", "-x", "amq.direct", "-k", queue, "1").status == 0)
       #expect(try await Services.messages(in: queue).count == 1)
     }
@@ -106,7 +111,10 @@ struct MessageTests {
     try await withQueue(arguments: #"{"x-max-length":7}"#) { queue in
       let output = try await Tool.run("publish", queue, "1")
       #expect(output.status == 1)
-      #expect(output.err.hasPrefix("msctl: the queue '\(queue)' exists with other arguments: PRECONDITION_FAILED - inequivalent arg 'x-max-length'"))
+      #expect(
+        output.err.hasPrefix(
+          "msctl: the queue '\(queue)' exists with other arguments: PRECONDITION_FAILED - inequivalent arg 'x-max-length'"
+        ))
       #expect(output.err.contains("'--passive'"))
       #expect(try await Tool.run("publish", queue, "1", "--passive").status == 0)
       #expect(try await Tool.run("publish", queue, "1", "--queue-argument", "x-max-length=7").status == 0)
@@ -176,7 +184,9 @@ struct MessageTests {
         #expect(output.err.hasPrefix("msctl: there is no queue '\(queue)' at amqp://guest@127.0.0.1:"))
       }
       let consumer = try Tool.start("consume", queue, "--count", "1")
-      try await eventually("the queue is made") { consumer.err.contains("made the queue '\(queue)', which did not exist") }
+      try await eventually("the queue is made") {
+        consumer.err.contains("made the queue '\(queue)', which did not exist")
+      }
       _ = try await Tool.run("publish", queue, "1")
       #expect(try await consumer.end().out == "1\n")
     }
@@ -216,7 +226,8 @@ struct MessageTests {
       let output = try await Tool.shell("msctl consume \(queue) | head -n 1; echo ${PIPESTATUS[0]}")
       #expect(output.out == "1\n141\n")
       #expect(output.err == "")
-      let rest = try await Tool.shell("msctl consume \(queue) --drain | sort -n > $HOME/o; tail -n 1 $HOME/o; sort -u $HOME/o | wc -l")
+      let rest = try await Tool.shell(
+        "msctl consume \(queue) --drain | sort -n > $HOME/o; tail -n 1 $HOME/o; sort -u $HOME/o | wc -l")
       let counts = rest.lines.compactMap { Int($0) }
       #expect(counts.first == 100000)
       #expect((counts.last ?? 0) > 80_000)
@@ -228,7 +239,8 @@ struct MessageTests {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 20000 | msctl publish \(queue) -q")
       let output = try await Tool.shell(
-        "msctl consume \(queue) --drain --broker '\(Services.broker)?heartbeat=1' | { sleep 5; cat; } > $HOME/o; seq 20000 | cmp - $HOME/o && echo same")
+        "msctl consume \(queue) --drain --broker '\(Services.broker)?heartbeat=1' | { sleep 5; cat; } > $HOME/o; seq 20000 | cmp - $HOME/o && echo same"
+      )
       #expect(output.out == "same\n")
       #expect(output.err == "")
     }
@@ -244,7 +256,8 @@ struct MessageTests {
       try await Services.deleteQueue(queue)
       let output = try await consumer.end()
       #expect(output.status == 3)
-      #expect(output.err.hasPrefix("msctl: the queue '\(queue)' was deleted, or its node went away, while it was consumed\n"))
+      #expect(
+        output.err.hasPrefix("msctl: the queue '\(queue)' was deleted, or its node went away, while it was consumed\n"))
     }
   }
 
@@ -272,34 +285,47 @@ struct MessageTests {
     #expect(empty.status == 6)
     #expect(empty.err.contains("The URI ends in '/', which names the empty virtual host; leave it out for '/'."))
 
-    let malformed = try await Tool.run("publish", "q", "1", "--json-errors", environment: ["AMQP_URL": "amqp://u:hunter2@h:x"])
+    let malformed = try await Tool.run(
+      "publish", "q", "1", "--json-errors", environment: ["AMQP_URL": "amqp://u:hunter2@h:x"])
     #expect(malformed.status == 2)
-    #expect(malformed.err.hasPrefix(#"{"error":{"code":"usage","message":"AMQP_URL: the value is not an AMQP URI: it has the port 'x'"#))
+    #expect(
+      malformed.err.hasPrefix(
+        #"{"error":{"code":"usage","message":"AMQP_URL: the value is not an AMQP URI: it has the port 'x'"#))
     for output in [away, login, vhost, empty, malformed] { #expect(!output.err.contains("hunter2")) }
 
-    let second = try await Tool.run("publish", "--broker", "amqp://127.0.0.1:\(port),\(Services.broker)", "--exchange", "amq.fanout", "1")
+    let second = try await Tool.run(
+      "publish", "--broker", "amqp://127.0.0.1:\(port),\(Services.broker)", "--exchange", "amq.fanout", "1")
     #expect(second.err.contains("NO_ROUTE"))
   }
 
   @Test("something that listens but does not speak AMQP is told")
   func notABroker() async throws {
     let server = try TestServer { _ in .ok("") }
-    let output = try await Tool.run("publish", "q", "1", "--broker", "amqp://127.0.0.1:\(server.port)?connection_timeout=500")
+    let output = try await Tool.run(
+      "publish", "q", "1", "--broker", "amqp://127.0.0.1:\(server.port)?connection_timeout=500")
     #expect(output.status == 8 || output.status == 6)
     #expect(output.err.contains("RabbitMQ at amqp://guest@127.0.0.1:\(server.port)"))
   }
 
-  @Test("refuses what does not go together", arguments: [
-    (["publish"], "'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'"),
-    (["publish", "q", "1", "--lines"], "'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE"),
-    (["publish", "q", "--text"], "'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'"),
-    (["publish", "q", "1", "-x", "e"], "with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces"),
-    (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' needs '--exchange'"),
-    (["publish", "q", "1", "--priority", "300"], "--priority: '300' must be between 0 and 255"),
-    (["consume", "q", "--count", "0"], "--count: '0' must be 1 or more"),
-    (["consume", "q", "--peek", "--drain"], "'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'"),
-    (["consume", ""], "QUEUE: '' is no name of a queue"),
-  ])
+  @Test(
+    "refuses what does not go together",
+    arguments: [
+      (["publish"], "'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'"),
+      (
+        ["publish", "q", "1", "--lines"],
+        "'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE"
+      ),
+      (["publish", "q", "--text"], "'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'"),
+      (["publish", "q", "1", "-x", "e"], "with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces"),
+      (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' needs '--exchange'"),
+      (["publish", "q", "1", "--priority", "300"], "--priority: '300' must be between 0 and 255"),
+      (["consume", "q", "--count", "0"], "--count: '0' must be 1 or more"),
+      (
+        ["consume", "q", "--peek", "--drain"],
+        "'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'"
+      ),
+      (["consume", ""], "QUEUE: '' is no name of a queue"),
+    ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await RunningProcess(Tool.binary, words).end()
     #expect(output.status == 2)

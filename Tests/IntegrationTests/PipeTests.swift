@@ -17,7 +17,8 @@ struct EnvelopeTests {
         let published = try await Tool.run("publish", first, "--envelope", input: envelopes.joined(separator: "\n"))
         #expect(published.err == "msctl: 3 messages confirmed\n")
         let moved = try await Tool.shell(
-          "msctl consume \(first) --drain --envelope | tee $HOME/o | msctl publish \(second) --envelope -q; cat $HOME/o; msctl consume \(second) --drain --envelope")
+          "msctl consume \(first) --drain --envelope | tee $HOME/o | msctl publish \(second) --envelope -q; cat $HOME/o; msctl consume \(second) --drain --envelope"
+        )
         #expect(moved.lines.count == 6)
         #expect(Array(moved.lines.prefix(3)) == envelopes)
         let payloads = try await Tool.run("publish", first, "--envelope", input: envelopes[0])
@@ -33,7 +34,9 @@ struct EnvelopeTests {
     try await withQueue { queue in
       let output = try await Tool.run("publish", queue, "--envelope", input: #"{"body":1} {"corpse":2}"#)
       #expect(output.status == 9)
-      #expect(output.err.contains("msctl: 1 message confirmed\nmsctl: value 2 of the input is no envelope: it has no 'body'\n"))
+      #expect(
+        output.err.contains(
+          "msctl: 1 message confirmed\nmsctl: value 2 of the input is no envelope: it has no 'body'\n"))
       let message = try #require(try await Services.messages(in: queue).first)
       #expect((message["properties"] as? [String: Any])?["delivery_mode"] as? Int == 2)
     }
@@ -48,10 +51,15 @@ struct CallEachTests {
     let count = Mutex(0)
     let server = try TestServer { request in
       if request.target == "/users/1" { first.wait() }
-      if count.withLock({ $0 += 1; return $0 }) == 19 { first.signal() }
+      if count.withLock({
+        $0 += 1; return $0
+      }) == 19 {
+        first.signal()
+      }
       return .kept("{\"path\" : \"\(request.target)\"}")
     }
-    let output = try await Tool.shell("seq 20 | jq -c '{id:.}' | msctl call '\(server.url)/users/{id}' --each --parallel 4 --stats")
+    let output = try await Tool.shell(
+      "seq 20 | jq -c '{id:.}' | msctl call '\(server.url)/users/{id}' --each --parallel 4 --stats")
     #expect(output.status == 0)
     #expect(output.lines == (1...20).map { "{\"path\":\"/users/\($0)\"}" })
     #expect(output.err.hasPrefix("msctl: 20 calls in ") && output.err.contains(": 20 200; latency in ms: 50% "))
@@ -61,7 +69,8 @@ struct CallEachTests {
   @Test("sends each value as the body, as it was written")
   func bodies() async throws {
     let server = try TestServer { .kept($0.body) }
-    let output = try await Tool.run("call", server.url, "--each", "-P", "3", input: #"{"a":1.10} [2, 3] "x" 12345678901234567890"#)
+    let output = try await Tool.run(
+      "call", server.url, "--each", "-P", "3", input: #"{"a":1.10} [2, 3] "x" 12345678901234567890"#)
     #expect(output.lines == [#"{"a":1.10}"#, "[2,3]", #""x""#, "12345678901234567890"])
     #expect(Set(server.requests.map(\.method)) == ["POST"])
     let put = try await Tool.run("call", "PUT", server.url + "/{id}", "--each", input: #"{"id":"a b/é"}"#)
@@ -86,7 +95,8 @@ struct CallEachTests {
   @Test("stops at the first failure with the count done, or goes on and fails in the end")
   func failures() async throws {
     let server = try TestServer { request in
-      request.target == "/2" ? .status(500, "Oops", "{\"e\":1}", headers: ["Content-Type: application/json"]) : .ok("{}")
+      request.target == "/2"
+        ? .status(500, "Oops", "{\"e\":1}", headers: ["Content-Type: application/json"]) : .ok("{}")
     }
     let input = #"{"n":1}{"n":2}{"m":3}{"n":4}"#
     let stopped = try await Tool.run("call", server.url + "/{n}", "--each", input: input)
@@ -101,9 +111,11 @@ struct CallEachTests {
     #expect(
       whole.err == "msctl: value 2: GET \(server.url)/2 was answered 500 Oops\nmsctl: value 3: it has no field 'n'\n"
         + "msctl: 2 calls of 4 failed\n")
-    let envelopes = try await Tool.run("call", server.url + "/{n}", "--each", "--keep-going", "--envelope", input: input)
+    let envelopes = try await Tool.run(
+      "call", server.url + "/{n}", "--each", "--keep-going", "--envelope", input: input)
     #expect(envelopes.lines.count == 4)
-    #expect(envelopes.lines[1].contains(#""status":500"#) && envelopes.lines[2].hasPrefix(#"{"error":{"code":"bad-input""#))
+    #expect(
+      envelopes.lines[1].contains(#""status":500"#) && envelopes.lines[2].hasPrefix(#"{"error":{"code":"bad-input""#))
     let broken = try await Tool.run("call", server.url + "/{n}", "--each", input: #"{"n":1} oops"#)
     #expect(broken.status == 9 && broken.out == "{}\n")
     #expect(broken.err == "msctl: standard input is not JSON: line 1, column 9: expected a value, found 'o'\n")
@@ -134,14 +146,22 @@ struct CallEachTests {
     }
   }
 
-  @Test("refuses what does not go together", arguments: [
-    (["call", "s/{id}"], "TARGET has {placeholders}, which '--each' fills from standard input"),
-    (["call", "s/{id", "--each"], "TARGET: 's/{id' has braces that do not match"),
-    (["call", "s", "--each", "a=1"], "with '--each' the value is the body, so '--data' and items that make a body have no place"),
-    (["call", "s", "--parallel", "2"], "'--parallel' needs '--each' or '--all'"),
-    (["call", ":80", "--all"], "'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'"),
-    (["call", "s", "--each", "-o", "f"], "'--output' takes the answer of one call"),
-  ])
+  @Test(
+    "refuses what does not go together",
+    arguments: [
+      (["call", "s/{id}"], "TARGET has {placeholders}, which '--each' fills from standard input"),
+      (["call", "s/{id", "--each"], "TARGET: 's/{id' has braces that do not match"),
+      (
+        ["call", "s", "--each", "a=1"],
+        "with '--each' the value is the body, so '--data' and items that make a body have no place"
+      ),
+      (["call", "s", "--parallel", "2"], "'--parallel' needs '--each' or '--all'"),
+      (
+        ["call", ":80", "--all"],
+        "'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'"
+      ),
+      (["call", "s", "--each", "-o", "f"], "'--output' takes the answer of one call"),
+    ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await RunningProcess(Tool.binary, words).end()
     #expect(output.status == 2)
@@ -180,7 +200,8 @@ struct PublishStageTests {
   @Test("--failed-to keeps all that was never confirmed when the broker goes, the rest of the input too")
   func failedToAfterBreak() async throws {
     let output = try await Tool.shell(
-      "seq 5 | msctl publish -x no-such-exchange -k k --window 2 --failed-to $HOME/f -q; echo $?; jq -c .body $HOME/f | tr '\\n' ' '")
+      "seq 5 | msctl publish -x no-such-exchange -k k --window 2 --failed-to $HOME/f -q; echo $?; jq -c .body $HOME/f | tr '\\n' ' '"
+    )
     #expect(output.out == "7\n1 2 3 4 5 ")
   }
 
@@ -189,7 +210,8 @@ struct PublishStageTests {
     try await withQueue { queue in
       let responder = try Tool.start(
         "consume", queue, "--parallel", "4", "--exec",
-        #"jq -c '{answer:(.n*2)}' | msctl publish -x '' -k "$MSCTL_REPLY_TO" --correlation-id "$MSCTL_CORRELATION_ID" -q"#)
+        #"jq -c '{answer:(.n*2)}' | msctl publish -x '' -k "$MSCTL_REPLY_TO" --correlation-id "$MSCTL_CORRELATION_ID" -q"#
+      )
       try await eventually("it consumes") { responder.err.contains("made the queue") }
       let output = try await Tool.run("publish", queue, "--reply", "-q", input: #"{"n":1}{"n":2}{"n":3}{"n":4}{"n":5}"#)
       #expect(output.err == "")
@@ -222,7 +244,8 @@ struct ConsumeSourceTests {
       _ = try await Tool.run(
         "publish", queue, #"{"n":1}"#, "--message-id", "m1", "--type", "t1", environment: ["TRACEPARENT": trace])
       let output = try await Tool.run(
-        "consume", queue, "--drain", "--exec", #"cat; echo " $MSCTL_MESSAGE_ID $MSCTL_TYPE $MSCTL_ROUTING_KEY $MSCTL_ATTEMPT $TRACEPARENT""#)
+        "consume", queue, "--drain", "--exec",
+        #"cat; echo " $MSCTL_MESSAGE_ID $MSCTL_TYPE $MSCTL_ROUTING_KEY $MSCTL_ATTEMPT $TRACEPARENT""#)
       #expect(output.status == 0)
       #expect(output.out.hasPrefix("{\"n\":1} m1 t1 \(queue) 1 00-0af7651916cd43dd8448eb211c80319c-"))
       #expect(try await Services.messages(in: queue).isEmpty)
@@ -232,7 +255,8 @@ struct ConsumeSourceTests {
   @Test("a command that fails has its message back in the queue, and a dead-letter queue gets it in the end")
   func attempts() async throws {
     try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) { queue in
+      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
+        queue in
         _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
         let output = try await Tool.run(
           "consume", queue, "--drain", "--max-attempts", "2", "--exec", "read x; echo try $x; test $x != 2")
@@ -261,16 +285,21 @@ struct ConsumeSourceTests {
     }
   }
 
-  @Test("a command that cannot be started stops the consumer at once, and nothing is lost", arguments: [
-    (["--exec", "no-such-command-here"], 127), (["--through", "no-such-command-here"], 127), (["--exec", "/dev/null"], 126),
-    (["--through", "no-such-command-here", "--restart"], 127),
-  ] as [([String], Int32)])
+  @Test(
+    "a command that cannot be started stops the consumer at once, and nothing is lost",
+    arguments: [
+      (["--exec", "no-such-command-here"], 127), (["--through", "no-such-command-here"], 127),
+      (["--exec", "/dev/null"], 126),
+      (["--through", "no-such-command-here", "--restart"], 127),
+    ] as [([String], Int32)])
   func cannotStart(_ words: [String], _ status: Int32) async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2 3")
       let output = try await RunningProcess(Tool.binary, ["consume", queue] + words).end()
       #expect(output.status == status)
-      #expect(output.err.contains(status == 127 ? "'no-such-command-here' was not found\n" : "'/dev/null' could not be run\n"))
+      #expect(
+        output.err.contains(status == 127 ? "'no-such-command-here' was not found\n" : "'/dev/null' could not be run\n")
+      )
       #expect(try await Services.messages(in: queue).count == 3)
     }
   }
@@ -291,15 +320,19 @@ struct ConsumeSourceTests {
   func through() async throws {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 5000 | msctl publish \(queue) -q")
-      let output = try await Tool.shell("msctl consume \(queue) --drain --through 'jq -c --unbuffered \"{n:.}\"' | tail -n 1; echo ${PIPESTATUS[0]}")
+      let output = try await Tool.shell(
+        "msctl consume \(queue) --drain --through 'jq -c --unbuffered \"{n:.}\"' | tail -n 1; echo ${PIPESTATUS[0]}")
       #expect(output.out == "{\"n\":5000}\n0\n")
       #expect(try await Services.messages(in: queue).isEmpty)
     }
   }
 
-  @Test("a filter that ends with messages unanswered has failed, whatever its status; they go back", arguments: [
-    ("head -n 2", 1, 1), ("read x; echo $x; printf half; exit 0", 1, 2), ("read x; exit 7", 7, 3), ("kill -9 $$", 137, 3),
-  ] as [(String, Int32, Int)])
+  @Test(
+    "a filter that ends with messages unanswered has failed, whatever its status; they go back",
+    arguments: [
+      ("head -n 2", 1, 1), ("read x; echo $x; printf half; exit 0", 1, 2), ("read x; exit 7", 7, 3),
+      ("kill -9 $$", 137, 3),
+    ] as [(String, Int32, Int)])
   func filterEnds(_ filter: String, _ status: Int32, _ left: Int) async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2 3")
@@ -323,7 +356,8 @@ struct ConsumeSourceTests {
   @Test("--restart starts a filter again, and rejects the message that it dies on")
   func restart() async throws {
     try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) { queue in
+      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
+        queue in
         _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
         let output = try await Tool.run(
           "consume", queue, "--drain", "--restart", "--max-attempts", "2", "--through",
@@ -422,7 +456,11 @@ struct WholePipeTests {
               Tool.binary, ["consume", orders, "--drain", "--prefetch", "20", "--through", pipe])
             let moment = Int.random(in: 0..<250, using: &generator)
             try await Task.sleep(for: .milliseconds(moment))
-            let victim = ["consume \(orders)", "call POST \(service)/charges --each$", "publish \(receipts) --tee -q$", "sh -c .*\(receipts)"]
+            let victim =
+              [
+                "consume \(orders)", "call POST \(service)/charges --each$", "publish \(receipts) --tee -q$",
+                "sh -c .*\(receipts)",
+              ]
               .randomElement(using: &generator) ?? ""
             let found = try await RunningProcess("/usr/bin/pkill", ["-KILL", "-f", "-o", victim]).end()
             killed.append("\(moment) ms: \(victim) \(found.status == 0)")
@@ -432,7 +470,8 @@ struct WholePipeTests {
           #expect(last.status == 0, "seed \(seed), kills \(killed)")
           let received = Set(try await Tool.run("consume", receipts, "--drain").lines)
           #expect(received == Set((1...total).map(String.init)), "seed \(seed), kills \(killed)")
-          print("Killed with seed \(seed): \(killed.count { $0.hasSuffix("true") }) of \(killed.count) found their process")
+          print(
+            "Killed with seed \(seed): \(killed.count { $0.hasSuffix("true") }) of \(killed.count) found their process")
         }
       }
     }

@@ -8,7 +8,8 @@ struct RegistryTests {
   func thereAndBack() async throws {
     try await withService { service in
       let registered = try await Tool.run(
-        "register", service, "--port", "3000", "--address", "10.0.0.1", "--tag", "a", "--tag", "b", "--meta", "version=1.10")
+        "register", service, "--port", "3000", "--address", "10.0.0.1", "--tag", "a", "--tag", "b", "--meta",
+        "version=1.10")
       #expect(registered.status == 0)
       #expect(registered.out == "")
       let id = "\(service)-10.0.0.1-3000"
@@ -21,10 +22,12 @@ struct RegistryTests {
       #expect(try await Tool.run("discover", service, "-o", "url").out == "http://10.0.0.1:3000\n")
       #expect(try await Tool.run("discover", service, "-o", "hostport").out == "10.0.0.1:3000\n")
       let name = service.uppercased().replacingOccurrences(of: "-", with: "_")
-      let env = try await Tool.shell("eval \"$(msctl discover \(service) -o env)\"; echo $\(name)_URL $\(name)_HOST $\(name)_PORT")
+      let env = try await Tool.shell(
+        "eval \"$(msctl discover \(service) -o env)\"; echo $\(name)_URL $\(name)_HOST $\(name)_PORT")
       #expect(env.out == "http://10.0.0.1:3000 10.0.0.1 3000\n")
       let table = try await Tool.run("discover", service, "-o", "table")
-      #expect(table.lines.count == 2 && table.lines[0].hasPrefix("ID ") && table.lines[1].contains("10.0.0.1:3000  passing"))
+      #expect(
+        table.lines.count == 2 && table.lines[0].hasPrefix("ID ") && table.lines[1].contains("10.0.0.1:3000  passing"))
       #expect(try await Tool.run("discover").out.contains(#"{"service":"\#(service)","tags":["a","b"]}"# + "\n"))
 
       #expect(try await Tool.run("register", service, "--remove").err == "msctl: removed '\(id)'\n")
@@ -44,16 +47,21 @@ struct RegistryTests {
         request.target == "/warn" ? .status(429, "Too Many Requests", "slow down") : .ok("{}")
       }
       let port = "\(server.port)"
-      _ = try await Tool.run("register", service, "-p", port, "--id", service + "-up", "-c", "http=/health", "--interval", "1s")
-      _ = try await Tool.run("register", service, "-p", port, "--id", service + "-warn", "-c", "http=/warn", "--interval", "1s")
+      _ = try await Tool.run(
+        "register", service, "-p", port, "--id", service + "-up", "-c", "http=/health", "--interval", "1s")
+      _ = try await Tool.run(
+        "register", service, "-p", port, "--id", service + "-warn", "-c", "http=/warn", "--interval", "1s")
       let dead = try Services.freePort()
-      _ = try await Tool.run("register", service, "-p", "\(dead)", "--id", service + "-down", "-c", "tcp", "--interval", "1s")
+      _ = try await Tool.run(
+        "register", service, "-p", "\(dead)", "--id", service + "-down", "-c", "tcp", "--interval", "1s")
       _ = try await Tool.run("register", service, "-p", port, "--id", service + "-ttl", "-c", "ttl=30s")
 
       func ids(_ words: String...) async throws -> [String] {
         let output = try await RunningProcess(Tool.binary, ["discover", service] + words).end()
-        return output.lines.compactMap { $0.components(separatedBy: "\"id\":\"\(service)-").last?.components(separatedBy: "\"").first }
-          .sorted()
+        return output.lines.compactMap {
+          $0.components(separatedBy: "\"id\":\"\(service)-").last?.components(separatedBy: "\"").first
+        }
+        .sorted()
       }
       try await eventually("the checks have run") {
         let (passing, warning) = (try await ids(), try await ids("--status", "warning"))
@@ -74,7 +82,9 @@ struct RegistryTests {
       _ = try await Tool.run("register", service, "-p", "1", "--tag", "blue", "--meta", "v=1")
       _ = try await Tool.run("register", service, "-p", "2", "--tag", "green", "--meta", "v=2")
       #expect(try await Tool.run("discover", service, "--tag", "blue", "-o", "hostport").out == "127.0.0.1:1\n")
-      #expect(try await Tool.run("discover", service, "--filter", "Service.Meta.v == \"2\"", "-o", "hostport").out == "127.0.0.1:2\n")
+      #expect(
+        try await Tool.run("discover", service, "--filter", "Service.Meta.v == \"2\"", "-o", "hostport").out
+          == "127.0.0.1:2\n")
       let wrong = try await Tool.run("discover", service, "--filter", "nonsense ==")
       #expect(wrong.status == 1)
       #expect(wrong.err.hasPrefix("msctl: Consul answered GET /v1/health/service/\(service) with "))
@@ -89,8 +99,10 @@ struct RegistryTests {
     let bare = try await Tool.run("register", service, "-p", "1", environment: agent)
     #expect(bare.status == 6)
     #expect(
-      bare.err.hasPrefix("msctl: Consul at \(Services.guardedConsul) denies PUT /v1/agent/service/register: Permission denied"))
-    #expect(bare.err.hasSuffix("\n       Give a token that may do this with CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.\n"))
+      bare.err.hasPrefix(
+        "msctl: Consul at \(Services.guardedConsul) denies PUT /v1/agent/service/register: Permission denied"))
+    #expect(
+      bare.err.hasSuffix("\n       Give a token that may do this with CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.\n"))
 
     let wrong = agent.merging(["CONSUL_HTTP_TOKEN": "00000000-dead-beef-0000-000000000000"]) { $1 }
     let refused = try await Tool.run("discover", service, "--json-errors", environment: wrong)
@@ -108,18 +120,28 @@ struct RegistryTests {
     #expect(try await Tool.run("register", service, "--remove", environment: right).status == 0)
   }
 
-  @Test("refuses what cannot be meant, and says why", arguments: [
-    (["register", "s"], "'register' needs '--port N': where the service listens"),
-    (["register", "s", "--port", "0"], "--port: '0' must be between 1 and 65535"),
-    (["register", "s", "--port", "http"], "--port: 'http' is not a whole number"),
-    (["register", "s", "-p", "1", "--check", "ping"], "--check: 'ping' is not one of http=/PATH, http=URL, tcp and ttl=TIME"),
-    (["register", "s", "-p", "1", "--meta", "x"], "--meta: 'x' is not of the form NAME=VALUE"),
-    (["register", "a b", "-p", "1"], "NAME: 'a b' is no name of a service: it must not be empty or hold spaces, '/' or '?'"),
-    (["discover", "-o", "url"], "'-o url' shows instances, so 'discover' needs NAME: the service"),
-    (["discover", "s", "-o", "yaml"], "-o: 'yaml' is not one of json, url, hostport, env, table"),
-    (["discover", "--consul-addr", "ftp://x"],
-      "--consul-addr: 'ftp://x' is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"),
-  ])
+  @Test(
+    "refuses what cannot be meant, and says why",
+    arguments: [
+      (["register", "s"], "'register' needs '--port N': where the service listens"),
+      (["register", "s", "--port", "0"], "--port: '0' must be between 1 and 65535"),
+      (["register", "s", "--port", "http"], "--port: 'http' is not a whole number"),
+      (
+        ["register", "s", "-p", "1", "--check", "ping"],
+        "--check: 'ping' is not one of http=/PATH, http=URL, tcp and ttl=TIME"
+      ),
+      (["register", "s", "-p", "1", "--meta", "x"], "--meta: 'x' is not of the form NAME=VALUE"),
+      (
+        ["register", "a b", "-p", "1"],
+        "NAME: 'a b' is no name of a service: it must not be empty or hold spaces, '/' or '?'"
+      ),
+      (["discover", "-o", "url"], "'-o url' shows instances, so 'discover' needs NAME: the service"),
+      (["discover", "s", "-o", "yaml"], "-o: 'yaml' is not one of json, url, hostport, env, table"),
+      (
+        ["discover", "--consul-addr", "ftp://x"],
+        "--consul-addr: 'ftp://x' is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"
+      ),
+    ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await RunningProcess(Tool.binary, words).end()
     #expect(output.status == 2)
@@ -131,6 +153,8 @@ struct RegistryTests {
     let server = try TestServer { _ in .ok("<html>", type: "text/html") }
     let output = try await Tool.run("discover", "s", environment: ["CONSUL_HTTP_ADDR": server.url])
     #expect(output.status == 1)
-    #expect(output.err.hasPrefix("msctl: what answers at \(server.url) is no Consul agent: its answer to /v1/health/service/s is not JSON"))
+    #expect(
+      output.err.hasPrefix(
+        "msctl: what answers at \(server.url) is no Consul agent: its answer to /v1/health/service/s is not JSON"))
   }
 }

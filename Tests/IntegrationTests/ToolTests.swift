@@ -6,12 +6,15 @@ import Testing
 struct ToolTests {
   @Test("shows its help and versions on standard output")
   func help() async throws {
-    for words in [["--help"], ["-h"], ["help"], ["help", "call"], ["call", "-h"], ["publish", "--help"], ["--version"]] {
+    for words in [
+      ["--help"], ["-h"], ["help"], ["help", "call"], ["call", "-h"], ["publish", "--help"], ["--version"],
+    ] {
       let output = try await RunningProcess(Tool.binary, words).end()
       #expect(output.status == 0 && !output.out.isEmpty && output.err == "", "\(words)")
     }
     let version = try await Tool.run("--version")
-    #expect(version.lines.count == 3 && version.lines[1].hasPrefix("libcurl/") && version.lines[2].hasPrefix("librabbitmq/"))
+    #expect(
+      version.lines.count == 3 && version.lines[1].hasPrefix("libcurl/") && version.lines[2].hasPrefix("librabbitmq/"))
   }
 
   @Test("shows what it can do where nothing is asked, and fails")
@@ -19,7 +22,9 @@ struct ToolTests {
     let output = try await Tool.run()
     #expect(output.status == 2)
     #expect(output.out == "")
-    for verb in ["call", "publish", "consume", "register", "discover"] { #expect(output.err.contains("  msctl \(verb) ")) }
+    for verb in ["call", "publish", "consume", "register", "discover"] {
+      #expect(output.err.contains("  msctl \(verb) "))
+    }
   }
 
   @Test("names the command that was meant")
@@ -30,7 +35,9 @@ struct ToolTests {
     let json = try await Tool.run("call", "--tiemout", "3", "s", "--json-errors")
     #expect(json.status == 2)
     #expect(
-      json.err == #"{"error":{"code":"usage","message":"'--tiemout' is not an option of 'call'","hint":"Did you mean '--timeout'?"}}"# + "\n")
+      json.err
+        == #"{"error":{"code":"usage","message":"'--tiemout' is not an option of 'call'","hint":"Did you mean '--timeout'?"}}"#
+        + "\n")
   }
 
   @Test("fails where its output cannot be written")

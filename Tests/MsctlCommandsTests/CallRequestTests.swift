@@ -25,27 +25,40 @@ private func refusal(_ words: [String]) -> String? {
 
 @Suite("A request of 'call'")
 struct CallRequestTests {
-  @Test("goes to a URL, a host with a port, or a service", arguments: [
-    ("http://h/x", CallTarget.url("http://h/x")), ("https://h", .url("https://h")),
-    ("localhost:3000/users/42", .url("http://localhost:3000/users/42")), (":3000/users", .url("http://localhost:3000/users")),
-    ("[::1]:80/x", .url("http://[::1]:80/x")), ("user-service/users/42", .service(name: "user-service", path: "/users/42")),
-    ("user-service", .service(name: "user-service", path: "/")), ("user-service?a=b", .service(name: "user-service", path: "/?a=b")),
-    ("consul://user-service/x", .service(name: "user-service", path: "/x")),
-    ("user-service/at/12:30", .service(name: "user-service", path: "/at/12:30")),
-  ])
+  @Test(
+    "goes to a URL, a host with a port, or a service",
+    arguments: [
+      ("http://h/x", CallTarget.url("http://h/x")), ("https://h", .url("https://h")),
+      ("localhost:3000/users/42", .url("http://localhost:3000/users/42")),
+      (":3000/users", .url("http://localhost:3000/users")),
+      ("[::1]:80/x", .url("http://[::1]:80/x")),
+      ("user-service/users/42", .service(name: "user-service", path: "/users/42")),
+      ("user-service", .service(name: "user-service", path: "/")),
+      ("user-service?a=b", .service(name: "user-service", path: "/?a=b")),
+      ("consul://user-service/x", .service(name: "user-service", path: "/x")),
+      ("user-service/at/12:30", .service(name: "user-service", path: "/at/12:30")),
+    ])
   func targets(_ text: String, _ target: CallTarget) throws {
     #expect(try CallTarget(argument: text) == target)
   }
 
-  @Test("is refused for a target that is none", arguments: [
-    ("ftp://h/x", "TARGET: 'ftp://h/x' has the scheme 'ftp'; http, https and consul can be called"),
-    ("http://h:99999/", "TARGET: 'http://h:99999/' is not a URL: port number was not a decimal number between 0 and 65535"),
-    ("http://u:p@h/", "TARGET: 'http://u:p@h/' holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'"),
-    ("s/a b", "TARGET: 's/a b' holds a space or a control character; write it as %XX"),
-    ("s/a\r\nb", "TARGET: 's/a\r\nb' holds a space or a control character; write it as %XX"),
-    ("s/#x", "TARGET: 's/#x' has a fragment ('#'), which is never sent; write %23"),
-    ("/path", "TARGET: '/path' is no name of a service: it must not be empty or hold spaces, '/' or '?'"),
-  ])
+  @Test(
+    "is refused for a target that is none",
+    arguments: [
+      ("ftp://h/x", "TARGET: 'ftp://h/x' has the scheme 'ftp'; http, https and consul can be called"),
+      (
+        "http://h:99999/",
+        "TARGET: 'http://h:99999/' is not a URL: port number was not a decimal number between 0 and 65535"
+      ),
+      (
+        "http://u:p@h/",
+        "TARGET: 'http://u:p@h/' holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'"
+      ),
+      ("s/a b", "TARGET: 's/a b' holds a space or a control character; write it as %XX"),
+      ("s/a\r\nb", "TARGET: 's/a\r\nb' holds a space or a control character; write it as %XX"),
+      ("s/#x", "TARGET: 's/#x' has a fragment ('#'), which is never sent; write %23"),
+      ("/path", "TARGET: '/path' is no name of a service: it must not be empty or hold spaces, '/' or '?'"),
+    ])
   func wrongTargets(_ text: String, _ message: String) {
     #expect(refusal([text]) == message)
   }
@@ -95,8 +108,11 @@ struct CallRequestTests {
   @Test("takes credentials from the environment and from files, never from the command line")
   func credentials() throws {
     let environment = ["LOGIN": "ada:secret\n", "TOKEN": "t0ken"]
-    #expect(try request("s", "--basic", "env:LOGIN", environment: environment).header("Authorization") == "Basic YWRhOnNlY3JldA==")
-    #expect(try request("s", "--bearer", "env:TOKEN", environment: environment).header("Authorization") == "Bearer t0ken")
+    #expect(
+      try request("s", "--basic", "env:LOGIN", environment: environment).header("Authorization")
+        == "Basic YWRhOnNlY3JldA==")
+    #expect(
+      try request("s", "--bearer", "env:TOKEN", environment: environment).header("Authorization") == "Bearer t0ken")
     #expect(throws: Failure(.usage, "the variable 'NOPE', which should hold a secret, is not set")) {
       _ = try request("s", "--bearer", "env:NOPE")
     }
@@ -108,29 +124,45 @@ struct CallRequestTests {
     #expect(try body("--form", "a=b c", "d=é") == "a=b%20c&d=%C3%A9")
     #expect(try request("s", "-f", "a=b").header("Content-Type") == "application/x-www-form-urlencoded")
     let upload = try request("s", "--form", "a=b", "f@/etc/hostname")
-    #expect(upload.body == .form([
-      HTTPFormPart(name: "a", content: .bytes(Array("b".utf8))), HTTPFormPart(name: "f", content: .file(path: "/etc/hostname")),
-    ]))
+    #expect(
+      upload.body
+        == .form([
+          HTTPFormPart(name: "a", content: .bytes(Array("b".utf8))),
+          HTTPFormPart(name: "f", content: .file(path: "/etc/hostname")),
+        ]))
   }
 
-  @Test("is refused where its parts do not fit together", arguments: [
-    (["s", "a"], "ITEM: 'a' is no item: write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file"),
-    (["s", "a:={"], "ITEM: 'a:={' is not JSON after ':=' (line 1, column 2: the input ends inside a value); for a string write '='"),
-    (["s", "X-A:b\r\nX-C:d"], "ITEM: 'X-A:b\r\nX-C:d' is no valid header (a control character?)"),
-    (["s", "-H", "X-A: b\nc"], "-H: 'X-A: b\nc' is no valid header: a name is one word, and a value holds no control characters"),
-    (["s", "-H", "nothing"], "-H: 'nothing' is not of the form 'Name: value'"),
-    (["s", "f@x"], "'name@file' uploads a file, which needs '--form'"),
-    (["s", "--data", "x", "a=b"], "'--data' and items that make a body do not go together"),
-    (["s", "--basic", "env:A", "--bearer", "env:B"], "'--basic' and '--bearer' do not go together"),
-    (["s", "--timeout", "soon"], "--timeout: 'soon' is not a duration such as 5s, 250ms, 1m or 2h"),
-    (["s", "--timeout", "-5s"], "--timeout: '-5s' is not a duration such as 5s, 250ms, 1m or 2h"),
-    (["GET"], "'call' needs TARGET: A URL, HOST:PORT/PATH, or NAME/PATH of a service"),
-  ])
+  @Test(
+    "is refused where its parts do not fit together",
+    arguments: [
+      (
+        ["s", "a"],
+        "ITEM: 'a' is no item: write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file"
+      ),
+      (
+        ["s", "a:={"],
+        "ITEM: 'a:={' is not JSON after ':=' (line 1, column 2: the input ends inside a value); for a string write '='"
+      ),
+      (["s", "X-A:b\r\nX-C:d"], "ITEM: 'X-A:b\r\nX-C:d' is no valid header (a control character?)"),
+      (
+        ["s", "-H", "X-A: b\nc"],
+        "-H: 'X-A: b\nc' is no valid header: a name is one word, and a value holds no control characters"
+      ),
+      (["s", "-H", "nothing"], "-H: 'nothing' is not of the form 'Name: value'"),
+      (["s", "f@x"], "'name@file' uploads a file, which needs '--form'"),
+      (["s", "--data", "x", "a=b"], "'--data' and items that make a body do not go together"),
+      (["s", "--basic", "env:A", "--bearer", "env:B"], "'--basic' and '--bearer' do not go together"),
+      (["s", "--timeout", "soon"], "--timeout: 'soon' is not a duration such as 5s, 250ms, 1m or 2h"),
+      (["s", "--timeout", "-5s"], "--timeout: '-5s' is not a duration such as 5s, 250ms, 1m or 2h"),
+      (["GET"], "'call' needs TARGET: A URL, HOST:PORT/PATH, or NAME/PATH of a service"),
+    ])
   func refusals(_ words: [String], _ message: String) {
     #expect(refusal(words) == message)
   }
 
-  @Test("refuses items that put two things in one place", arguments: [["a=1", "a[b]=2"], ["a[b]=1", "a[]=2"], ["a=1", "a=2"]])
+  @Test(
+    "refuses items that put two things in one place",
+    arguments: [["a=1", "a[b]=2"], ["a[b]=1", "a[]=2"], ["a=1", "a=2"]])
   func clashes(_ items: [String]) throws {
     guard case .run(let options) = try Call.command.parse(["s"] + items) else { return }
     #expect(throws: Failure.self) { _ = try Call.request(options, environment: [:]) }
@@ -139,9 +171,11 @@ struct CallRequestTests {
 
 @Suite("A duration")
 struct DurationTests {
-  @Test("is a number with a unit, or seconds", arguments: [
-    ("5s", 5000), ("250ms", 250), ("1.5m", 90_000), ("2h", 7_200_000), ("10", 10_000), ("0", 0),
-  ])
+  @Test(
+    "is a number with a unit, or seconds",
+    arguments: [
+      ("5s", 5000), ("250ms", 250), ("1.5m", 90_000), ("2h", 7_200_000), ("10", 10_000), ("0", 0),
+    ])
   func values(_ text: String, _ milliseconds: Int) throws {
     #expect(try Duration(argument: text) == .milliseconds(milliseconds))
   }
@@ -166,7 +200,8 @@ struct TableTests {
       }
       #expect(!spec.examples.isEmpty, "\(spec.name)")
       let examples = spec.examples.map { "  " + $0.line }
-      for line in Help.text(of: spec, program: "msctl", .full).split(separator: "\n") where !examples.contains(String(line)) {
+      for line in Help.text(of: spec, program: "msctl", .full).split(separator: "\n")
+      where !examples.contains(String(line)) {
         #expect(line.count <= 80, "\(line)")
       }
     }

@@ -4,23 +4,25 @@ import Testing
 @Suite("An AMQP URI")
 struct AMQPURITests {
   /// Appendix A of RabbitMQ's URI specification, as far as it names a host.
-  @Test("is read as RabbitMQ's specification says", arguments: [
-    ("amqp://user:pass@host:10000/vhost", "user", "pass", "host", 10000, "vhost"),
-    ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", "usera", "apass", "hoast", 10000, "v/host"),
-    ("amqp://", "guest", "guest", "localhost", 5672, "/"),
-    ("amqp://:@/", "", "", "localhost", 5672, ""),
-    ("amqp://user@", "user", "guest", "localhost", 5672, "/"),
-    ("amqp://user:pass@", "user", "pass", "localhost", 5672, "/"),
-    ("amqp://host", "guest", "guest", "host", 5672, "/"),
-    ("amqp://:10000", "guest", "guest", "localhost", 10000, "/"),
-    ("amqp:///vhost", "guest", "guest", "localhost", 5672, "vhost"),
-    ("amqp://host/", "guest", "guest", "host", 5672, ""),
-    ("amqp://host/%2f", "guest", "guest", "host", 5672, "/"),
-    ("amqp://[::1]", "guest", "guest", "::1", 5672, "/"),
-    ("AMQPS://[::1]:99/x", "guest", "guest", "::1", 99, "x"),
-    ("amqps://h", "guest", "guest", "h", 5671, "/"),
-    ("amqp://p%C3%A4ul:p%40ss@h", "päul", "p@ss", "h", 5672, "/"),
-  ])
+  @Test(
+    "is read as RabbitMQ's specification says",
+    arguments: [
+      ("amqp://user:pass@host:10000/vhost", "user", "pass", "host", 10000, "vhost"),
+      ("amqp://user%61:%61pass@ho%61st:10000/v%2fhost", "usera", "apass", "hoast", 10000, "v/host"),
+      ("amqp://", "guest", "guest", "localhost", 5672, "/"),
+      ("amqp://:@/", "", "", "localhost", 5672, ""),
+      ("amqp://user@", "user", "guest", "localhost", 5672, "/"),
+      ("amqp://user:pass@", "user", "pass", "localhost", 5672, "/"),
+      ("amqp://host", "guest", "guest", "host", 5672, "/"),
+      ("amqp://:10000", "guest", "guest", "localhost", 10000, "/"),
+      ("amqp:///vhost", "guest", "guest", "localhost", 5672, "vhost"),
+      ("amqp://host/", "guest", "guest", "host", 5672, ""),
+      ("amqp://host/%2f", "guest", "guest", "host", 5672, "/"),
+      ("amqp://[::1]", "guest", "guest", "::1", 5672, "/"),
+      ("AMQPS://[::1]:99/x", "guest", "guest", "::1", 99, "x"),
+      ("amqps://h", "guest", "guest", "h", 5671, "/"),
+      ("amqp://p%C3%A4ul:p%40ss@h", "päul", "p@ss", "h", 5672, "/"),
+    ])
   func parts(_ text: String, _ user: String, _ password: String, _ host: String, _ port: Int, _ vhost: String) throws {
     let uri = try AMQPURI(text)
     #expect(uri.user == user)
@@ -43,26 +45,30 @@ struct AMQPURITests {
     #expect(uri.mechanism == .external)
   }
 
-  @Test("is refused with the reason, which never holds the password", arguments: [
-    ("http://u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
-    ("u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
-    ("amqp://u:topsecret@h:x", "has the port 'x', which is not a number between 1 and 65535"),
-    ("amqp://u:topsecret@h:0", "has the port '0', which is not a number between 1 and 65535"),
-    ("amqp://u:topsecret@h:65536", "has the port '65536', which is not a number between 1 and 65535"),
-    ("amqp://u:top%secret@h", "has a '%' in its password that does not encode a character (write %25 for '%')"),
-    ("amqp://u:topsecret@h/a/b", "has more than one '/' after the host (in a virtual host's name write %2F)"),
-    ("amqp://u:top@secret@h", "has more than one '@' before the host (in a password write %40)"),
-    ("amqp://u:topsecret@[::1", "has a '[' without ']' in its host"),
-    ("amqp://u:topsecret@::1", "has more than one ':' in its host (write an IPv6 address in brackets)"),
-    ("amqp://u:top\r\nsecret@h", "holds white space or control characters (write them as %XX)"),
-    ("amqp://u:top secret@h", "holds white space or control characters (write them as %XX)"),
-    ("amqp://u:topsecret@h%00", "has a '%' in its host that does not encode a character (write %25 for '%')"),
-    ("amqp://u:topsecret@h?heartbeat=soon", "has heartbeat=soon, which is not a number between 0 and 65535"),
-    ("amqp://u:topsecret@h?verify=maybe", "has verify=maybe, which is not verify_peer or verify_none"),
-    ("amqp://u:topsecret@h?colour=red",
-      "has the parameter 'colour', which is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, "
-        + "verify and auth_mechanism"),
-  ])
+  @Test(
+    "is refused with the reason, which never holds the password",
+    arguments: [
+      ("http://u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
+      ("u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
+      ("amqp://u:topsecret@h:x", "has the port 'x', which is not a number between 1 and 65535"),
+      ("amqp://u:topsecret@h:0", "has the port '0', which is not a number between 1 and 65535"),
+      ("amqp://u:topsecret@h:65536", "has the port '65536', which is not a number between 1 and 65535"),
+      ("amqp://u:top%secret@h", "has a '%' in its password that does not encode a character (write %25 for '%')"),
+      ("amqp://u:topsecret@h/a/b", "has more than one '/' after the host (in a virtual host's name write %2F)"),
+      ("amqp://u:top@secret@h", "has more than one '@' before the host (in a password write %40)"),
+      ("amqp://u:topsecret@[::1", "has a '[' without ']' in its host"),
+      ("amqp://u:topsecret@::1", "has more than one ':' in its host (write an IPv6 address in brackets)"),
+      ("amqp://u:top\r\nsecret@h", "holds white space or control characters (write them as %XX)"),
+      ("amqp://u:top secret@h", "holds white space or control characters (write them as %XX)"),
+      ("amqp://u:topsecret@h%00", "has a '%' in its host that does not encode a character (write %25 for '%')"),
+      ("amqp://u:topsecret@h?heartbeat=soon", "has heartbeat=soon, which is not a number between 0 and 65535"),
+      ("amqp://u:topsecret@h?verify=maybe", "has verify=maybe, which is not verify_peer or verify_none"),
+      (
+        "amqp://u:topsecret@h?colour=red",
+        "has the parameter 'colour', which is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, "
+          + "verify and auth_mechanism"
+      ),
+    ])
   func refusals(_ text: String, _ reason: String) {
     #expect(throws: AMQPURIError(reason: reason)) { _ = try AMQPURI(text) }
   }

@@ -10,9 +10,11 @@ struct EnvelopeTests {
     properties.headers = [
       AMQPField("flag", .bool(true)), AMQPField("small", .integer(-1)), AMQPField("large", .integer(.max)),
       AMQPField("least", .integer(.min)), AMQPField("unsigned", .unsigned(.max)), AMQPField("double", .double(1)),
-      AMQPField("tiny", .double(.leastNonzeroMagnitude)), AMQPField("none", .double(.infinity)), AMQPField("price", .decimal(scale: 2, value: 125)),
+      AMQPField("tiny", .double(.leastNonzeroMagnitude)), AMQPField("none", .double(.infinity)),
+      AMQPField("price", .decimal(scale: 2, value: 125)),
       AMQPField("debt", .decimal(scale: 3, value: -5)), AMQPField("whole", .decimal(scale: 0, value: 7)),
-      AMQPField("text", .string("é\n\"")), AMQPField("bytes", .bytes([0, 255])), AMQPField("time", .timestamp(1_700_000_000)),
+      AMQPField("text", .string("é\n\"")), AMQPField("bytes", .bytes([0, 255])),
+      AMQPField("time", .timestamp(1_700_000_000)),
       AMQPField("void", .void), AMQPField("list", .array([.integer(1), .array([]), .table([AMQPField("a", .void)])])),
       AMQPField("table", .table([AMQPField("x", .timestamp(1)), AMQPField("", .string(""))])),
       AMQPField("trap", .table([AMQPField("$bytes", .string("no base64"))])), AMQPField("empty", .table([])),
@@ -31,10 +33,14 @@ struct EnvelopeTests {
     return properties
   }
 
-  @Test("brings back every property and header type, and the very bytes of the body", arguments: [
-    Array(#"{"a":1.10,"a":2}"#.utf8), Array(#"{"a": 1.10, "b": [1, 2]}"#.utf8), Array("{\"a\":\n1}".utf8), Array(" 1 ".utf8),
-    Array("1 2".utf8), Array("plain text\r\n".utf8), [], [0xFF, 0x00, 0x0A], Array("\"\u{FEFF}\"".utf8), [0xEF, 0xBB, 0xBF, 0x31],
-  ] as [[UInt8]])
+  @Test(
+    "brings back every property and header type, and the very bytes of the body",
+    arguments: [
+      Array(#"{"a":1.10,"a":2}"#.utf8), Array(#"{"a": 1.10, "b": [1, 2]}"#.utf8), Array("{\"a\":\n1}".utf8),
+      Array(" 1 ".utf8),
+      Array("1 2".utf8), Array("plain text\r\n".utf8), [], [0xFF, 0x00, 0x0A], Array("\"\u{FEFF}\"".utf8),
+      [0xEF, 0xBB, 0xBF, 0x31],
+    ] as [[UInt8]])
   func roundTrip(_ body: [UInt8]) throws {
     let message = AMQPMessage(body: body, properties: everything(), exchange: "e", routingKey: "r.k")
     let line = Envelope.write(message, redelivered: true)
@@ -50,23 +56,36 @@ struct EnvelopeTests {
   func text() throws {
     var properties = AMQPProperties()
     properties.contentType = "text/plain"
-    let line = Envelope.write(AMQPMessage(body: Array("42".utf8), properties: properties, exchange: "", routingKey: ""), redelivered: false)
+    let line = Envelope.write(
+      AMQPMessage(body: Array("42".utf8), properties: properties, exchange: "", routingKey: ""), redelivered: false)
     #expect(line["body"]?.string == "42" && line["bodyEncoding"]?.string == "text")
   }
 
-  @Test("is refused where it is none, with the reason", arguments: [
-    ("[1]", "is not an object"), ("{}", "has no 'body'"), (#"{"body":1,"bodyEncoding":"text"}"#, "has a 'body' that is not a string of text"),
-    (#"{"body":"!","bodyEncoding":"base64"}"#, "has a 'body' that is not base64"),
-    (#"{"body":"","bodyEncoding":"gzip"}"#, "has the 'bodyEncoding' 'gzip', which is not text or base64"),
-    (#"{"body":1,"exchange":2}"#, "has a 'exchange' that is not a string"),
-    (#"{"body":1,"properties":[]}"#, "has 'properties' that are not an object"),
-    (#"{"body":1,"properties":{"colour":1}}"#, "has the property 'colour', which AMQP does not know"),
-    (#"{"body":1,"properties":{"priority":256}}"#, "has the property 'priority', which is not a number between 0 and 255"),
-    (#"{"body":1,"properties":{"type":1}}"#, "has the property 'type', which is not a string of at most 255 bytes"),
-    (#"{"body":1,"properties":{"headers":{"a":{"$bytes":"!"}}}}"#, "has a header value tagged '$bytes' that is not understood"),
-    (#"{"body":1,"properties":{"headers":{"a":{"$what":1}}}}"#, "has a header value tagged '$what' that is not understood"),
-    (#"{"body":1,"properties":{"headers":3}}"#, "has 'headers' that are not an object"),
-  ])
+  @Test(
+    "is refused where it is none, with the reason",
+    arguments: [
+      ("[1]", "is not an object"), ("{}", "has no 'body'"),
+      (#"{"body":1,"bodyEncoding":"text"}"#, "has a 'body' that is not a string of text"),
+      (#"{"body":"!","bodyEncoding":"base64"}"#, "has a 'body' that is not base64"),
+      (#"{"body":"","bodyEncoding":"gzip"}"#, "has the 'bodyEncoding' 'gzip', which is not text or base64"),
+      (#"{"body":1,"exchange":2}"#, "has a 'exchange' that is not a string"),
+      (#"{"body":1,"properties":[]}"#, "has 'properties' that are not an object"),
+      (#"{"body":1,"properties":{"colour":1}}"#, "has the property 'colour', which AMQP does not know"),
+      (
+        #"{"body":1,"properties":{"priority":256}}"#,
+        "has the property 'priority', which is not a number between 0 and 255"
+      ),
+      (#"{"body":1,"properties":{"type":1}}"#, "has the property 'type', which is not a string of at most 255 bytes"),
+      (
+        #"{"body":1,"properties":{"headers":{"a":{"$bytes":"!"}}}}"#,
+        "has a header value tagged '$bytes' that is not understood"
+      ),
+      (
+        #"{"body":1,"properties":{"headers":{"a":{"$what":1}}}}"#,
+        "has a header value tagged '$what' that is not understood"
+      ),
+      (#"{"body":1,"properties":{"headers":3}}"#, "has 'headers' that are not an object"),
+    ])
   func refusals(_ text: String, _ reason: String) throws {
     do {
       _ = try Envelope.read(JSONValue(parsing: text.utf8))
@@ -78,31 +97,40 @@ struct EnvelopeTests {
 @Suite("A URI template")
 struct URITemplateTests {
   /// The examples of RFC 6570, sections 1.2 and 3.2, of level 1 to 3.
-  @Test("is expanded as RFC 6570 says", arguments: [
-    ("{var}", "value"), ("{hello}", "Hello%20World%21"), ("{+var}", "value"), ("{+hello}", "Hello%20World!"),
-    ("{+path}/here", "/foo/bar/here"), ("here?ref={+path}", "here?ref=/foo/bar"), ("X{#var}", "X#value"),
-    ("X{#hello}", "X#Hello%20World!"), ("map?{x,y}", "map?1024,768"), ("{x,hello,y}", "1024,Hello%20World%21,768"),
-    ("{+x,hello,y}", "1024,Hello%20World!,768"), ("{+path,x}/here", "/foo/bar,1024/here"), ("{#x,hello,y}", "#1024,Hello%20World!,768"),
-    ("X{.var}", "X.value"), ("X{.x,y}", "X.1024.768"), ("{/var}", "/value"), ("{/var,x}/here", "/value/1024/here"),
-    ("{;x,y}", ";x=1024;y=768"), ("{;x,y,empty}", ";x=1024;y=768;empty"), ("{?x,y}", "?x=1024&y=768"),
-    ("{?x,y,empty}", "?x=1024&y=768&empty="), ("?fixed=yes{&x}", "?fixed=yes&x=1024"), ("{&x,y,empty}", "&x=1024&y=768&empty="),
-    ("{half}", "50%25"), ("{+half}", "50%25"), ("{base}index", "http%3A%2F%2Fexample.com%2Fhome%2Findex"),
-    ("{+base}index", "http://example.com/home/index"), ("{user.id}", "7"), ("plain", "plain"), ("{flag}", "true"),
-  ])
+  @Test(
+    "is expanded as RFC 6570 says",
+    arguments: [
+      ("{var}", "value"), ("{hello}", "Hello%20World%21"), ("{+var}", "value"), ("{+hello}", "Hello%20World!"),
+      ("{+path}/here", "/foo/bar/here"), ("here?ref={+path}", "here?ref=/foo/bar"), ("X{#var}", "X#value"),
+      ("X{#hello}", "X#Hello%20World!"), ("map?{x,y}", "map?1024,768"), ("{x,hello,y}", "1024,Hello%20World%21,768"),
+      ("{+x,hello,y}", "1024,Hello%20World!,768"), ("{+path,x}/here", "/foo/bar,1024/here"),
+      ("{#x,hello,y}", "#1024,Hello%20World!,768"),
+      ("X{.var}", "X.value"), ("X{.x,y}", "X.1024.768"), ("{/var}", "/value"), ("{/var,x}/here", "/value/1024/here"),
+      ("{;x,y}", ";x=1024;y=768"), ("{;x,y,empty}", ";x=1024;y=768;empty"), ("{?x,y}", "?x=1024&y=768"),
+      ("{?x,y,empty}", "?x=1024&y=768&empty="), ("?fixed=yes{&x}", "?fixed=yes&x=1024"),
+      ("{&x,y,empty}", "&x=1024&y=768&empty="),
+      ("{half}", "50%25"), ("{+half}", "50%25"), ("{base}index", "http%3A%2F%2Fexample.com%2Fhome%2Findex"),
+      ("{+base}index", "http://example.com/home/index"), ("{user.id}", "7"), ("plain", "plain"), ("{flag}", "true"),
+    ])
   func examples(_ template: String, _ expansion: String) throws {
     let value = try JSONValue(
-      parsing: #"{"var":"value","hello":"Hello World!","path":"/foo/bar","x":1024,"y":768,"empty":"","half":"50%","base":"http://example.com/home/","user":{"id":7},"flag":true}"#.utf8)
+      parsing:
+        #"{"var":"value","hello":"Hello World!","path":"/foo/bar","x":1024,"y":768,"empty":"","half":"50%","base":"http://example.com/home/","user":{"id":7},"flag":true}"#
+        .utf8)
     #expect(try URITemplate(template).expanded(with: value) == expansion)
   }
 
-  @Test("is refused where it is none or the value does not fill it", arguments: [
-    ("{", "has braces that do not match"), ("a}b", "has braces that do not match"), ("{}", "has '{}', which names no field"),
-    ("{a b}", "has '{a b}', which names no field"),
-    ("{a*}", "has '{a*}', whose modifiers (RFC 6570, level 4) are not known here"),
-    ("{a:3}", "has '{a:3}', whose modifiers (RFC 6570, level 4) are not known here"),
-    ("{missing}", "has no field 'missing'"), ("{null}", "has no field 'null'"),
-    ("{list}", "has a field 'list' that is not a string, number or boolean"),
-  ])
+  @Test(
+    "is refused where it is none or the value does not fill it",
+    arguments: [
+      ("{", "has braces that do not match"), ("a}b", "has braces that do not match"),
+      ("{}", "has '{}', which names no field"),
+      ("{a b}", "has '{a b}', which names no field"),
+      ("{a*}", "has '{a*}', whose modifiers (RFC 6570, level 4) are not known here"),
+      ("{a:3}", "has '{a:3}', whose modifiers (RFC 6570, level 4) are not known here"),
+      ("{missing}", "has no field 'missing'"), ("{null}", "has no field 'null'"),
+      ("{list}", "has a field 'list' that is not a string, number or boolean"),
+    ])
   func refusals(_ template: String, _ reason: String) throws {
     let value = try JSONValue(parsing: #"{"list":[],"null":null}"#.utf8)
     #expect(throws: TemplateError.self) {

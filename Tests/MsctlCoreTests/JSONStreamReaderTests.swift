@@ -2,7 +2,9 @@ import MsctlCore
 import Testing
 
 /// Reads a whole stream, handed in as pieces of this size.
-private func read(_ text: [UInt8], pieces size: Int = .max, limits: JSONStreamReader.Limits = .init()) throws -> [String] {
+private func read(_ text: [UInt8], pieces size: Int = .max, limits: JSONStreamReader.Limits = .init()) throws
+  -> [String]
+{
   var reader = JSONStreamReader(limits: limits)
   var values: [String] = []
   var rest = text[...]
@@ -16,7 +18,9 @@ private func read(_ text: [UInt8], pieces size: Int = .max, limits: JSONStreamRe
   return values
 }
 
-private func read(_ text: String, pieces size: Int = .max) throws -> [String] { try read(Array(text.utf8), pieces: size) }
+private func read(_ text: String, pieces size: Int = .max) throws -> [String] {
+  try read(Array(text.utf8), pieces: size)
+}
 
 private func refusal(_ text: [UInt8], pieces size: Int = .max) -> JSONError? {
   do {
@@ -28,7 +32,8 @@ private func refusal(_ text: [UInt8], pieces size: Int = .max) -> JSONError? {
 @Suite("The JSON stream reader")
 struct JSONStreamReaderTests {
   static let accepted: [String] = [
-    "1.10", "12345678901234567890", "-0", "-0.0e-0", "1E+2", "0.5", "1e5", "\"\"", "\"a\\u00e9\\n\\/\"", "true", "false",
+    "1.10", "12345678901234567890", "-0", "-0.0e-0", "1E+2", "0.5", "1e5", "\"\"", "\"a\\u00e9\\n\\/\"", "true",
+    "false",
     "null", "[]", "{}", "[[[]]]", #"{"a":1,"a":2,"":{}}"#, #"["\ud83d\ude00","\ud800"]"#, "\"\u{7F}\u{80}\u{10FFFF}é\"",
     #"[1,"x",null,true,{"k":[]}]"#, "[-1,0,1.5e300]",
   ]
@@ -108,10 +113,12 @@ struct JSONStreamReaderTests {
     #expect(refusal(Array(entry.text.utf8), pieces: size)?.description == entry.error)
   }
 
-  @Test("refuses what is not UTF-8", arguments: [
-    [0x80], [0xC0, 0x80], [0xC1, 0xBF], [0xE0, 0x80, 0x80], [0xED, 0xA0, 0x80], [0xF0, 0x80, 0x80, 0x80],
-    [0xF4, 0x90, 0x80, 0x80], [0xF5], [0xFF], [0xE2, 0x82], [0xC3, 0x28],
-  ] as [[UInt8]])
+  @Test(
+    "refuses what is not UTF-8",
+    arguments: [
+      [0x80], [0xC0, 0x80], [0xC1, 0xBF], [0xE0, 0x80, 0x80], [0xED, 0xA0, 0x80], [0xF0, 0x80, 0x80, 0x80],
+      [0xF4, 0x90, 0x80, 0x80], [0xF5], [0xFF], [0xE2, 0x82], [0xC3, 0x28],
+    ] as [[UInt8]])
   func utf8(_ bytes: [UInt8]) {
     #expect(refusal([0x22] + bytes + [0x22])?.reason == "the text is not valid UTF-8")
   }
@@ -153,7 +160,8 @@ struct JSONStreamReaderTests {
 struct JSONValueTests {
   @Test("finds fields without changing them")
   func fields() throws {
-    let value = try JSONValue(parsing: Array(#" {"a":1.10,"b":{"c":[1,"x\n",{}]},"a":2e3,"d\u0065":true,"s":"q\"}"} "#.utf8))
+    let value = try JSONValue(
+      parsing: Array(#" {"a":1.10,"b":{"c":[1,"x\n",{}]},"a":2e3,"d\u0065":true,"s":"q\"}"} "#.utf8))
     #expect(value["a"]?.description == "2e3")
     #expect(value["b"]?["c"]?.elements.map(\.description) == ["1", #""x\n""#, "{}"])
     #expect(value["b"]?["c"]?.elements[1].string == "x\n")
@@ -163,10 +171,12 @@ struct JSONValueTests {
     #expect(value.members.map(\.name) == ["a", "b", "a", "de", "s"])
   }
 
-  @Test("decodes escapes", arguments: [
-    (#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{C}\n\r\t"), (#""\u00e9\ud83d\ude00""#, "é😀"), (#""\ud83dx""#, "\u{FFFD}x"),
-    (#""\ude00""#, "\u{FFFD}"), (#""""#, ""),
-  ])
+  @Test(
+    "decodes escapes",
+    arguments: [
+      (#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{C}\n\r\t"), (#""\u00e9\ud83d\ude00""#, "é😀"), (#""\ud83dx""#, "\u{FFFD}x"),
+      (#""\ude00""#, "\u{FFFD}"), (#""""#, ""),
+    ])
   func strings(_ text: String, _ string: String) throws {
     #expect(try JSONValue(parsing: text.utf8).string == string)
   }

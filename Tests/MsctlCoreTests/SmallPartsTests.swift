@@ -4,10 +4,12 @@ import Testing
 @Suite("Small parts")
 struct SmallPartsTests {
   /// RFC 4648, section 10.
-  @Test("Base64 goes there and back", arguments: [
-    ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="),
-    ("foobar", "Zm9vYmFy"),
-  ])
+  @Test(
+    "Base64 goes there and back",
+    arguments: [
+      ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="),
+      ("foobar", "Zm9vYmFy"),
+    ])
   func base64(_ text: String, _ encoded: String) {
     #expect(Base64.encode(Array(text.utf8)) == encoded)
     #expect(Base64.decode(encoded) == Array(text.utf8))
@@ -35,33 +37,40 @@ struct SmallPartsTests {
     #expect(trace.traceparent == text)
     #expect(trace.child().traceID == trace.traceID)
     #expect(trace.child().parentID != trace.parentID)
-    for wrong in ["", "00-0-0-01", "ff-" + text.dropFirst(3), text.uppercased(), text + "-x",
-      "00-00000000000000000000000000000000-b7ad6b7169203331-01"]
-    {
+    for wrong in [
+      "", "00-0-0-01", "ff-" + text.dropFirst(3), text.uppercased(), text + "-x",
+      "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+    ] {
       #expect(TraceContext(wrong) == nil)
     }
     #expect(TraceContext("01-" + text.dropFirst(3) + "-more")?.traceID == trace.traceID)
     #expect(TraceContext(TraceContext().traceparent) != nil)
   }
 
-  @Test("A header that could begin another one is refused", arguments: [
-    ("X-A", "b\r\nX-C: d"), ("X-A", "b\nc"), ("X-A", "b\0"), ("X A", "b"), ("", "b"), ("X:A", "b"), ("X-A\r\n", "b"),
-  ])
+  @Test(
+    "A header that could begin another one is refused",
+    arguments: [
+      ("X-A", "b\r\nX-C: d"), ("X-A", "b\nc"), ("X-A", "b\0"), ("X A", "b"), ("", "b"), ("X:A", "b"), ("X-A\r\n", "b"),
+    ])
   func headers(_ name: String, _ value: String) {
     #expect(HTTPHeader(name, value) == nil)
   }
 
-  @Test("An agent's address is read as consul reads it", arguments: [
-    ("http://127.0.0.1:8500", "http://127.0.0.1:8500"), ("127.0.0.1:8500", "http://127.0.0.1:8500"),
-    ("https://consul.example", "https://consul.example:8501"), ("consul", "http://consul:8500"),
-    ("http://[::1]:80/", "http://[::1]:80"), ("http://[::1]", "http://[::1]:8500"),
-    ("http://h:1/prefix/", "http://h:1/prefix"), ("unix:///run/consul.sock", "unix:///run/consul.sock"),
-  ])
+  @Test(
+    "An agent's address is read as consul reads it",
+    arguments: [
+      ("http://127.0.0.1:8500", "http://127.0.0.1:8500"), ("127.0.0.1:8500", "http://127.0.0.1:8500"),
+      ("https://consul.example", "https://consul.example:8501"), ("consul", "http://consul:8500"),
+      ("http://[::1]:80/", "http://[::1]:80"), ("http://[::1]", "http://[::1]:8500"),
+      ("http://h:1/prefix/", "http://h:1/prefix"), ("unix:///run/consul.sock", "unix:///run/consul.sock"),
+    ])
   func addresses(_ text: String, _ shown: String) {
     #expect(ConsulAddress(text)?.shown == shown)
   }
 
-  @Test("What is no agent's address is refused", arguments: ["ftp://h", "http://", "unix://x", "http://u:p@h", "http://h:x"])
+  @Test(
+    "What is no agent's address is refused",
+    arguments: ["ftp://h", "http://", "unix://x", "http://u:p@h", "http://h:x"])
   func notAddresses(_ text: String) {
     #expect(ConsulAddress(text) == nil)
   }

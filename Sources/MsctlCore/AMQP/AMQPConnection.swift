@@ -110,7 +110,8 @@ public final class AMQPConnection {
   /// queue is gone (https://www.rabbitmq.com/docs/consumer-cancel, https://www.rabbitmq.com/docs/connection-blocked).
   private func logIn(name: String) throws(AMQPError) {
     let capabilities = [
-      "consumer_cancel_notify", "connection.blocked", "basic.nack", "publisher_confirms", "authentication_failure_close",
+      "consumer_cancel_notify", "connection.blocked", "basic.nack", "publisher_confirms",
+      "authentication_failure_close",
     ]
     var properties = pool.table([
       AMQPField("product", .string("msctl")),

@@ -75,7 +75,7 @@ struct AMQPPool: ~Copyable {
     case .array(let values):
       kind(AMQP_FIELD_KIND_ARRAY)
       let entries = array(of: amqp_field_value_t.self, values.count)
-      for (index, item) in values.enumerated() { (entries! + index).initialize(to: self.value(item)) }
+      for (index, item) in values.enumerated() { entries.map { ($0 + index).initialize(to: self.value(item)) } }
       field.value.array = amqp_array_t(num_entries: Int32(values.count), entries: entries)
     case .void:
       kind(AMQP_FIELD_KIND_VOID)

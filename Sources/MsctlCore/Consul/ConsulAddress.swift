@@ -27,7 +27,8 @@ public struct ConsulAddress: Sendable, Equatable {
     }
     let authority = url.dropFirst(parts.scheme.count + 3).prefix { $0 != "/" }
     // Go's client takes 80 and 443 where no port is named; everybody means the agent's.
-    let hasPort = authority.drop(while: { $0 != "]" }).contains(":") || !authority.contains("]") && authority.contains(":")
+    let hasPort =
+      authority.drop(while: { $0 != "]" }).contains(":") || !authority.contains("]") && authority.contains(":")
     let path = parts.target == "/" ? "" : parts.target
     let trimmed = path.hasSuffix("/") ? String(path.dropLast()) : path
     self.init(

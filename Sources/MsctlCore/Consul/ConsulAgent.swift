@@ -37,7 +37,8 @@ public final class ConsulAgent {
 
     var query: [(String, String)] {
       tags.map { ("tag", $0) }
-        + [("dc", datacenter), ("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) } }
+        + [("dc", datacenter), ("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) }
+        }
     }
   }
 

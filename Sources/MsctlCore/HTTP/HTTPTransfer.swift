@@ -190,7 +190,8 @@ public final class HTTPTransfer {
     } else if line.count <= 2 {
       // The empty line; what may follow after the body are trailers.
       guard status >= 200, head == nil, !isRedirect else { return true }
-      isRedirect = redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
+      isRedirect =
+        redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
         && headerLines.contains { $0.isNamed("Location") }
       if !isRedirect { head = HTTPHead(status: status, reason: reason, headers: headerLines, url: request.url) }
     } else if head == nil, let colon = text.firstIndex(of: ":") {
@@ -212,7 +213,8 @@ public final class HTTPTransfer {
   func end(_ code: CURLcode) -> Bool {
     guard code == CURLE_OK else {
       outcome = .failure(
-        tooLarge ? HTTPError(kind: .tooLarge, reason: "the headers are larger than \(Self.headerLimit) bytes") : error(code))
+        tooLarge
+          ? HTTPError(kind: .tooLarge, reason: "the headers are larger than \(Self.headerLimit) bytes") : error(code))
       return false
     }
     guard isRedirect else {
@@ -243,7 +245,8 @@ public final class HTTPTransfer {
     }
     redirectsLeft -= 1
     request.url = target
-    let becomesGet = status == 303 && request.method != "HEAD" || [301, 302].contains(status) && request.method == "POST"
+    let becomesGet =
+      status == 303 && request.method != "HEAD" || [301, 302].contains(status) && request.method == "POST"
     if becomesGet {
       request.method = "GET"
       request.body = .none

@@ -69,7 +69,8 @@ struct MessageSource {
       }
       if options.queue != nil || options.exchange != nil {
         message.exchange = template.exchange
-        message.routingKey = options.exchange != nil && options.routingKey == nil ? message.routingKey : template.routingKey
+        message.routingKey =
+          options.exchange != nil && options.routingKey == nil ? message.routingKey : template.routingKey
       }
       return message
     } catch {

@@ -98,7 +98,8 @@ struct ServiceName: ArgumentValue {
   var text: String
 
   init(argument: String) throws(ValueError) {
-    guard !argument.isEmpty, argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
+    guard !argument.isEmpty,
+      argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
     else { throw ValueError("is no name of a service: it must not be empty or hold spaces, '/' or '?'") }
     text = argument
   }

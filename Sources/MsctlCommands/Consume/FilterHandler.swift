@@ -31,7 +31,9 @@ final class FilterHandler: MessageHandler {
   private var failure: Failure?
   private(set) var hasEnded = false
 
-  init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console) throws(Failure) {
+  init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console)
+    throws(Failure)
+  {
     self.command = command
     format = options.format
     restarts = options.restarts
@@ -148,7 +150,9 @@ final class FilterHandler: MessageHandler {
     guard let first = unanswered.first, let maxAttempts, attempts.add(first.message) >= maxAttempts else { return [] }
     unanswered.removeFirst()
     attempts.forget(first.message)
-    console.report(Failure(failure.code, "message \(first.message.properties.messageID ?? "") is rejected after \(maxAttempts) attempts"))
+    console.report(
+      Failure(
+        failure.code, "message \(first.message.properties.messageID ?? "") is rejected after \(maxAttempts) attempts"))
     return [.reject(first)]
   }
 

@@ -64,7 +64,8 @@ enum Publish: Verb {
           .completed(by: .file)
           .details("They keep their ids: 'msctl publish --envelope < FILE' is the next try."),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
-          .details("The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
+          .details(
+            "The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
         .value("reply-timeout", nil, "TIME", into: \.replyTimeout, "How long a reply may take"),
       ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output),
     operands: [
@@ -74,7 +75,8 @@ enum Publish: Verb {
     examples: [
       Example("msctl publish orders '{\"id\":1,\"total\":9.90}'", "One message"),
       Example("jq -c '.[]' orders.json | msctl publish orders", "A stream of messages"),
-      Example("msctl consume orders --drain --envelope | msctl publish archive --envelope", "Move messages as they are"),
+      Example(
+        "msctl consume orders --drain --envelope | msctl publish archive --envelope", "Move messages as they are"),
     ],
     check: { options throws(ValueError) in
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
@@ -205,7 +207,8 @@ private struct PublishSession: ~Copyable {
       }
       if let first = expected.first, first.deadline.isPast {
         throw Failure(
-          .timedOut, "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
+          .timedOut,
+          "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
           hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
       }
       wait()
@@ -244,7 +247,9 @@ private struct PublishSession: ~Copyable {
   private mutating func takeReplies() throws {
     for delivery in publisher.takeDeliveries() {
       let message = delivery.message
-      guard let place = expected.firstIndex(where: { $0.correlationID == message.properties.correlationID }) else { continue }
+      guard let place = expected.firstIndex(where: { $0.correlationID == message.properties.correlationID }) else {
+        continue
+      }
       expected[place].reply = BodyText(message.body, contentType: message.properties.contentType).value
     }
     while let reply = expected.first?.reply {

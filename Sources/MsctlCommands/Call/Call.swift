@@ -114,7 +114,9 @@ enum Call: Verb {
           throw ValueError("'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'")
         }
       }
-      if !options.isEach, !options.all, options.parallel != 1 { throw ValueError("'--parallel' needs '--each' or '--all'") }
+      if !options.isEach, !options.all, options.parallel != 1 {
+        throw ValueError("'--parallel' needs '--each' or '--all'")
+      }
       if !options.isEach, options.keepsGoing { throw ValueError("'--keep-going' needs '--each'") }
       if options.isEach || options.all, options.outputFile != nil {
         throw ValueError("'--output' takes the answer of one call")
@@ -128,7 +130,9 @@ enum Call: Verb {
   private static let flags: [Flag<Options>] =
     [
       .value("data", "d", "BODY", into: \.data, "The body as it is; @FILE or - (standard input)")
-        .details("Its Content-Type is application/json where it is JSON, else text/plain; a header item says otherwise.")
+        .details(
+          "Its Content-Type is application/json where it is JSON, else text/plain; a header item says otherwise."
+        )
         .completed(by: .file),
       .toggle("form", "f", into: \.isForm, "Send the items as a form; name@file uploads"),
       .list("header", "H", "HEADER", into: \.headers, "A header, as 'Name: value'"),

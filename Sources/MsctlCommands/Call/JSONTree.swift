@@ -1,76 +1,6 @@
 import CommandTable
 import MsctlCore
 
-/// One ITEM of `call`, in the notation of HTTPie (https://httpie.io/docs/cli/request-items).
-enum CallItem: ArgumentValue, Equatable {
-  enum Source: Equatable {
-    case text(String)
-    case file(String)
-  }
-
-  /// `Name:value`.
-  case header(HTTPHeader)
-  /// `Name:`: a header that would be sent by default is left out.
-  case noHeader(String)
-  /// `name==value`.
-  case query(name: String, value: String)
-  /// `name=value`, `name=@file`: a string.
-  case string(name: String, Source)
-  /// `name:=json`, `name:=@file`.
-  case json(name: String, Source)
-  /// `name@file`.
-  case upload(name: String, path: String)
-
-  private static let separators = [":=@", "=@", ":=", "==", "=", ":", "@"]
-
-  init(argument: String) throws(ValueError) {
-    guard let (name, separator, value) = Self.split(argument) else {
-      throw ValueError(
-        "is no item: write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file")
-    }
-    guard !name.isEmpty || separator == "=" || separator == ":=" else { throw ValueError("has no name") }
-    switch separator {
-    case ":" where value.isEmpty:
-      self = .noHeader(name)
-    case ":":
-      guard let header = HTTPHeader(name, value) else { throw ValueError("is no valid header (a control character?)") }
-      self = .header(header)
-    case "==": self = .query(name: name, value: value)
-    case "=": self = .string(name: name, .text(value))
-    case "=@": self = .string(name: name, .file(value))
-    case ":=": self = .json(name: name, .text(value))
-    case ":=@": self = .json(name: name, .file(value))
-    default: self = .upload(name: name, path: value)
-    }
-    if case .json(_, .text(let text)) = self {
-      do { _ = try JSONValue(parsing: text.utf8) } catch {
-        throw ValueError("is not JSON after ':=' (\(error)); for a string write '='")
-      }
-    }
-  }
-
-  var argumentText: String? { nil }
-
-  /// The first separator counts, and of those that begin at the same place the longest. A backslash takes a separator's
-  /// meaning away.
-  private static func split(_ text: String) -> (name: String, separator: String, value: String)? {
-    var name = ""
-    var rest = text[...]
-    while let character = rest.first {
-      if character == "\\", let next = rest.dropFirst().first, separators.contains(String(next)) || next == "\\" {
-        name.append(next)
-        rest = rest.dropFirst(2)
-      } else if let separator = separators.first(where: { rest.hasPrefix($0) }) {
-        return (name, separator, String(rest.dropFirst(separator.count)))
-      } else {
-        name.append(character)
-        rest = rest.dropFirst()
-      }
-    }
-    return nil
-  }
-}
-
 /// A JSON document that is built from names such as `user[name]` and `tags[]` (https://httpie.io/docs/cli/nested-json).
 indirect enum JSONTree {
   case leaf(JSONValue)
@@ -148,7 +78,8 @@ indirect enum JSONTree {
     }
   }
 
-  private static func made(_ steps: ArraySlice<Step>, _ value: JSONValue, _ name: String) throws(ValueError) -> JSONTree {
+  private static func made(_ steps: ArraySlice<Step>, _ value: JSONValue, _ name: String) throws(ValueError) -> JSONTree
+  {
     guard let step = steps.first else { return .leaf(value) }
     var tree: JSONTree = if case .member = step { .object([]) } else { .array([]) }
     try tree.set(steps, value, name)

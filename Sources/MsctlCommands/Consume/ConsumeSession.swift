@@ -37,7 +37,8 @@ struct ConsumeSession {
       limit = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
     } else {
       // Few beyond the last one wanted: see `acknowledge`.
-      let most = options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
+      let most =
+        options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
       prefetch = options.count.map { max(1, min(most, $0 / 10)) } ?? most
       limit = options.count
     }
@@ -175,7 +176,9 @@ struct ConsumeSession {
     _ signals: Signals, until deadline: Deadline, _ isEnding: Bool
   ) throws(AMQPError) {
     try connection.pump()
-    if connection.hasEvents, !isEnding, handler.hasRoom, limit.map({ handled + handler.outstanding < $0 }) ?? true { return }
+    if connection.hasEvents, !isEnding, handler.hasRoom, limit.map({ handled + handler.outstanding < $0 }) ?? true {
+      return
+    }
     var polls = PollSet()
     polls.add(connection.descriptor)
     polls.add(signals.descriptor)

@@ -117,7 +117,9 @@ enum Consume: Verb {
       if options.format.isRaw, options.exec != nil || options.through != nil {
         throw ValueError("'--raw' and '-0' are for standard output; '--exec' hands over the body as it is anyhow")
       }
-      if options.format.isRaw, options.format.asEnvelope { throw ValueError("'--raw' and '--envelope' do not go together") }
+      if options.format.isRaw, options.format.asEnvelope {
+        throw ValueError("'--raw' and '--envelope' do not go together")
+      }
       if options.offset != nil, !options.isStream { throw ValueError("'--offset' needs '--stream'") }
       if options.isStream, options.drains || options.peeks {
         throw ValueError("a stream never empties: '--idle 1s' ends at its end, in place of '--drain' and '--peek'")

@@ -189,7 +189,8 @@ struct CallStatistics {
   var summary: String {
     let seconds = max(started.secondsSince, 1e-6)
     let codes = statuses.sorted { $0.name < $1.name }.map { "\($0.count) \($0.name)" }.joined(separator: ", ")
-    return "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): \(codes); latency in ms: "
+    return
+      "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): \(codes); latency in ms: "
       + "50% \(rounded(percentile(0.5) * 1000)), 90% \(rounded(percentile(0.9) * 1000)), "
       + "99% \(rounded(percentile(0.99) * 1000)), longest \(rounded(longest * 1000))"
   }

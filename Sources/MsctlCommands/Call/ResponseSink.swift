@@ -38,7 +38,8 @@ struct ResponseSink: ~Copyable {
     if let fault {
       try console.flush()
       throw Failure(
-        .badInput, "the answer says that it is JSON, but is not: \(fault)", hint: "Its bytes were written as they came.")
+        .badInput, "the answer says that it is JSON, but is not: \(fault)", hint: "Its bytes were written as they came."
+      )
     }
   }
 
