@@ -66,6 +66,24 @@ struct CallEachTests {
     #expect(server.connections <= 4)
   }
 
+  @Test("holds back while the first answer is late: what waits for it is bounded")
+  func lateAnswer() async throws {
+    let first = DispatchSemaphore(value: 0)
+    let server = try TestServer { request in
+      if request.target == "/1" { first.wait() }
+      return .kept("1")
+    }
+    let call = try RunningProcess(
+      "/bin/bash", ["-c", "seq 500 | jq -c '{n:.}' | msctl call '\(server.url)/{n}' --each --parallel 4"])
+    // Eight for each that runs at a time, and not one more.
+    try await eventually("it has gone as far ahead as it may") { server.requests.count == 32 }
+    #expect(call.out == "")
+    first.signal()
+    let output = try await call.end()
+    #expect(output.lines.count == 500 && output.status == 0)
+    #expect(server.requests.count == 500)
+  }
+
   @Test("sends each value as the body, as it was written")
   func bodies() async throws {
     let server = try TestServer { .kept($0.body) }
@@ -177,6 +195,15 @@ struct PublishStageTests {
       let output = try await Tool.run("publish", queue, "--passive", "--tee", input: #"{"a" : 1.10} 2 3"#)
       #expect(output.status == 7)
       #expect(output.out == "{\"a\":1.10}\n2\n")
+    }
+  }
+
+  @Test("a long run shows on a terminal how far it is")
+  func progress() async throws {
+    try await withQueue { queue in
+      let output = try await Tool.shell("script -qec '(echo 1; sleep 1; echo 2) | msctl publish \(queue)' /dev/null")
+      #expect(output.out.contains("\u{1B}[K1 confirmed"))
+      #expect(output.out.hasSuffix("msctl: 2 messages confirmed\r\n"))
     }
   }
 
