@@ -168,6 +168,28 @@ struct CallTests {
       output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
   }
 
+  @Test(
+    "tells what is no proper answer",
+    arguments: [
+      ("hello\r\n\r\n", 6, "broke: what answers there does not speak HTTP\n"),
+      ("", 6, "broke: Empty reply from server\n"),
+      (
+        "HTTP/1.1 200 OK\r\nX-A: " + String(repeating: "y", count: 1 << 20) + "\r\n\r\n", 1,
+        ": a header is larger than libcurl takes\n"
+      ),
+      (
+        "HTTP/1.1 200 OK\r\n" + String(repeating: "X-A: yyyyyyyyyy\r\n", count: 1 << 16) + "\r\n", 1,
+        ": the headers are larger than 262144 bytes\n"
+      ),
+      ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 6, "broke: "),
+    ])
+  func improperAnswers(_ answer: String, _ status: Int32, _ message: String) async throws {
+    let server = try TestServer { _ in .init([answer]) }
+    let output = try await Tool.run("call", server.url)
+    #expect(output.status == status)
+    #expect(output.err.contains(message))
+  }
+
   @Test("writes a file whole or not at all")
   func outputFile() async throws {
     let server = try TestServer { request in

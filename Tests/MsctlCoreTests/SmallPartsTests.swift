@@ -75,6 +75,28 @@ struct SmallPartsTests {
     #expect(ConsulAddress(text) == nil)
   }
 
+  @Test("Instances are chosen as often as their weights say, and one of weight 0 never beside others")
+  func weights() throws {
+    func instance(_ id: String, _ weight: Int) throws -> ServiceInstance {
+      try #require(
+        ServiceInstance(
+          health: JSONValue(
+            parsing:
+              #"{"Node":{"Node":"n","Address":"::1"},"Service":{"Service":"s","ID":"\#(id)","Port":1,"Weights":{"Passing":\#(weight)}},"Checks":[]}"#
+              .utf8)))
+    }
+    let instances = try [instance("one", 1), instance("three", 3), instance("none", 0)]
+    var generator = SystemRandomNumberGenerator()
+    var counts: [String: Int] = [:]
+    for _ in 0..<8000 { counts[instances.weightedRandom(using: &generator)?.id ?? "", default: 0] += 1 }
+    #expect(counts["none"] == nil && counts[""] == nil)
+    // Twenty standard deviations on either side of 2000.
+    #expect((1200...2800).contains(counts["one"] ?? 0))
+    #expect(try [instance("none", 0)].weightedRandom(using: &generator)?.id == "none")
+    #expect([ServiceInstance]().weightedRandom(using: &generator) == nil)
+    #expect(instances[0].url == "http://[::1]:1")
+  }
+
   @Test("A body stands in JSON as what it is")
   func bodies() {
     #expect(BodyText(Array(" {\"a\": 1.10}".utf8), contentType: nil).value.description == #"{"a":1.10}"#)

@@ -33,7 +33,7 @@ public struct ServiceInstance: Sendable, Equatable {
   public var url: String { "\(scheme)://\(hostPort)" }
 
   /// Reads an element of the answer; nil where it is none.
-  init?(health entry: JSONValue) {
+  package init?(health entry: JSONValue) {
     guard let service = entry["Service"], let node = entry["Node"], let name = service["Service"]?.string else {
       return nil
     }

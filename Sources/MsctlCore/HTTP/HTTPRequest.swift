@@ -13,6 +13,12 @@ public struct HTTPHeader: Sendable, Equatable {
     self.value = value
   }
 
+  /// A header as it came in, whatever it holds.
+  init(received name: String, _ value: String) {
+    self.name = name
+    self.value = value
+  }
+
   func isNamed(_ other: String) -> Bool { name.lowercased() == other.lowercased() }
 }
 

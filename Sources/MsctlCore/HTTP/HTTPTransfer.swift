@@ -197,7 +197,7 @@ public final class HTTPTransfer {
     } else if head == nil, let colon = text.firstIndex(of: ":") {
       let value = text[text.index(after: colon)...].drop(while: { $0 == " " || $0 == "\t" })
       let trimmed = value.prefix { !$0.isNewline }
-      if let header = HTTPHeader(String(text[..<colon]), String(trimmed)) { headerLines.append(header) }
+      headerLines.append(HTTPHeader(received: String(text[..<colon]), String(trimmed)))
     }
     return true
   }
@@ -268,8 +268,14 @@ public final class HTTPTransfer {
     let detail = String(cString: errorText)
     let text = detail.isEmpty ? String(cString: curl_easy_strerror(code)) : detail
     switch code {
-    case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL:
+    case CURLE_URL_MALFORMAT:
       return HTTPError(kind: .malformedURL, reason: text)
+    case CURLE_UNSUPPORTED_PROTOCOL:
+      // The URL's scheme has been looked at before; this is about what came back.
+      return HTTPError(kind: .broken, reason: "what answers there does not speak HTTP")
+    case CURLE_OUT_OF_MEMORY where head == nil && status > 0:
+      // libcurl's word for one header beyond its own limit.
+      return HTTPError(kind: .tooLarge, reason: "a header is larger than libcurl takes")
     case CURLE_COULDNT_CONNECT:
       var number = 0
       msctl_get_long(handle, CURLINFO_OS_ERRNO, &number)
