@@ -3,7 +3,7 @@ import MsctlCore
 
 /// One run of `consume`: takes messages, hands them on, and settles them with the broker once they are handled.
 struct ConsumeSession {
-  /// How long commands may go on once the end has come.
+  /// How long commands may go on once a signal or the end of the time has come.
   private static let grace: Duration = .seconds(10)
 
   private let queue: String
@@ -36,14 +36,20 @@ struct ConsumeSession {
       prefetch = 0
       limit = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
     } else {
-      // Few beyond the last one wanted: see `acknowledge`.
-      let most =
-        options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
-      prefetch = options.count.map { max(1, min(most, $0 / 10)) } ?? most
+      prefetch = Self.prefetch(options)
       limit = options.count
     }
     try connection.setPrefetch(prefetch)
     consumer = try connection.consume(queue, arguments: options.consumeArguments)
+  }
+
+  /// With a limit, few beyond the last one wanted: see `acknowledge`. A filter may need many before it answers the first.
+  private static func prefetch(_ options: Consume.Options) -> Int {
+    let most =
+      options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
+    guard let count = options.count else { return most }
+    if options.through != nil { return min(most, count) }
+    return max(min(options.parallel, count), min(most, count / 10))
   }
 
   mutating func run(_ signals: Signals) throws {
@@ -63,24 +69,33 @@ struct ConsumeSession {
 
       if isEnding {
         if handler.isFinished { break }
+        if let number = signals.take() {
+          ending = Failure(.signal(number), "interrupted")
+          graceEnd = .after(Self.grace)
+        }
         if graceEnd.isPast {
           handler.terminate()
           graceEnd = .never
         }
       } else {
         var isEnd = handled == limit || handler.hasEnded
+        // Nothing more will come for it: a filter that holds back its answers gives them at the end of its input.
+        if let limit, handled + handler.outstanding == limit { handler.finish() }
         if let number = signals.take() {
           ending = Failure(.signal(number), "interrupted")
+          graceEnd = .after(Self.grace)
           isEnd = true
         } else if end.isPast || idleEnd.isPast {
           ending = countFailure
+          graceEnd = .after(Self.grace)
           isEnd = true
-        } else if !isEnd, options.drains || options.peeks, taken == before, handler.outstanding == 0 {
+        } else if !isEnd, options.drains || options.peeks, taken == before,
+          handler.outstanding == 0 || options.through != nil
+        {
           isEnd = try isEmpty()
         }
         if isEnd {
           isEnding = true
-          graceEnd = .after(Self.grace)
           handler.finish()
           continue
         }

@@ -7,6 +7,8 @@ import MsctlCore
 final class FilterHandler: MessageHandler {
   /// How much may wait to be written to the filter, in bytes.
   private static let inputLimit = 1 << 20
+  /// After how long without an answer there is a remark.
+  private static let patience: Duration = .seconds(10)
   private static let shortestPause: Duration = .milliseconds(200)
   private static let longestPause: Duration = .seconds(30)
 
@@ -26,7 +28,9 @@ final class FilterHandler: MessageHandler {
   private var attempts = Attempts()
   private var pause = shortestPause
   private var restartTime = Deadline.never
+  private var remarkTime = Deadline.never
   private var isFinishing = false
+  private var isTerminated = false
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
   private(set) var hasEnded = false
@@ -47,10 +51,11 @@ final class FilterHandler: MessageHandler {
 
   var hasRoom: Bool { child != nil && !isFinishing && input.count - fed < Self.inputLimit }
   var outstanding: Int { unanswered.count }
-  var wakeTime: Deadline { failure == nil ? restartTime : .now }
+  var wakeTime: Deadline { failure == nil ? min(restartTime, remarkTime) : .now }
   var isFinished: Bool { hasEnded }
 
   func take(_ delivery: AMQPDelivery) {
+    if unanswered.isEmpty { remarkTime = .after(Self.patience) }
     unanswered.append(delivery)
     add(delivery)
   }
@@ -64,6 +69,12 @@ final class FilterHandler: MessageHandler {
   func work() throws(Failure) -> [Settlement] {
     if let failure { throw failure }
     guard let child else { return try startAgain() }
+    if remarkTime.isPast {
+      remarkTime = .never
+      console.note(
+        "the filter has not answered for \(Self.patience.shown), \(counted(unanswered.count)) wait; if it holds back its output, "
+          + "make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, else stdbuf -oL)")
+    }
     var settlements: [Settlement] = []
     do { try goOn(child, &settlements) } catch {
       if settlements.isEmpty { throw error }
@@ -89,11 +100,12 @@ final class FilterHandler: MessageHandler {
 
   func finish() {
     isFinishing = true
-    if let child { feed(child) } else { hasEnded = true }
+    if let child { feed(child) } else if unanswered.isEmpty { hasEnded = true }
   }
 
   func terminate() {
-    child?.terminate()
+    isTerminated = true
+    if let child { child.terminate() } else { hasEnded = true }
   }
 
   private func add(_ delivery: AMQPDelivery) {
@@ -120,6 +132,7 @@ final class FilterHandler: MessageHandler {
         .failed, "the filter '\(command)' wrote more lines than it got messages",
         hint: "Each line must be the answer to one message; remarks belong on standard error.")
     }
+    remarkTime = unanswered.isEmpty ? .never : .after(Self.patience)
     console.write(line: Array(line))
     attempts.forget(delivery.message)
     pause = Self.shortestPause
@@ -138,7 +151,7 @@ final class FilterHandler: MessageHandler {
       .command(status == 0 ? 1 : status),
       "the filter '\(command)' ended with \(status), and \(counted(unanswered.count)) unanswered",
       hint: "They go back to the queue.")
-    guard restarts, !isFinishing else { throw failure }
+    guard restarts, !isTerminated else { throw failure }
     child = nil
     partial = []
     input = []
@@ -149,6 +162,7 @@ final class FilterHandler: MessageHandler {
     // The oldest one is what it died on, as far as anybody can know.
     guard let first = unanswered.first, let maxAttempts, attempts.add(first.message) >= maxAttempts else { return [] }
     unanswered.removeFirst()
+    hasEnded = isFinishing && unanswered.isEmpty
     attempts.forget(first.message)
     console.report(
       Failure(
