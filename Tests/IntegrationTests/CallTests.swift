@@ -33,6 +33,9 @@ struct CallTests {
     #expect(requests[1].header("Content-Type") == "text/csv")
     #expect(requests[2].method == "HEAD")
     #expect(requests[3].body == "a=1%202&b=x")
+    let empty = try await Tool.run("call", server.url, "--data", "", input: "not this")
+    #expect(empty.status == 0)
+    #expect(server.requests.last?.method == "POST" && server.requests.last?.body == "")
   }
 
   @Test("uploads files in a form")

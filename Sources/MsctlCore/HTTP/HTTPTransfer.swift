@@ -28,7 +28,6 @@ public final class HTTPTransfer {
   private var headerList: UnsafeMutablePointer<curl_slist>?
   private var connectList: UnsafeMutablePointer<curl_slist>?
   private var form: OpaquePointer?
-  private var bodyBytes: [UInt8] = []
   private let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
 
   init(_ request: HTTPRequest) throws(HTTPError) {
@@ -65,7 +64,6 @@ public final class HTTPTransfer {
     releaseLists()
 
     try set(CURLOPT_ERRORBUFFER, UnsafeMutableRawPointer(errorText))
-    try set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())
     try set(CURLOPT_NOSIGNAL, 1)
     try set(CURLOPT_PROTOCOLS_STR, "http,https")
     try set(CURLOPT_URL, request.url)
@@ -121,15 +119,13 @@ public final class HTTPTransfer {
     case .none:
       if request.method == "HEAD" { try set(CURLOPT_NOBODY, 1) }
     case .bytes(let bytes):
-      // libcurl reads the bytes while it sends them, so they live in memory of this object.
-      bodyBytes = bytes
       try set(CURLOPT_POST, 1)
       try check(msctl_set_offset(handle, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(bytes.count)))
-      let copied = bodyBytes.withUnsafeBytes {
-        msctl_set_pointer(handle, CURLOPT_COPYPOSTFIELDS, UnsafeMutableRawPointer(mutating: $0.baseAddress))
-      }
-      bodyBytes = []
-      try check(copied)
+      // Without a pointer libcurl would read the body from standard input, so an empty one points to something, too.
+      try check(
+        (bytes.isEmpty ? [0] : bytes).withUnsafeBytes {
+          msctl_set_pointer(handle, CURLOPT_COPYPOSTFIELDS, UnsafeMutableRawPointer(mutating: $0.baseAddress))
+        })
     case .form(let parts):
       form = curl_mime_init(handle)
       for part in parts {
