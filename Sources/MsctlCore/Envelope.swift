@@ -188,10 +188,13 @@ package enum Envelope {
       case "$bytes": value.string.flatMap(Base64.decode).map { .bytes($0) }
       case "$timestamp": UInt64(value.description).map { .timestamp($0) }
       case "$decimal": value.string.flatMap(decimal)
-      case "$double": value.string.flatMap { Double($0) }.map { .double($0) }
       case "$table": value.kind == .object ? .table(try fields(value.members)) : nil
       default: nil
       }
+    // Written for whoever reads it, but a broker of RabbitMQ closes the connection that sends it one.
+    guard tag != "$double" else {
+      throw EnvelopeError(reason: "has the header value \(value.description), a number that RabbitMQ cannot carry")
+    }
     guard let found else { throw EnvelopeError(reason: "has a header value tagged '\(tag)' that is not understood") }
     return found
   }

@@ -2,6 +2,8 @@ import Foundation
 import Support
 import Testing
 
+private let longHeader = String(repeating: "x", count: 256) + "=v"
+
 @Suite("msctl publish and consume")
 struct MessageTests {
   @Test("one message goes to a durable queue, persistent and with its properties")
@@ -320,6 +322,7 @@ struct MessageTests {
       (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' needs '--exchange'"),
       (["publish", "q", "1", "--priority", "300"], "--priority: '300' must be between 0 and 255"),
       (["consume", "q", "--count", "0"], "--count: '0' must be 1 or more"),
+      (["publish", "q", "1", "-H", longHeader], "-H: '\(longHeader)' has a name of over 255 bytes"),
       (
         ["consume", "q", "--peek", "--drain"],
         "'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'"

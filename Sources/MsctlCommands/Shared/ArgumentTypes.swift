@@ -62,6 +62,8 @@ struct NameValue: ArgumentValue {
       throw ValueError("is not of the form NAME=VALUE")
     }
     name = String(argument[..<equals])
+    // A broker closes the connection on a longer one.
+    guard name.utf8.count <= 255 else { throw ValueError("has a name of over 255 bytes") }
     value = String(argument[argument.index(after: equals)...])
   }
 
