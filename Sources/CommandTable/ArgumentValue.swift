@@ -1,9 +1,12 @@
 /// Why a word is no value of its option. The parser adds which option and which word.
 package struct ValueError: Error, Equatable {
   package var reason: String
+  /// The word may hold a password, so that the error does not repeat it.
+  package var isSecret: Bool
 
-  package init(_ reason: String) {
+  package init(_ reason: String, isSecret: Bool = false) {
     self.reason = reason
+    self.isSecret = isSecret
   }
 }
 

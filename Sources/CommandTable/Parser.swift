@@ -14,6 +14,7 @@ extension Command {
     _ words: [String], environment: [String: String] = [:]
   ) throws(UsageError) -> Request<Options> {
     if let length = Help.asked(in: words) { return .help(length) }
+    if words.prefix(while: { $0 != "--" }).contains(where: asksForHelpInBundle) { return .help(.screen) }
 
     var options = Options()
     var seen: Set<String> = []
@@ -39,6 +40,13 @@ extension Command {
     try readOperands(operandWords, &options)
     do { try check(options) } catch { throw .conflict(error) }
     return .run(options)
+  }
+
+  /// `-qh`: switches, and `-h` among them.
+  private func asksForHelpInBundle(_ word: String) -> Bool {
+    guard word.hasPrefix("-"), !word.hasPrefix("--"), word.contains("h") else { return false }
+    let switches = flags.filter { $0.spec.valueName == nil }.compactMap(\.spec.short)
+    return word.dropFirst().allSatisfy { $0 == "h" || switches.contains($0) }
   }
 
   /// - Returns: how many of the words that follow were used: 1 where the value is the next word.
@@ -75,8 +83,7 @@ extension Command {
       guard let flag = flags.first(where: { $0.spec.short == letter }) else {
         // A long name with one dash is the usual slip.
         let long = flags.contains { word == "-" + $0.spec.long } ? ["-" + word] : []
-        let known = long.isEmpty ? spec.flags.compactMap { $0.short.map { "-\($0)" } } : long
-        throw .unknownFlag(long.isEmpty ? written : word, known: long.isEmpty ? [] : known, command: name)
+        throw .unknownFlag(long.isEmpty ? written : word, known: long, command: name)
       }
       seen.insert(flag.spec.long)
       guard let valueName = flag.spec.valueName else {

@@ -19,7 +19,10 @@ package struct UsageError: Error, Equatable {
 
   package static func unknownFlag(_ word: String, known: [String], command: String) -> Self {
     UsageError(
-      "'\(word)' is not an option of '\(command)'", hint: meant(word, known) ?? "'msctl \(command) -h' lists them.")
+      "'\(word)' is not an option of '\(command)'",
+      hint: meant(word, known)
+        ?? "'msctl \(command) -h' lists them."
+        + (word.dropFirst().first?.isNumber == true ? " Where it is meant as it stands, write '--' before it." : ""))
   }
 
   package static func missingValue(_ flag: String, _ name: String) -> Self {
@@ -41,7 +44,8 @@ package struct UsageError: Error, Equatable {
   ///   - place: the option, operand or environment variable as the user wrote it.
   ///   - word: the word that was refused; nil where it may hold a secret.
   package static func invalidValue(_ place: String, _ word: String?, _ error: ValueError) -> Self {
-    UsageError("\(place): \(word.map { "'\($0)'" } ?? "the value") \(error.reason)")
+    let shown = error.isSecret ? nil : word
+    return UsageError("\(place): \(shown.map { "'\($0)'" } ?? "the value") \(error.reason)")
   }
 
   package static func missingOperand(_ operand: OperandSpec, command: String) -> Self {

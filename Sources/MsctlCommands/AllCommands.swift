@@ -73,7 +73,7 @@ package enum AllCommands {
       throw UsageError.noCommand(overview: overview)
     case "-h", "--help":
       fallthrough
-    case "help" where words.count == 1:
+    case "help" where words.count == 1 || words[1] == "help":
       console.write(line: overview.trimmedEnd)
       try console.flush()
     case "-V", "--version", "version":

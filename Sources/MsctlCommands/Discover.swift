@@ -85,7 +85,7 @@ enum Discover: Verb {
     var found = all.filter { options.status.accepts($0.status) }
     guard !found.isEmpty else {
       throw options.status == .passing
-        ? nothingPassing(name, all)
+        ? nothingPassing(name, all, isNarrowed: selection.isNarrow)
         : Failure(
           .nothingThere,
           "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
@@ -99,7 +99,14 @@ enum Discover: Verb {
   }
 
   /// No such service, or none of its instances passing: how many there are, and what their checks say.
-  static func nothingPassing(_ name: String, _ all: [ServiceInstance], orElse hint: String = "") -> Failure {
+  static func nothingPassing(
+    _ name: String, _ all: [ServiceInstance], isNarrowed: Bool, orElse hint: String = ""
+  ) -> Failure {
+    guard !all.isEmpty || !isNarrowed else {
+      return Failure(
+        .nothingThere, "no instance of '\(name)' is what '--tag', '--filter' or '--dc' ask for",
+        hint: "'msctl discover \(name) --status any -o table' shows those that there are.")
+    }
     guard !all.isEmpty else {
       return Failure(
         .nothingThere, "there is no service '\(name)'",

@@ -111,13 +111,12 @@ enum Register: Verb {
     registration.tags = options.tags
     registration.meta = options.meta.map { ($0.name, $0.value) }
     registration.check = options.check.map { check in
-      let host = options.address.isEmpty ? "127.0.0.1" : options.address
-      let bracketed = host.contains(":") ? "[\(host)]" : host
+      let place = hostPort(options.address.isEmpty ? "127.0.0.1" : options.address, port)
       let kind: ServiceRegistration.Check.Kind =
         switch check {
-        case .http(let path) where path.hasPrefix("/"): .http(url: "http://\(bracketed):\(port)\(path)")
+        case .http(let path) where path.hasPrefix("/"): .http(url: "http://\(place)\(path)")
         case .http(let url): .http(url: url)
-        case .tcp: .tcp(address: "\(bracketed):\(port)")
+        case .tcp: .tcp(address: place)
         case .ttl(let time): .ttl(time)
         }
       return ServiceRegistration.Check(
@@ -134,16 +133,10 @@ enum Register: Verb {
   private static func remove(
     _ name: String, _ options: Options, _ agent: ConsulAgent, _ console: Console
   ) throws(Failure) {
-    let ids: [String] =
-      if let id = options.id {
-        [id]
-      } else if let port = options.port {
-        [defaultID(name, options.address, port)]
-      } else {
-        try agent.localIDs(of: name)
-      }
-    var removed: [String] = []
-    for id in ids where try agent.deregister(id: id) { removed.append(id) }
+    let known = try agent.localIDs(of: name)
+    let wanted = options.id ?? options.port.map { defaultID(name, options.address, $0) }
+    let removed = wanted.map { id in known.filter { $0 == id } } ?? known
+    for id in removed { try agent.deregister(id: id) }
     console.note(
       removed.isEmpty
         ? "'\(name)' was not registered with \(agent.address.shown)"

@@ -2,22 +2,26 @@
 package enum Percent {
   /// Encodes everything but unreserved characters.
   package static func encode(_ text: some StringProtocol) -> String {
-    encode(text) { isUnreserved($1) }
+    encode(bytes: Array(text.utf8))
+  }
+
+  /// Encodes bytes that need not be text.
+  package static func encode(bytes: [UInt8]) -> String {
+    encode(bytes) { isUnreserved($1) }
   }
 
   /// Encodes everything but unreserved and reserved characters and what is encoded already (RFC 6570, section 3.2.3).
   package static func encode(reserved text: some StringProtocol) -> String {
-    encode(text) { rest, byte in
+    encode(Array(text.utf8)) { rest, byte in
       isUnreserved(byte) || ":/?#[]@!$&'()*+,;=".utf8.contains(byte)
         || byte == UInt8(ascii: "%") && rest.count > 2 && rest.dropFirst().prefix(2).allSatisfy { hexDigit($0) != nil }
     }
   }
 
   private static func encode(
-    _ text: some StringProtocol, _ staysAsItIs: (ArraySlice<UInt8>, UInt8) -> Bool
+    _ bytes: [UInt8], _ staysAsItIs: (ArraySlice<UInt8>, UInt8) -> Bool
   ) -> String {
     var output: [UInt8] = []
-    let bytes = Array(text.utf8)
     for (index, byte) in bytes.enumerated() {
       if staysAsItIs(bytes[index...], byte) {
         output.append(byte)

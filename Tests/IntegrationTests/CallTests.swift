@@ -171,6 +171,63 @@ struct CallTests {
       output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
   }
 
+  @Test("hands on every byte of a false answer, and a status that is a failure counts for more")
+  func falseJSONWithStatus() async throws {
+    let body = #"{"a":"b\q"} rest"#
+    let server = try TestServer { _ in .status(503, "Unavailable", body, headers: ["Content-Type: application/json"]) }
+    let output = try await Tool.run("call", server.url)
+    #expect(output.out == body)
+    #expect(output.status == 5)
+    #expect(output.err.contains("was answered 503 Unavailable"))
+  }
+
+  @Test("leaves out a header that is named without a value")
+  func withoutHeaders() async throws {
+    let server = try TestServer { _ in .ok("{}") }
+    _ = try await Tool.run("call", server.url, "a=1", "Content-Type:", "Accept-Encoding:", "Accept:", "User-Agent:")
+    let request = try #require(server.requests.first)
+    for name in ["Content-Type", "Accept-Encoding", "Accept", "User-Agent"] { #expect(request.header(name) == nil) }
+    #expect(request.header("Host") != nil && request.body == #"{"a":"1"}"#)
+  }
+
+  @Test("a file that is not text goes into a form as it is, and is refused where JSON would change it")
+  func binaryField() async throws {
+    let server = try TestServer { _ in .ok("{}") }
+    let output = try await Tool.shell(
+      "printf '\\377\\001x' > $HOME/b; msctl call \(server.url) -f a=@$HOME/b; msctl call \(server.url) a=@$HOME/b; echo $?"
+    )
+    #expect(server.requests.map(\.body) == ["a=%FF%01x"])
+    #expect(output.out == "{}\n9\n")
+    #expect(output.err.contains("the file of 'a' is not UTF-8 text, so that no JSON string can hold it"))
+    let missing = try await Tool.run("call", server.url, "-f", "f@/nowhere/f")
+    #expect(missing.status == 2)
+    #expect(missing.err == "msctl: cannot read the file of 'f' from '/nowhere/f': No such file or directory\n")
+  }
+
+  @Test("one deadline holds for all redirects together")
+  func deadlineOverRedirects() async throws {
+    let later = DispatchSemaphore(value: 0)
+    let server = try TestServer { _ in
+      _ = later.wait(timeout: .now() + 0.3)
+      return .status(302, "Found", "", headers: ["Location: /next"])
+    }
+    let output = try await Tool.run("call", server.url, "--follow", "--timeout", "1s")
+    #expect(output.status == 8)
+  }
+
+  @Test("--output writes into what is no regular file, and follows a link to the file that it means")
+  func outputElsewhere() async throws {
+    let server = try TestServer { _ in .ok("new", type: "text/plain") }
+    let output = try await Tool.shell(
+      """
+      cd $HOME; mkfifo pipe; cat pipe > copy & msctl call \(server.url) -o pipe; wait; cat copy; test -p pipe && echo " pipe"
+      umask 022; echo old > file; chmod 600 file; ln -s file link; msctl call \(server.url) -o link
+      cat file; test -L link && echo " link"; stat -c %a file
+      """)
+    #expect(output.out == "new pipe\nnew link\n600\n")
+    #expect(output.err == "")
+  }
+
   @Test(
     "tells what is no proper answer",
     arguments: [

@@ -167,6 +167,40 @@ struct MessageTests {
     }
   }
 
+  @Test(
+    "however it ends short of its count, what was written is acknowledged",
+    arguments: [["--for", "500ms"], ["--idle", "300ms"], ["--drain"]])
+  func countNotReached(_ ending: [String]) async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 36 | msctl publish \(queue)")
+      let output = try await RunningProcess(Tool.binary, ["consume", queue, "--count", "37"] + ending).end()
+      #expect(output.lines.count == 36)
+      #expect(try await Services.messages(in: queue).isEmpty)
+    }
+  }
+
+  @Test("a consumer that is interrupted short of its count has acknowledged what was written")
+  func countInterrupted() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 36 | msctl publish \(queue)")
+      let consumer = try Tool.start("consume", queue, "--count", "37")
+      try await eventually("36 lines") { consumer.out.split(separator: "\n").count == 36 }
+      consumer.signal(SIGTERM)
+      #expect(try await consumer.end().status == 128 + SIGTERM)
+      #expect(try await Services.messages(in: queue).isEmpty)
+    }
+  }
+
+  @Test("a look at some leaves the others as they are")
+  func peekSome() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 100 | msctl publish \(queue)")
+      #expect(try await Tool.run("consume", queue, "--peek", "--count", "2").out == "1\n2\n")
+      let rest = try await Services.messages(in: queue)
+      #expect(rest.count { $0["redelivered"] as? Bool == true } == 2)
+    }
+  }
+
   @Test("a look changes nothing")
   func peek() async throws {
     try await withQueue { queue in
@@ -292,7 +326,7 @@ struct MessageTests {
     #expect(malformed.status == 2)
     #expect(
       malformed.err.hasPrefix(
-        #"{"error":{"code":"usage","message":"AMQP_URL: the value is not an AMQP URI: it has the port 'x'"#))
+        #"{"error":{"code":"usage","message":"AMQP_URL: the value is not an AMQP URI: it has a port that"#))
     for output in [away, login, vhost, empty, malformed] { #expect(!output.err.contains("hunter2")) }
 
     let second = try await Tool.run(

@@ -85,6 +85,14 @@ struct RegistryTests {
       #expect(
         try await Tool.run("discover", service, "--filter", "Service.Meta.v == \"2\"", "-o", "hostport").out
           == "127.0.0.1:2\n")
+      let none = try await Tool.run("discover", service, "--tag", "red")
+      #expect(none.status == 3)
+      #expect(none.err.hasPrefix("msctl: no instance of '\(service)' is what '--tag', '--filter' or '--dc' ask for\n"))
+      let near = try await Tool.run("discover", service, "--near", "_agent", "--dc", "dc1", "-o", "hostport")
+      #expect(near.lines.count == 2)
+      let elsewhere = try await Tool.run("discover", service, "--dc", "nowhere")
+      #expect(elsewhere.status == 1)
+      #expect(elsewhere.err.contains("No path to datacenter"))
       let wrong = try await Tool.run("discover", service, "--filter", "nonsense ==")
       #expect(wrong.status == 1)
       #expect(wrong.err.hasPrefix("msctl: Consul answered GET /v1/health/service/\(service) with "))
@@ -117,7 +125,44 @@ struct RegistryTests {
       "echo $TOKEN > $HOME/t; msctl discover \(service) -o hostport --consul-token-file $HOME/t",
       environment: agent.merging(["TOKEN": Services.guardedToken]) { $1 })
     #expect(fromFile.out == "127.0.0.1:1\n")
+    // Consul answers who may not read with an empty list: that is not "nothing there".
+    let blind = try await Tool.run("discover", service, environment: agent)
+    #expect(blind.status == 6)
+    #expect(blind.err.contains("denies reading the service '\(service)'"))
+    let helpless = try await Tool.run("register", service, "--remove", environment: agent)
+    #expect(helpless.status == 6)
+    #expect(helpless.err.contains("denies reading the service '\(service)'"))
     #expect(try await Tool.run("register", service, "--remove", environment: right).status == 0)
+    let again = try await Tool.run("register", service, "--remove", environment: right)
+    #expect(again.status == 0)
+    #expect(again.err.contains("was not registered"))
+  }
+
+  @Test("removes an id only where it is an instance of the named service")
+  func removeByID() async throws {
+    try await withService { service in
+      _ = try await Tool.run("register", service, "-p", "1", "--id", service + "-x")
+      let other = try await Tool.run("register", "other-\(service)", "--remove", "--id", service + "-x")
+      #expect(other.status == 0)
+      #expect(other.err.contains("was not registered"))
+      #expect(try await Tool.run("discover", service, "-o", "hostport").out == "127.0.0.1:1\n")
+      _ = try await Tool.run("register", service, "--remove", "--id", service + "-x")
+      #expect(try await Tool.run("discover", service).status == 3)
+    }
+  }
+
+  @Test(
+    "an agent that is away is told, whatever is asked of it",
+    arguments: [["discover", "s"], ["register", "s", "-p", "1"]])
+  func away(_ words: [String]) async throws {
+    let port = try Services.freePort()
+    let output = try await RunningProcess(
+      Tool.binary, words, environment: ["CONSUL_HTTP_ADDR": "127.0.0.1:\(port)"]
+    ).end()
+    #expect(output.status == 6)
+    #expect(
+      output.err.hasPrefix(
+        "msctl: cannot connect to the Consul agent at http://127.0.0.1:\(port): connection refused\n"))
   }
 
   @Test(

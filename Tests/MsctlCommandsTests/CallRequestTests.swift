@@ -52,7 +52,7 @@ struct CallRequestTests {
       ),
       (
         "http://u:p@h/",
-        "TARGET: 'http://u:p@h/' holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'"
+        "TARGET: the value holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'"
       ),
       ("s/a b", "TARGET: 's/a b' holds a space or a control character; write it as %XX"),
       ("s/a\r\nb", "TARGET: 's/a\r\nb' holds a space or a control character; write it as %XX"),
@@ -141,14 +141,27 @@ struct CallRequestTests {
       ),
       (
         ["s", "a:={"],
-        "ITEM: 'a:={' is not JSON after ':=' (line 1, column 2: the input ends inside a value); for a string write '='"
+        "ITEM: the value of 'a' is not JSON (line 1, column 2: the input ends inside a value); for a string write '=' in place of ':='"
       ),
-      (["s", "X-A:b\r\nX-C:d"], "ITEM: 'X-A:b\r\nX-C:d' is no valid header (a control character?)"),
+      (["s", "X-A:b\r\nX-C:d"], "ITEM: the value is no valid header (a control character?)"),
       (
         ["s", "-H", "X-A: b\nc"],
-        "-H: 'X-A: b\nc' is no valid header: a name is one word, and a value holds no control characters"
+        "-H: the value is no valid header: a name is one word, and a value holds no control characters"
       ),
-      (["s", "-H", "nothing"], "-H: 'nothing' is not of the form 'Name: value'"),
+      (["s", "-H", "nothing"], "-H: the value is not of the form 'Name: value'"),
+      (["s", "-H", "Authorization Bearer hunter2"], "-H: the value is not of the form 'Name: value'"),
+      (
+        ["s", "--bearer", "hunter2"],
+        "--bearer: the value must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process"
+      ),
+      (
+        ["http://u:hunter2@h/a b"],
+        "TARGET: the value holds a space or a control character; write it as %XX"
+      ),
+      (
+        ["s", "--consul-addr", "http://u:hunter2@h"],
+        "--consul-addr: the value is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"
+      ),
       (["s", "f@x"], "'name@file' uploads a file, which needs '--form'"),
       (["s", "--data", "x", "a=b"], "'--data' and items that make a body do not go together"),
       (["s", "--basic", "env:A", "--bearer", "env:B"], "'--basic' and '--bearer' do not go together"),

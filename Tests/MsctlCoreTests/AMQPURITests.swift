@@ -50,9 +50,9 @@ struct AMQPURITests {
     arguments: [
       ("http://u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
       ("u:topsecret@h", "does not begin with 'amqp://' or 'amqps://'"),
-      ("amqp://u:topsecret@h:x", "has the port 'x', which is not a number between 1 and 65535"),
-      ("amqp://u:topsecret@h:0", "has the port '0', which is not a number between 1 and 65535"),
-      ("amqp://u:topsecret@h:65536", "has the port '65536', which is not a number between 1 and 65535"),
+      ("amqp://u:topsecret@h:x", "has a port that is not a number between 1 and 65535"),
+      ("amqp://u:topsecret@h:0", "has a port that is not a number between 1 and 65535"),
+      ("amqp://u:topsecret@h:65536", "has a port that is not a number between 1 and 65535"),
       ("amqp://u:top%secret@h", "has a '%' in its password that does not encode a character (write %25 for '%')"),
       ("amqp://u:topsecret@h/a/b", "has more than one '/' after the host (in a virtual host's name write %2F)"),
       ("amqp://u:top@secret@h", "has more than one '@' before the host (in a password write %40)"),
@@ -61,12 +61,18 @@ struct AMQPURITests {
       ("amqp://u:top\r\nsecret@h", "holds white space or control characters (write them as %XX)"),
       ("amqp://u:top secret@h", "holds white space or control characters (write them as %XX)"),
       ("amqp://u:topsecret@h%00", "has a '%' in its host that does not encode a character (write %25 for '%')"),
-      ("amqp://u:topsecret@h?heartbeat=soon", "has heartbeat=soon, which is not a number between 0 and 65535"),
-      ("amqp://u:topsecret@h?verify=maybe", "has verify=maybe, which is not verify_peer or verify_none"),
+      ("amqp://u:topsecret@h?heartbeat=soon", "has a heartbeat that is not a number between 0 and 65535"),
+      ("amqp://u:topsecret@h?verify=maybe", "has a verify that is not verify_peer or verify_none"),
       (
         "amqp://u:topsecret@h?colour=red",
-        "has the parameter 'colour', which is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, "
-          + "verify and auth_mechanism"
+        "has a parameter that is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, verify "
+          + "and auth_mechanism"
+      ),
+      (
+        "amqp://u:top/secret@h", "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)"
+      ),
+      (
+        "amqp://u:top?secret@h", "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)"
       ),
     ])
   func refusals(_ text: String, _ reason: String) {
@@ -77,6 +83,8 @@ struct AMQPURITests {
   func list() throws {
     #expect(try AMQPURI.list("amqp://a:1,amqp://b:2/v, amqps://c").map(\.host) == ["a", "b", "c"])
     #expect(throws: AMQPURIError.self) { _ = try AMQPURI.list("amqp://a,") }
+    let reason = "has a port that is not a number between 1 and 65535 (in a user name or password write %2C for ',')"
+    #expect(throws: AMQPURIError(reason: reason)) { _ = try AMQPURI.list("amqp://u:top,secret@h") }
   }
 
   @Test("is shown without password and parameters")

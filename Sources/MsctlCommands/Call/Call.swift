@@ -9,10 +9,11 @@ enum Call: Verb {
 
     init(argument: String) throws(ValueError) {
       let parts = argument.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-      guard parts.count == 2 else { throw ValueError("is not of the form 'Name: value'") }
+      guard parts.count == 2 else { throw ValueError("is not of the form 'Name: value'", isSecret: true) }
       let value = String(parts[1].drop { $0 == " " })
       guard let header = HTTPHeader(String(parts[0]), value) else {
-        throw ValueError("is no valid header: a name is one word, and a value holds no control characters")
+        throw ValueError(
+          "is no valid header: a name is one word, and a value holds no control characters", isSecret: true)
       }
       self.header = header
     }
@@ -90,12 +91,7 @@ enum Call: Verb {
       Example("msctl call :3000/health --envelope", "A port of this machine, with status and headers"),
     ],
     check: { options throws(ValueError) in
-      let hasFields = options.items.contains { item in
-        switch item {
-        case .string, .json, .upload: true
-        default: false
-        }
-      }
+      let hasFields = options.items.contains(where: \.isField)
       let hasUpload = options.items.contains { if case .upload = $0 { true } else { false } }
       if options.data != nil, hasFields { throw ValueError("'--data' and items that make a body do not go together") }
       if options.data != nil, options.isForm { throw ValueError("'--data' and '--form' do not go together") }
@@ -142,7 +138,7 @@ enum Call: Verb {
         .details("To another host only harmless headers are sent on, no credentials and none that you named."),
       .value("timeout", "t", "TIME", into: \.timeout, "The longest time for the whole call; 0 for no limit")
         .details("Without it, a call ends when no byte has come for 60 s."),
-      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "The longest time to connect"),
+      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "The longest time to connect; 0 for no limit"),
       .value("cacert", nil, "FILE", into: \.authorityFile, "Authorities that may sign the server's certificate")
         .completed(by: .file),
       .toggle("insecure", "k", into: \.isInsecure, "Do not verify the server's certificate"),
@@ -192,9 +188,9 @@ enum Call: Verb {
     let directory = try ServiceDirectory(options, over: http)
     let call: PendingCall
     if case .service(let name, let path) = target {
-      call = PendingCall(1, request, service: name, candidates: try directory.instances(of: name, path: path))
+      call = PendingCall(1, request, options, service: name, candidates: try directory.instances(of: name, path: path))
     } else {
-      call = PendingCall(1, request)
+      call = PendingCall(1, request, options)
     }
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.outputFile == nil ? nil : Signals()
@@ -202,6 +198,7 @@ enum Call: Verb {
     var received = 0
     call.start(http, directory)
     var sink: ResponseSink?
+    var fault: Failure?
     while true {
       call.advance(http, directory, console)
       if !options.asEnvelope, let head = call.head {
@@ -219,18 +216,25 @@ enum Call: Verb {
       } catch let failure as Failure {
         progress.clear()
         throw failure
-      } catch {}
+      } catch {
+        throw Failure(.failed, "\(error)")
+      }
     }
     progress.clear()
-    if case .success? = call.outcome { try sink?.finish(console) }
-    if options.asEnvelope { console.write(value: call.value(options)) }
+    do {
+      if case .success? = call.outcome { try sink?.finish(console) }
+    } catch {
+      // A status that is a failure says more than what is wrong with its body.
+      fault = error
+    }
+    if options.asEnvelope { console.write(value: call.value) }
     try console.flush()
     if options.showsStatistics {
       var statistics = CallStatistics()
       statistics.add(call)
       console.note(statistics.summary)
     }
-    if let failure = call.failure(options) { throw failure }
+    if let failure = call.failure ?? fault { throw failure }
   }
 
   /// `12.5 MiB of 40.0 MiB`, with a bar where the length is known.

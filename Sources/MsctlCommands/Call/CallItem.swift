@@ -21,6 +21,14 @@ enum CallItem: ArgumentValue, Equatable {
   /// `name@file`.
   case upload(name: String, path: String)
 
+  /// Whether it is a part of the body.
+  var isField: Bool {
+    switch self {
+    case .string, .json, .upload: true
+    default: false
+    }
+  }
+
   private static let separators = [":=@", "=@", ":=", "==", "=", ":", "@"]
 
   init(argument: String) throws(ValueError) {
@@ -33,7 +41,9 @@ enum CallItem: ArgumentValue, Equatable {
     case ":" where value.isEmpty:
       self = .noHeader(name)
     case ":":
-      guard let header = HTTPHeader(name, value) else { throw ValueError("is no valid header (a control character?)") }
+      guard let header = HTTPHeader(name, value) else {
+        throw ValueError("is no valid header (a control character?)", isSecret: true)
+      }
       self = .header(header)
     case "==": self = .query(name: name, value: value)
     case "=": self = .string(name: name, .text(value))
@@ -44,7 +54,7 @@ enum CallItem: ArgumentValue, Equatable {
     }
     if case .json(_, .text(let text)) = self {
       do { _ = try JSONValue(parsing: text.utf8) } catch {
-        throw ValueError("is not JSON after ':=' (\(error)); for a string write '='")
+        throw ValueError("of '\(name)' is not JSON (\(error)); for a string write '=' in place of ':='", isSecret: true)
       }
     }
   }

@@ -61,7 +61,7 @@ struct CallMany {
     var instances = try directory.instances(of: name, path: path)[...]
     while true {
       while running < options.parallel, let instance = instances.popFirst() {
-        begin(PendingCall(begun + 1, base, service: name, candidates: [instance]))
+        begin(PendingCall(begun + 1, base, options, service: name, candidates: [instance]))
       }
       for call in calls { call.advance(http, directory, console) }
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
@@ -82,7 +82,7 @@ struct CallMany {
     let number = begun + 1
     do { begin(try call(number, value)) } catch {
       begun = number
-      calls.append(PendingCall(number, base, refused: error))
+      calls.append(PendingCall(number, base, options, refused: error))
     }
   }
 
@@ -100,8 +100,9 @@ struct CallMany {
       }
       if options.method == nil { request.method = "POST" }
     }
-    guard case .service(let name, let path) = filled else { return PendingCall(number, request) }
-    return PendingCall(number, request, service: name, candidates: try directory.instances(of: name, path: path))
+    guard case .service(let name, let path) = filled else { return PendingCall(number, request, options) }
+    return PendingCall(
+      number, request, options, service: name, candidates: try directory.instances(of: name, path: path))
   }
 
   private mutating func begin(_ call: PendingCall) {
@@ -126,8 +127,8 @@ struct CallMany {
     while let call = calls.first, call.outcome != nil {
       calls.removeFirst()
       statistics.add(call)
-      let failure = call.failure(options)
-      if failure == nil || options.asEnvelope { console.write(value: call.value(options)) }
+      let failure = call.failure
+      if failure == nil || options.asEnvelope { console.write(value: call.value) }
       guard var failure else {
         done += 1
         continue

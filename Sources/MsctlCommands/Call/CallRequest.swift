@@ -1,22 +1,27 @@
 import CommandTable
 import MsctlCore
+import SystemPackage
 
 extension Call {
   /// Builds the request that the command line describes; reads the files that it names. Its URL is the target's, where that
   /// is no template.
   static func request(_ options: Options, environment: [String: String]) throws(Failure) -> HTTPRequest {
     var request = HTTPRequest(url: options.target.map { url($0, options) } ?? "")
-    request.headers = try headers(options, environment)
+    request.leftOut = options.items.compactMap { if case .noHeader(let name) = $0 { name } else { nil } }
+    request.headers = try headers(options, environment).filter { header in
+      !request.leftOut.contains { $0.lowercased() == header.name.lowercased() }
+    }
     let (body, contentType) = try body(options)
     request.body = body
-    if let contentType, request.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", contentType) {
+    let isBare = request.leftOut.contains { $0.lowercased() == "content-type" }
+    if let contentType, !isBare, request.header("Content-Type") == nil,
+      let header = HTTPHeader("Content-Type", contentType)
+    {
       request.headers.append(header)
     }
     request.method = options.method ?? (body == .none ? "GET" : "POST")
     request.redirects = options.follows ? 10 : 0
     request.connectTimeout = options.connectTimeout
-    // A time of zero is no limit at all.
-    request.timeout = options.timeout.flatMap { $0 == .zero ? nil : $0 }
     request.silence = options.timeout == nil ? silence : nil
     request.tls.authorityFile = options.authorityFile
     request.tls.verifies = !options.isInsecure
@@ -35,14 +40,7 @@ extension Call {
 
   private static func headers(_ options: Options, _ environment: [String: String]) throws(Failure) -> [HTTPHeader] {
     var given = options.headers.map(\.header)
-    var removed: [String] = []
-    for item in options.items {
-      switch item {
-      case .header(let header): given.append(header)
-      case .noHeader(let name): removed.append(name.lowercased())
-      default: break
-      }
-    }
+    for case .header(let header) in options.items { given.append(header) }
     if let source = options.basic {
       given.append(try authorization("Basic " + Base64.encode(Array(try source.read(environment).utf8))))
     }
@@ -54,8 +52,7 @@ extension Call {
       HTTPHeader("traceparent", TraceContext(environment: environment).child().traceparent),
     ]
     let names = Set(given.map { $0.name.lowercased() })
-    return standard.compactMap { $0 }
-      .filter { !names.contains($0.name.lowercased()) && !removed.contains($0.name.lowercased()) } + given
+    return standard.compactMap { $0 }.filter { !names.contains($0.name.lowercased()) } + given
   }
 
   private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {
@@ -75,12 +72,7 @@ extension Call {
         }
       return (.bytes(bytes), (try? JSONValue(parsing: bytes)) == nil ? "text/plain; charset=utf-8" : "application/json")
     }
-    let fields = options.items.filter { item in
-      switch item {
-      case .string, .json, .upload: true
-      default: false
-      }
-    }
+    let fields = options.items.filter(\.isField)
     if fields.isEmpty { return (.none, nil) }
     return options.isForm ? try form(fields) : (.bytes(try json(fields)), "application/json")
   }
@@ -93,7 +85,12 @@ extension Call {
       switch field {
       case .string(let field, let source):
         name = field
-        value = JSONValue(string: String(decoding: try bytes(source), as: UTF8.self))
+        guard let text = String(validating: try bytes(source), as: UTF8.self) else {
+          throw Failure(
+            .badInput, "the file of '\(field)' is not UTF-8 text, so that no JSON string can hold it",
+            hint: "'--form' with '\(field)@FILE' sends any file.")
+        }
+        value = JSONValue(string: text)
       case .json(let field, let source):
         name = field
         let text = try bytes(source)
@@ -118,6 +115,9 @@ extension Call {
         parts.append(HTTPFormPart(name: name, content: .bytes(try bytes(source))))
       case .upload(let name, let path):
         hasFile = true
+        do { try FileDescriptor.open(FilePath(path), .readOnly).close() } catch {
+          throw Failure(.usage, "cannot read the file of '\(name)' from '\(path)': \(error)")
+        }
         parts.append(HTTPFormPart(name: name, content: .file(path: path)))
       default: break
       }
@@ -125,7 +125,7 @@ extension Call {
     if hasFile { return (.form(parts), nil) }
     let pairs = parts.map { part in
       guard case .bytes(let bytes) = part.content else { return "" }
-      return Percent.encode(part.name) + "=" + Percent.encode(String(decoding: bytes, as: UTF8.self))
+      return Percent.encode(part.name) + "=" + Percent.encode(bytes: bytes)
     }
     return (.bytes(Array(pairs.joined(separator: "&").utf8)), "application/x-www-form-urlencoded")
   }

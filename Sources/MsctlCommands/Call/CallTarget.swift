@@ -9,34 +9,43 @@ enum CallTarget: ArgumentValue, Equatable {
   case template(URITemplate)
 
   init(argument: String) throws(ValueError) {
+    do { self = try Self.read(argument) } catch {
+      throw ValueError(error.reason, isSecret: argument.contains("@"))
+    }
+  }
+
+  private static func read(_ argument: String) throws(ValueError) -> CallTarget {
     if argument.contains(where: { $0 == "{" || $0 == "}" }) {
       do {
         let template = try URITemplate(argument)
         // Filled with anything, it must make a target.
         _ = try CallTarget(argument: template.expanded { _ in "1" })
-        self = .template(template)
+        return .template(template)
       } catch let error as TemplateError {
         throw ValueError(error.reason)
       } catch let error as ValueError {
         throw error
       } catch { throw ValueError("is no target") }
-      return
     }
-    if argument.hasPrefix("http://") || argument.hasPrefix("https://") {
-      self = .url(argument)
-    } else if argument.hasPrefix("consul://") {
-      self = try Self.service(argument.dropFirst("consul://".count))
+    let target: CallTarget
+    // A scheme's case does not matter (RFC 3986, section 3.1).
+    let scheme = argument.prefix { $0 != ":" }.lowercased()
+    if argument.dropFirst(scheme.count).hasPrefix("://"), ["http", "https"].contains(scheme) {
+      target = .url(scheme + argument.dropFirst(scheme.count))
+    } else if scheme == "consul", argument.dropFirst(scheme.count).hasPrefix("://") {
+      target = try service(argument.dropFirst("consul://".count))
     } else if let end = argument.prefix(while: { $0 != "/" && $0 != "?" }).lastIndex(of: ":") {
       guard !argument[end...].hasPrefix("://") else {
         throw ValueError("has the scheme '\(argument[..<end])'; http, https and consul can be called")
       }
       // `:3000/path` is this machine, as for HTTPie.
-      self = .url("http://" + (end == argument.startIndex ? "localhost" : "") + argument)
+      target = .url("http://" + (end == argument.startIndex ? "localhost" : "") + argument)
     } else {
-      self = try Self.service(argument[...])
+      target = try service(argument[...])
     }
     guard !argument.contains("#") else { throw ValueError("has a fragment ('#'), which is never sent; write %23") }
-    try validate()
+    try target.validate()
+    return target
   }
 
   var argumentText: String? { nil }
@@ -73,9 +82,12 @@ enum CallTarget: ArgumentValue, Equatable {
       throw ValueError("holds a space or a control character; write it as %XX")
     }
     let parts: URLParts
-    do { parts = try URLParts(url) } catch { throw ValueError("is not a URL: \(error.reason)") }
+    do { parts = try URLParts(url) } catch {
+      throw ValueError("is not a URL: \(error.reason)")
+    }
     guard parts.user == nil, parts.password == nil else {
-      throw ValueError("holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'")
+      throw ValueError(
+        "holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'")
     }
   }
 }

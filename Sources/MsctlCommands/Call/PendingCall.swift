@@ -6,6 +6,7 @@ final class PendingCall {
 
   /// Which value of the input it is for, from 1.
   let number: Int
+  private let options: Call.Options
   private(set) var request: HTTPRequest
   private let service: String?
   private var candidates: [ServiceInstance]
@@ -25,16 +26,23 @@ final class PendingCall {
   /// - Parameters:
   ///   - service: the name of the service that the candidates are instances of; nil for a URL.
   ///   - candidates: the instances that may be called.
-  init(_ number: Int, _ request: HTTPRequest, service: String? = nil, candidates: [ServiceInstance] = []) {
+  init(
+    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, service: String? = nil,
+    candidates: [ServiceInstance] = []
+  ) {
     self.number = number
+    self.options = options
     self.request = request
+    // A time of zero is no limit at all.
+    if let timeout = options.timeout, timeout != .zero { self.request.deadline = .after(timeout) }
     self.service = service
     self.candidates = candidates
   }
 
   /// A call that could not even be begun.
-  init(_ number: Int, _ request: HTTPRequest, refused failure: Failure) {
+  init(_ number: Int, _ request: HTTPRequest, _ options: Call.Options, refused failure: Failure) {
     self.number = number
+    self.options = options
     self.request = request
     service = nil
     candidates = []
@@ -92,7 +100,7 @@ final class PendingCall {
   // MARK: The result
 
   /// Why the call counts as failed; nil where it does not.
-  func failure(_ options: Call.Options) -> Failure? {
+  var failure: Failure? {
     if let refusal { return refusal }
     if case .failure(let error)? = outcome {
       let place = instance.map { "\($0.service) (\($0.id) at \($0.hostPort))" } ?? request.url
@@ -116,13 +124,13 @@ final class PendingCall {
   }
 
   /// The answer as one value: the body, or the envelope around it. A body of nothing is `null`.
-  func value(_ options: Call.Options) -> JSONValue {
+  var value: JSONValue {
     guard options.asEnvelope else {
       return body.isEmpty ? .null : BodyText(body, contentType: head?.header("Content-Type")).value
     }
     var writer = JSONWriter()
     writer.object { object in
-      if case .failure? = outcome, let failure = failure(options) {
+      if case .failure? = outcome, let failure {
         object.key("error")
         object.object { error in
           error.field("code", failure.code.name)

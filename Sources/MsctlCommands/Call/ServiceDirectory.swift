@@ -51,6 +51,7 @@ final class ServiceDirectory {
     }
     let passing = all.filter { $0.status == .passing }
     guard passing.isEmpty else { return passing }
-    throw Discover.nothingPassing(name, all, orElse: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
+    throw Discover.nothingPassing(
+      name, all, isNarrowed: selection.isNarrow, orElse: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
   }
 }

@@ -182,7 +182,9 @@ enum Consume: Verb {
       throw options.broker.failure(error, queue: queue, connection.uri)
     } catch let failure as Failure {
       throw failure
-    } catch {}
+    } catch {
+      throw Failure(.failed, "\(error)")
+    }
   }
 
   /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.

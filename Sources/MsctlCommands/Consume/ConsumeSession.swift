@@ -11,7 +11,8 @@ struct ConsumeSession {
   private let connection: AMQPConnection
   private let handler: any MessageHandler
   private let console: Console
-  private let consumer: String
+  /// The consumer's tag; nil once it is cancelled.
+  private var consumer: String?
   private let prefetch: Int
   /// How many messages are wanted.
   private let limit: Int?
@@ -32,9 +33,10 @@ struct ConsumeSession {
     self.handler = handler
     self.console = console
     if options.peeks {
-      // All that wait are taken without an acknowledgement; 0 is no bound.
-      prefetch = 0
-      limit = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
+      // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
+      let wanted = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
+      limit = wanted
+      prefetch = wanted > Int(UInt16.max) ? 0 : max(1, wanted)
     } else {
       prefetch = Self.prefetch(options)
       limit = options.count
@@ -53,6 +55,14 @@ struct ConsumeSession {
   }
 
   mutating func run(_ signals: Signals) throws {
+    do { try work(signals) } catch let failure as Failure {
+      // Whatever ends it, nothing handled stays unacknowledged.
+      try? acknowledgeAll()
+      throw failure
+    }
+  }
+
+  private mutating func work(_ signals: Signals) throws {
     let end = options.time.map(Deadline.after) ?? .never
     var idleEnd = options.idle.map(Deadline.after) ?? .never
     var graceEnd = Deadline.never
@@ -102,7 +112,7 @@ struct ConsumeSession {
       }
       try wait(signals, until: min(end, idleEnd, graceEnd, handler.wakeTime, .after(.seconds(1))), isEnding)
     }
-    try settle([])
+    try acknowledgeAll()
     if let ending { throw ending }
     if rejected > 0 { throw Failure(.failed, "\(counted(rejected)) rejected") }
     if taken == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' held no message") }
@@ -147,19 +157,19 @@ struct ConsumeSession {
   /// Acknowledges what is handled.
   ///
   /// With a limit, the broker must not be made to deliver messages beyond it: they would come back marked as redelivered.
-  /// So the last ones, as many as may be under way, are acknowledged together when all are handled and the consumer
-  /// has been cancelled.
+  /// So the last ones, as many as may be under way, are held until the end: see `acknowledgeAll`.
   private mutating func acknowledge() throws(AMQPError) {
-    guard !options.peeks else { return }
-    var count = held.count
-    if let limit {
-      if handled == limit, acknowledged < limit {
-        try connection.cancel(consumer: consumer)
-      } else {
-        count = min(count, max(0, limit - prefetch - acknowledged))
-      }
-    }
-    guard count > 0 else { return }
+    try acknowledge(limit.map { min(held.count, max(0, $0 - prefetch - acknowledged)) } ?? held.count)
+  }
+
+  /// Acknowledges everything that is handled, once the consumer is cancelled.
+  private mutating func acknowledgeAll() throws(AMQPError) {
+    if let consumer = consumer.take() { try connection.cancel(consumer: consumer) }
+    try acknowledge(held.count)
+  }
+
+  private mutating func acknowledge(_ count: Int) throws(AMQPError) {
+    guard count > 0, !options.peeks else { return }
     let now = held[..<count]
     // Only a run of commands beside each other settles out of order; in order, one acknowledgement does for all.
     if options.exec == nil, let last = now.last {

@@ -112,6 +112,9 @@ enum Publish: Verb {
 
 /// One run of `publish`: what has been sent, and what has become of it.
 private struct PublishSession: ~Copyable {
+  /// How much is sent, in bytes, before the broker is listened to.
+  private static let burst = 256 << 10
+
   /// A reply that is waited for, by its message's correlation id; replies are written in this order.
   private struct Expected {
     let correlationID: String
@@ -153,6 +156,7 @@ private struct PublishSession: ~Copyable {
     self.console = console
     self.source = source
     self.connection = connection
+    connection.limitStall(to: options.confirmTimeout)
     publisher = AMQPPublisher(connection, window: options.window)
     signals = Signals()
     progress = Progress(console)
@@ -170,7 +174,9 @@ private struct PublishSession: ~Copyable {
       isBroken = true
     } catch let error as Failure {
       failure = error
-    } catch {}
+    } catch {
+      failure = Failure(.failed, "\(error)")
+    }
     if failure != nil { try keepUnconfirmed(withRest: isBroken) }
     progress.clear()
     connection.close()
@@ -182,10 +188,17 @@ private struct PublishSession: ~Copyable {
   /// Sends until the source and what is in flight are at an end.
   private mutating func work() throws {
     while true {
-      while publisher.hasRoom, expected.count < options.window, !isAtEnd {
+      // Between large messages the broker is listened to: it may want no more.
+      var sent = 0
+      var needsInput = false
+      while publisher.hasRoom, expected.count < options.window, !isAtEnd, sent < Self.burst {
         do {
-          guard let item = try source.next() else { break }
+          guard let item = try source.next() else {
+            needsInput = true
+            break
+          }
           try send(item)
+          sent += item.message.body.count
         } catch let failure as Failure {
           ended = failure
           isAtEnd = true
@@ -211,7 +224,8 @@ private struct PublishSession: ~Copyable {
           "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
           hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
       }
-      wait()
+      let canGoOn = !isAtEnd && !needsInput && publisher.hasRoom && expected.count < options.window
+      wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn)
     }
   }
 
@@ -258,13 +272,12 @@ private struct PublishSession: ~Copyable {
     }
   }
 
-  private mutating func wait() {
+  private mutating func wait(orReading needsInput: Bool, isBusy: Bool) {
     var polls = PollSet()
     polls.add(connection.descriptor)
     let signal = polls.add(signals.descriptor)
-    let wantsInput = !isAtEnd && publisher.hasRoom && expected.count < options.window
-    let input = wantsInput ? polls.add(STDIN_FILENO) : nil
-    polls.wait(until: min(.after(.seconds(1)), confirmDeadline, expected.first?.deadline ?? .never))
+    let input = needsInput ? polls.add(STDIN_FILENO) : nil
+    polls.wait(until: isBusy ? .now : min(.after(.seconds(1)), confirmDeadline, expected.first?.deadline ?? .never))
     if polls.isReady(signal), let number = signals.take() {
       ended = Failure(.signal(number), "interrupted")
       isAtEnd = true

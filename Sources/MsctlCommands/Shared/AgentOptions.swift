@@ -28,7 +28,7 @@ struct AgentOptions: Defaulted {
 
   static let variables: [Variable<AgentOptions>] = [
     .value("CONSUL_HTTP_TOKEN", into: \.token, "The ACL token, where no file holds it").secret(),
-    .value("CONSUL_HTTP_SSL", into: \.usesTLS, "true: https, where the address names no scheme"),
+    .value("CONSUL_HTTP_SSL", into: \.usesTLS, "true: https, also where the address says http"),
     .value("CONSUL_CACERT", into: \.authorityFile, "A file of authorities that may sign the agent's certificate"),
     .value("CONSUL_CAPATH", into: \.authorityFolder, "A folder of such authorities"),
     .value("CONSUL_CLIENT_CERT", into: \.certificateFile, "The client's certificate"),

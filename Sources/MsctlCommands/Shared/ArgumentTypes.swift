@@ -26,7 +26,9 @@ extension Duration: ArgumentValue {
 extension ConsulAddress: ArgumentValue {
   package init(argument: String) throws(ValueError) {
     guard let address = ConsulAddress(argument) else {
-      throw ValueError("is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path")
+      throw ValueError(
+        "is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path",
+        isSecret: argument.contains("@"))
     }
     self = address
   }
@@ -121,7 +123,8 @@ enum SecretSource: ArgumentValue {
     } else if argument.hasPrefix("env:"), argument.count > 4 {
       self = .variable(String(argument.dropFirst(4)))
     } else {
-      throw ValueError("must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process")
+      throw ValueError(
+        "must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process", isSecret: true)
     }
   }
 

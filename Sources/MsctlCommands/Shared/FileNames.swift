@@ -3,6 +3,17 @@ import SystemPackage
 
 // swift-system has no calls for these.
 
+/// The file that a path leads to, links followed; nil where there is none.
+func existingFile(_ path: String) -> (path: FilePath, isRegular: Bool, permissions: FilePermissions)? {
+  var status = stat()
+  guard stat(path, &status) == 0, let resolved = realpath(path, nil) else { return nil }
+  defer { free(resolved) }
+  return (
+    FilePath(platformString: resolved), status.st_mode & S_IFMT == S_IFREG,
+    FilePermissions(rawValue: status.st_mode & 0o777)
+  )
+}
+
 func unlink(_ path: FilePath) {
   _ = path.withPlatformString { Glibc.unlink($0) }
 }

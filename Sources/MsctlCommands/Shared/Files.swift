@@ -55,30 +55,41 @@ struct AppendedFile: ~Copyable {
   }
 }
 
-/// A file that appears under its name only when it is whole.
+/// A file that appears under its name only when it is whole. What is no regular file (a device, a pipe) is written to as it
+/// is, and a link stays one: its target is replaced.
 struct WholeFile: ~Copyable {
-  private let path: FilePath
-  private let draft: FilePath
+  private let path: String
+  private let target: FilePath
+  /// Where the bytes are until the file is whole; nil where they go to the target at once.
+  private let draft: FilePath?
   private let file: FileDescriptor
+  private var isOpen = true
   private var isKept = false
 
   init(_ path: String) throws(Failure) {
-    let target = FilePath(path)
-    let draft = FilePath(path + ".msctl-\(randomUUID().prefix(8))")
+    let existing = existingFile(path)
+    let target = existing?.path ?? FilePath(path)
+    let draft = existing.map(\.isRegular) == false ? nil : FilePath("\(target).msctl-\(randomUUID().prefix(8))")
     do {
-      file = try FileDescriptor.open(
-        draft, .writeOnly, options: [.create, .exclusiveCreate],
-        permissions: [.ownerReadWrite, .groupRead, .otherRead])
+      file =
+        if let draft {
+          try FileDescriptor.open(
+            draft, .writeOnly, options: [.create, .exclusiveCreate],
+            permissions: existing?.permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
+        } else {
+          try FileDescriptor.open(target, .writeOnly)
+        }
     } catch {
       throw Failure(.failed, "cannot write the file '\(path)': \(error)")
     }
-    self.path = target
+    self.path = path
+    self.target = target
     self.draft = draft
   }
 
   deinit {
-    try? file.close()
-    if !isKept { unlink(draft) }
+    if isOpen { try? file.close() }
+    if !isKept, let draft { unlink(draft) }
   }
 
   func write(_ bytes: [UInt8]) throws(Failure) {
@@ -86,7 +97,12 @@ struct WholeFile: ~Copyable {
   }
 
   consuming func keep() throws(Failure) {
-    guard rename(draft, to: path) else { throw Failure(.failed, "cannot write the file '\(path)'") }
+    isOpen = false
+    // Some file systems say only now that the disk is full.
+    do { try file.close() } catch { throw Failure(.failed, "cannot write the file '\(path)': \(error)") }
+    guard draft.map({ rename($0, to: target) }) ?? true else {
+      throw Failure(.failed, "cannot write the file '\(path)'")
+    }
     isKept = true
   }
 }

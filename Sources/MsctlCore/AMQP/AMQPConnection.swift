@@ -71,11 +71,12 @@ public final class AMQPConnection {
     let socket = uri.usesTLS ? amqp_ssl_socket_new(state) : amqp_tcp_socket_new(state)
     guard let socket else { throw AMQPError(kind: .broken, reason: "out of memory") }
     if uri.usesTLS { try configureTLS(socket) }
+    let deadline = Deadline.after(uri.connectTimeout)
     var timeout = uri.connectTimeout.timeval
     let status = amqp_socket_open_noblock(socket, uri.host, Int32(uri.port), &timeout)
     guard status == AMQP_STATUS_OK.rawValue else {
       let isTLS = (-0x2FF...(-0x200)).contains(status)
-      let cause = status == AMQP_STATUS_SOCKET_ERROR.rawValue ? connectError(uri.host, uri.port) : nil
+      let cause = status == AMQP_STATUS_SOCKET_ERROR.rawValue ? connectError(uri.host, uri.port, until: deadline) : nil
       throw AMQPError(kind: isTLS ? .tls : .unreachable, reason: cause ?? statusText(status))
     }
     amqp_set_handshake_timeout(state, &timeout)
@@ -96,8 +97,10 @@ public final class AMQPConnection {
     if let file = uri.authorityFile ?? (uri.verifiesPeer ? Self.systemAuthorities : nil) {
       try check(amqp_ssl_socket_set_cacert(socket, file), "the authorities in '\(file)'")
     }
-    if let certificate = uri.certificateFile, let key = uri.keyFile {
-      try check(amqp_ssl_socket_set_key(socket, certificate, key), "the certificate in '\(certificate)'")
+    if let certificate = uri.certificateFile {
+      // One file may hold both.
+      try check(
+        amqp_ssl_socket_set_key(socket, certificate, uri.keyFile ?? certificate), "the certificate in '\(certificate)'")
     }
   }
 
@@ -246,6 +249,13 @@ public final class AMQPConnection {
       throw AMQPError(kind: .invalid, reason: "its headers do not fit into a frame of \(Self.frameMax) bytes")
     }
     try check(status: status)
+  }
+
+  /// Ends a send that the broker takes nothing of for so long, as one does that is out of memory or disk
+  /// (tcp(7), TCP_USER_TIMEOUT). Without it such a send never ends: the broker's heartbeats go on.
+  public func limitStall(to time: Duration) {
+    var milliseconds = UInt32(clamping: time.milliseconds)
+    setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, &milliseconds, socklen_t(MemoryLayout<UInt32>.size))
   }
 
   /// `connection.close`, so that the broker does not take the end for a failure. Errors do not matter any more.
@@ -422,16 +432,26 @@ public final class AMQPConnection {
 }
 
 /// Why no connection comes about, in the system's words, which librabbitmq keeps to itself. Only asked after it has failed.
-private func connectError(_ host: String, _ port: Int) -> String? {
+private func connectError(_ host: String, _ port: Int, until deadline: Deadline) -> String? {
   var hints = addrinfo()
   hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
   var addresses: UnsafeMutablePointer<addrinfo>?
   guard getaddrinfo(host, String(port), &hints, &addresses) == 0, let address = addresses?.pointee else { return nil }
   defer { freeaddrinfo(addresses) }
-  let descriptor = socket(address.ai_family, address.ai_socktype, 0)
+  let descriptor = socket(address.ai_family, address.ai_socktype | Int32(SOCK_NONBLOCK.rawValue), 0)
+  guard descriptor >= 0 else { return nil }
   defer { close(descriptor) }
-  guard descriptor >= 0, Glibc.connect(descriptor, address.ai_addr, address.ai_addrlen) != 0 else { return nil }
-  return String(cString: strerror(errno)).lowercased()
+  var cause: Int32 = 0
+  if Glibc.connect(descriptor, address.ai_addr, address.ai_addrlen) != 0 { cause = errno }
+  if cause == EINPROGRESS {
+    var polls = PollSet()
+    let place = polls.add(descriptor, for: POLLOUT)
+    polls.wait(until: deadline)
+    guard polls.isReady(place) else { return nil }
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &cause, &length)
+  }
+  return cause == 0 ? nil : String(cString: strerror(cause)).lowercased()
 }
 
 private func statusText(_ status: Int32) -> String {

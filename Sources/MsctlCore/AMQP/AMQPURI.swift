@@ -47,6 +47,12 @@ public struct AMQPURI: Sendable, Equatable {
     }
     guard !rest.contains("#") else { throw AMQPURIError(reason: "has a fragment ('#'; in a password write %23)") }
 
+    // A password with a raw '/' or '?' would be taken for a host, and then shown as one.
+    let authority = rest.prefix { $0 != "/" && $0 != "?" }
+    guard authority.contains("@") || !rest.contains("@") else {
+      throw AMQPURIError(reason: "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)")
+    }
+
     var query: Substring = ""
     if let mark = rest.firstIndex(of: "?") {
       query = rest[rest.index(after: mark)...]
@@ -76,16 +82,19 @@ public struct AMQPURI: Sendable, Equatable {
   /// The brokers of a list that is separated by commas, in its order.
   public static func list(_ text: String) throws(AMQPURIError) -> [AMQPURI] {
     var uris: [AMQPURI] = []
-    for item in text.split(separator: ",", omittingEmptySubsequences: false) {
-      uris.append(try AMQPURI(item.drop { $0 == " " }.description))
+    let items = text.split(separator: ",", omittingEmptySubsequences: false)
+    for item in items {
+      do { uris.append(try AMQPURI(item.drop { $0 == " " }.description)) } catch {
+        guard items.count > 1, text.contains("@") else { throw error }
+        throw AMQPURIError(reason: error.reason + " (in a user name or password write %2C for ',')")
+      }
     }
     return uris
   }
 
   /// The URI as messages show it: without password and parameters.
   public var shown: String {
-    let bracketed = host.contains(":") ? "[\(host)]" : host
-    return "\(usesTLS ? "amqps" : "amqp")://\(Percent.encode(user))@\(bracketed):\(port)"
+    "\(usesTLS ? "amqps" : "amqp")://\(Percent.encode(user))@\(hostPort(host, port))"
       + (vhost == "/" ? "" : "/" + Percent.encode(vhost))
   }
 
@@ -108,7 +117,7 @@ public struct AMQPURI: Sendable, Equatable {
     if !name.isEmpty { host = try decoded(name, "host") }
     if let portText, !portText.isEmpty {
       guard let number = Int(portText), (1...65535).contains(number) else {
-        throw AMQPURIError(reason: "has the port '\(portText)', which is not a number between 1 and 65535")
+        throw AMQPURIError(reason: "has a port that is not a number between 1 and 65535")
       }
       port = number
     }
@@ -117,11 +126,11 @@ public struct AMQPURI: Sendable, Equatable {
   private mutating func read(parameter: Substring) throws(AMQPURIError) {
     let parts = parameter.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
     let name = String(parts[0])
-    let value = parts.count == 2 ? try decoded(parts[1], "parameter '\(name)'") : ""
+    let value = parts.count == 2 ? try decoded(parts[1], "parameters") : ""
     func number(_ range: ClosedRange<Int>) throws(AMQPURIError) -> Int {
       guard let number = Int(value), range.contains(number) else {
         throw AMQPURIError(
-          reason: "has \(name)=\(value), which is not a number between \(range.lowerBound) and \(range.upperBound)")
+          reason: "has a \(name) that is not a number between \(range.lowerBound) and \(range.upperBound)")
       }
       return number
     }
@@ -133,18 +142,19 @@ public struct AMQPURI: Sendable, Equatable {
     case "keyfile": keyFile = value
     case "verify":
       guard ["verify_peer", "verify_none"].contains(value) else {
-        throw AMQPURIError(reason: "has verify=\(value), which is not verify_peer or verify_none")
+        throw AMQPURIError(reason: "has a verify that is not verify_peer or verify_none")
       }
       verifiesPeer = value == "verify_peer"
     case "auth_mechanism":
       guard let found = Mechanism(rawValue: value) else {
-        throw AMQPURIError(reason: "has auth_mechanism=\(value), which is not plain or external")
+        throw AMQPURIError(reason: "has an auth_mechanism that is not plain or external")
       }
       mechanism = found
     default:
       throw AMQPURIError(
-        reason: "has the parameter '\(name)', which is not one of heartbeat, connection_timeout, cacertfile, certfile, "
-          + "keyfile, verify and auth_mechanism")
+        reason:
+          "has a parameter that is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, verify "
+          + "and auth_mechanism")
     }
   }
 }

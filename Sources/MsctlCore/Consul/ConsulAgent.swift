@@ -35,6 +35,9 @@ public final class ConsulAgent {
 
     public init() {}
 
+    /// Whether there may be instances beside those that it selects.
+    package var isNarrow: Bool { !tags.isEmpty || datacenter != nil || filter != nil }
+
     var query: [(String, String)] {
       tags.map { ("tag", $0) }
         + [("dc", datacenter), ("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) }
@@ -48,9 +51,7 @@ public final class ConsulAgent {
   public func instances(of service: String, _ selection: Selection = .init()) throws(Failure) -> [ServiceInstance] {
     let answer = try get("/v1/health/service/" + Percent.encode(service), selection.query)
     let instances = answer.value.elements.compactMap { ServiceInstance(health: $0) }
-    if instances.isEmpty, answer.isFiltered {
-      throw denied("reading the service '\(service)'")
-    }
+    if instances.isEmpty { try checkMayRead(service, answer) }
     return instances
   }
 
@@ -69,20 +70,31 @@ public final class ConsulAgent {
     _ = try send("PUT", "/v1/agent/service/register", [], body: registration.json)
   }
 
-  /// `PUT /v1/agent/service/deregister/:id`.
-  /// - Returns: false where the agent knows no service with this id.
-  public func deregister(id: String) throws(Failure) -> Bool {
-    // Up to 1.8 an agent answers 200 for an id that it does not know, later ones 404; so it is looked up first.
-    let known = try get("/v1/agent/services", []).value[id] != nil
-    guard known else { return false }
-    _ = try send("PUT", "/v1/agent/service/deregister/" + Percent.encode(id), [], body: nil)
-    return true
+  /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
+  public func deregister(id: String) throws(Failure) {
+    let (method, path) = ("PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
+    let response = try exchange(method, path)
+    // An agent without ACLs answers 200 for an id that it does not know; others, by their age, 500 or 404.
+    if response.head.status == 404 || words(of: response.body).hasPrefix("Unknown service") { return }
+    try check(response, method, path)
   }
 
   /// The ids of this agent's instances of a service: `GET /v1/agent/services`.
+  ///
+  /// - Throws: `denied` where the token may not see them.
   public func localIDs(of service: String) throws(Failure) -> [String] {
-    try get("/v1/agent/services", []).value.members
-      .filter { $0.value["Service"]?.string == service }.map(\.name)
+    let answer = try get("/v1/agent/services", [])
+    let ids = answer.value.members.filter { $0.value["Service"]?.string == service }.map(\.name)
+    if ids.isEmpty { try checkMayRead(service, answer) }
+    return ids
+  }
+
+  /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
+  /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
+  private func checkMayRead(_ service: String, _ answer: Answer) throws(Failure) {
+    let path = "/v1/agent/health/service/name/" + Percent.encode(service)
+    let isDenied = try answer.isFiltered ? true : exchange("GET", path).head.status == 403
+    if isDenied { throw denied("reading the service '\(service)'") }
   }
 
   // MARK: Requests
@@ -107,6 +119,15 @@ public final class ConsulAgent {
   private func send(
     _ method: String, _ path: String, _ query: [(String, String)], body: JSONValue?
   ) throws(Failure) -> HTTPResponse {
+    let response = try exchange(method, path, query, body: body)
+    try check(response, method, path)
+    return response
+  }
+
+  /// Makes a request, whatever the status of its answer.
+  private func exchange(
+    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil
+  ) throws(Failure) -> HTTPResponse {
     let all = query + (settings.namespace.map { [("ns", $0)] } ?? [])
     let parameters = all.map { "\($0.0)=\(Percent.encode($0.1))" }.joined(separator: "&")
     var request = HTTPRequest(method: method, url: address.base + path + (parameters.isEmpty ? "" : "?" + parameters))
@@ -119,15 +140,17 @@ public final class ConsulAgent {
     }
     if let body { request.body = .bytes(Array(body.text)) }
 
-    let response: HTTPResponse
-    do { response = try http.send(request) } catch {
+    do { return try http.send(request) } catch {
       throw error.failure(
         reaching: "the Consul agent at \(address.shown)",
         hint: error.kind == .tls
           ? "CONSUL_CACERT names the authority that signed the agent's certificate."
           : "Start one for a try with 'consul agent -dev', or name another one with CONSUL_HTTP_ADDR.")
     }
-    guard response.head.status != 200 else { return response }
+  }
+
+  private func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
+    guard response.head.status != 200 else { return }
     let text = words(of: response.body)
     if response.head.status == 403 { throw denied("\(method) \(path)", text) }
     throw Failure(
@@ -136,7 +159,7 @@ public final class ConsulAgent {
 
   private func aim(_ request: inout HTTPRequest) throws(Failure) {
     request.tls = settings.tls
-    request.timeout = settings.timeout
+    request.deadline = .after(settings.timeout)
     request.connectTimeout = settings.timeout
     request.usesProxy = false
     request.unixSocket = address.unixSocket
@@ -144,7 +167,7 @@ public final class ConsulAgent {
     do {
       let parts = try URLParts(request.url)
       request.connectTo = (parts.host, parts.port)
-      request.url = "\(parts.scheme)://\(name):\(parts.port)\(parts.target)"
+      request.url = "\(parts.scheme)://\(hostPort(name, parts.port))\(parts.target)"
     } catch {
       throw error.failure(reaching: request.url)
     }

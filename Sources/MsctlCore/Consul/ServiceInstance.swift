@@ -28,7 +28,7 @@ public struct ServiceInstance: Sendable, Equatable {
     meta.contains { $0.name == "scheme" && $0.value == "https" } || tags.contains("https") ? "https" : "http"
   }
 
-  public var hostPort: String { (address.contains(":") ? "[\(address)]" : address) + ":\(port)" }
+  public var hostPort: String { MsctlCore.hostPort(address, port) }
 
   public var url: String { "\(scheme)://\(hostPort)" }
 
@@ -45,7 +45,8 @@ public struct ServiceInstance: Sendable, Equatable {
     port = Int(service["Port"]?.integer ?? 0)
     tags = service["Tags"]?.elements.compactMap(\.string) ?? []
     meta = service["Meta"]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
-    weight = Int(service["Weights"]?["Passing"]?.integer ?? 1)
+    // Consul takes none above this.
+    weight = min(65535, max(0, Int(clamping: service["Weights"]?["Passing"]?.integer ?? 1)))
     let checks = entry["Checks"]?.elements ?? []
     // A service or node in maintenance has a critical check that says so.
     status = checks.compactMap { $0["Status"]?.string.flatMap(HealthStatus.init(rawValue:)) }.max() ?? .passing
@@ -80,11 +81,11 @@ extension [ServiceInstance] {
   /// One of the instances at random, each as often as its weight says. An instance of weight 0 is chosen only where all
   /// have it.
   public func weightedRandom(using generator: inout some RandomNumberGenerator) -> ServiceInstance? {
-    let total = reduce(0) { $0 + Swift.max(0, $1.weight) }
+    let total = reduce(0) { $0 + $1.weight }
     guard total > 0 else { return randomElement(using: &generator) }
     var place = Int.random(in: 0..<total, using: &generator)
     for instance in self {
-      place -= Swift.max(0, instance.weight)
+      place -= instance.weight
       if place < 0 { return instance }
     }
     return last

@@ -71,14 +71,17 @@ public struct HTTPRequest: Sendable {
   public var method: String
   public var url: String
   public var headers: [HTTPHeader] = []
+  /// The names of headers that libcurl would add by itself, and is not to.
+  public var leftOut: [String] = []
   public var body = Body.none
   /// Connects to this host and port, whatever the URL says; Host and SNI stay the URL's. No proxy is used then.
   public var connectTo: (host: String, port: Int)?
   public var unixSocket: String?
   public var tls = TLS()
+  /// How long connecting may take; zero: as long as the whole may.
   public var connectTimeout: Duration = .seconds(10)
-  /// The whole transfer; nil: as long as bytes keep coming.
-  public var timeout: Duration?
+  /// When the transfer must be over, redirects included.
+  public var deadline = Deadline.never
   /// Ends a transfer in which no byte has moved for so long, in whole seconds.
   public var silence: Duration?
   public var usesProxy = true
@@ -147,7 +150,6 @@ public struct HTTPError: Error, Sendable, Equatable {
     /// The connection broke, or what came is not HTTP.
     case broken
     case tooLarge
-    case tooManyRedirects
   }
 
   public let kind: Kind
@@ -174,7 +176,7 @@ public struct HTTPError: Error, Sendable, Equatable {
         hint: hint ?? "'--cacert FILE' names the authority that signed the server's certificate.")
     case .broken:
       Failure(.unreachable, "the connection to \(target) broke: \(reason)", hint: hint)
-    case .tooLarge, .tooManyRedirects:
+    case .tooLarge:
       Failure(.failed, "\(target): \(reason)", hint: hint)
     }
   }

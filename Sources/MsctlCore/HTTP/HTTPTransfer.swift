@@ -70,8 +70,10 @@ public final class HTTPTransfer {
     try set(CURLOPT_ACCEPT_ENCODING, "")
     try set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
     try set(CURLOPT_TCP_KEEPALIVE, 1)
-    try set(CURLOPT_CONNECTTIMEOUT_MS, max(1, request.connectTimeout.milliseconds))
-    if let timeout = request.timeout { try set(CURLOPT_TIMEOUT_MS, max(1, timeout.milliseconds)) }
+    // For libcurl zero is its own time of 5 minutes.
+    let connectTimeout = request.connectTimeout == .zero ? Int(Int32.max) : request.connectTimeout.milliseconds
+    try set(CURLOPT_CONNECTTIMEOUT_MS, max(1, connectTimeout))
+    if request.deadline != .never { try set(CURLOPT_TIMEOUT_MS, max(1, request.deadline.remaining.milliseconds)) }
     if let silence = request.silence {
       try set(CURLOPT_LOW_SPEED_LIMIT, 1)
       try set(CURLOPT_LOW_SPEED_TIME, max(1, silence.milliseconds / 1000))
@@ -79,8 +81,7 @@ public final class HTTPTransfer {
     if !request.usesProxy || request.connectTo != nil { try set(CURLOPT_NOPROXY, "*") }
     if let path = request.unixSocket { try set(CURLOPT_UNIX_SOCKET_PATH, path) }
     if let (host, port) = request.connectTo {
-      let bracketed = host.contains(":") ? "[\(host)]" : host
-      connectList = curl_slist_append(nil, "::\(bracketed):\(port)")
+      connectList = curl_slist_append(nil, "::" + hostPort(host, port))
       try check(msctl_set_list(handle, CURLOPT_CONNECT_TO, connectList))
     }
     try configureTLS()
@@ -91,6 +92,7 @@ public final class HTTPTransfer {
       let line = header.value.isEmpty ? header.name + ";" : header.name + ": " + header.value
       headerList = curl_slist_append(headerList, line)
     }
+    for name in request.leftOut { headerList = curl_slist_append(headerList, name + ":") }
     if request.body != .none, request.header("Content-Type") == nil, case .bytes = request.body {
       headerList = curl_slist_append(headerList, "Content-Type:")
     }
@@ -279,6 +281,8 @@ public final class HTTPTransfer {
       return HTTPError(kind: .unreachable, reason: cause)
     case CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY, CURLE_PROXY:
       return HTTPError(kind: .unreachable, reason: text)
+    case CURLE_OPERATION_TIMEDOUT where !request.deadline.isPast && !hasConnected:
+      return HTTPError(kind: .unreachable, reason: text.prefix(1).lowercased() + text.dropFirst())
     case CURLE_OPERATION_TIMEDOUT:
       return HTTPError(kind: .timedOut, reason: text)
     case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,
@@ -287,6 +291,15 @@ public final class HTTPTransfer {
     default:
       return HTTPError(kind: .broken, reason: text)
     }
+  }
+}
+
+extension HTTPTransfer {
+  /// Whether a connection came about, so that something may have been sent.
+  fileprivate var hasConnected: Bool {
+    var microseconds: curl_off_t = 0
+    msctl_get_offset(handle, CURLINFO_CONNECT_TIME_T, &microseconds)
+    return microseconds > 0
   }
 }
 

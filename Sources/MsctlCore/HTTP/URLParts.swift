@@ -1,5 +1,10 @@
 import CCurl
 
+/// `host:port` as it stands in a URL: an IPv6 address in brackets (RFC 3986, section 3.2.2).
+package func hostPort(_ host: String, _ port: Int) -> String {
+  (host.contains(":") && !host.hasPrefix("[") ? "[\(host)]" : host) + ":\(port)"
+}
+
 /// The parts of a URL, as libcurl reads them (https://curl.se/libcurl/c/curl_url_get.html).
 package struct URLParts: Equatable {
   package let scheme: String

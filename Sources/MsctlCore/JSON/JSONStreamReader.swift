@@ -166,6 +166,8 @@ public struct JSONStreamReader: Sendable {
     }
 
     func fail(_ reason: String) throws(JSONError) -> Never {
+      // `drain` and `unread` together are then all that has come and was not handed out.
+      text.append(contentsOf: bytes[min(run, index)..<index])
       position = index
       throw error(at: index, reason)
     }

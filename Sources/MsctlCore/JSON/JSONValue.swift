@@ -16,8 +16,12 @@ public struct JSONValue: Sendable, Hashable {
     reader.append(bytes)
     reader.finish()
     guard let value = try reader.next() else { throw JSONError(line: 1, column: 1, reason: "expected a value") }
-    guard try reader.next() == nil else {
-      throw JSONError(line: 1, column: value.text.count + 1, reason: "expected the end after one value")
+    let rest = reader.unread.drop(while: isWhiteSpace)
+    guard rest.isEmpty else {
+      let before = bytes.dropLast(rest.count)
+      let lineBreaks = before.count { $0 == UInt8(ascii: "\n") }
+      let column = before.reversed().prefix { $0 != UInt8(ascii: "\n") }.count + 1
+      throw JSONError(line: lineBreaks + 1, column: column, reason: "expected the end after one value")
     }
     self = value
   }
