@@ -30,6 +30,13 @@ package struct Operand<Options: Sendable>: Sendable {
     }
   }
 
+  /// A command line that is run: all words after `--`.
+  package static func rest(
+    _ name: String, into field: any WritableKeyPath<Options, [String]> & Sendable, _ summary: String
+  ) -> Self {
+    of(.rest, name, summary, .nothing) { (options, word) throws(ValueError) in options[keyPath: field].append(word) }
+  }
+
   private static func of(
     _ arity: OperandSpec.Arity, _ name: String, _ summary: String, _ completion: Completion,
     _ accepts: @escaping @Sendable (String) -> Bool = { _ in true },

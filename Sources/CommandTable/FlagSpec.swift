@@ -39,7 +39,8 @@ package enum Completion: Sendable, Equatable {
 
 /// The words of one operand.
 package struct OperandSpec: Sendable, Equatable {
-  package enum Arity: Sendable, Equatable { case one, optional, many }
+  /// `rest`: the words after `--`, and no others.
+  package enum Arity: Sendable, Equatable { case one, optional, many, rest }
 
   package var name: String
   package var arity: Arity
@@ -52,6 +53,7 @@ package struct OperandSpec: Sendable, Equatable {
     case .one: name
     case .optional: "[\(name)]"
     case .many: "[\(name) ...]"
+    case .rest: "[-- \(name) ...]"
     }
   }
 }

@@ -19,13 +19,19 @@ extension Command {
     var options = Options()
     var seen: Set<String> = []
     var operandWords: [String] = []
+    var rest: [String] = []
 
     var index = words.startIndex
     while index < words.endIndex {
       let word = words[index]
       index += 1
       if word == "--" {
-        operandWords += words[index...]
+        if operands.contains(where: { $0.spec.arity == .rest }) {
+          rest = Array(words[index...])
+          guard !rest.isEmpty else { throw .nothingAfterDashes(command: name) }
+        } else {
+          operandWords += words[index...]
+        }
         break
       } else if word.hasPrefix("--") {
         index += try readLong(word, next: index < words.endIndex ? words[index] : nil, &options, &seen)
@@ -37,7 +43,7 @@ extension Command {
     }
 
     try readVariables(environment, &options, seen)
-    try readOperands(operandWords, &options)
+    try readOperands(operandWords, rest, &options)
     do { try check(options) } catch { throw .conflict(error) }
     return .run(options)
   }
@@ -129,7 +135,7 @@ extension Command {
     }
   }
 
-  private func readOperands(_ words: [String], _ options: inout Options) throws(UsageError) {
+  private func readOperands(_ words: [String], _ after: [String], _ options: inout Options) throws(UsageError) {
     var rest = words[...]
     for operand in operands {
       switch operand.spec.arity {
@@ -143,6 +149,8 @@ extension Command {
         }
       case .many:
         while let word = rest.popFirst() { try apply(operand, word, &options) }
+      case .rest:
+        for word in after { try apply(operand, word, &options) }
       }
     }
     if let word = rest.first { throw .extraOperand(word, command: name) }

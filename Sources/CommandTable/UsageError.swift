@@ -53,6 +53,10 @@ package struct UsageError: Error, Equatable {
       "'\(command)' needs \(operand.name): \(operand.summary)", hint: "'msctl \(command) -h' shows how to write it.")
   }
 
+  package static func nothingAfterDashes(command: String) -> Self {
+    UsageError("there is no command after '--'", hint: "'msctl \(command) -h' shows what it takes.")
+  }
+
   package static func extraOperand(_ word: String, command: String) -> Self {
     UsageError(
       "'\(command)' does not know what to do with '\(word)'",

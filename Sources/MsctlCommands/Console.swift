@@ -96,6 +96,12 @@ package final class Console {
   package var hasUnwritten: Bool { bufferedBytes > 0 }
   package var outputDescriptor: Int32 { output.rawValue }
 
+  /// Whether nobody reads any more, which a command that has nothing to write for long would not notice.
+  package var isOutputClosed: Bool {
+    var entry = pollfd(fd: output.rawValue, events: 0, revents: 0)
+    return poll(&entry, 1, 0) > 0 && entry.revents & Int16(POLLERR) != 0
+  }
+
   /// Writes out as much as goes without blocking, once `poll` says that there is room.
   package func flushSlice() throws(Failure) {
     try writeOut(min(bufferedBytes, Self.pipeSlice))

@@ -31,6 +31,10 @@ enum Call: Verb {
     var basic: SecretSource?
     var bearer: SecretSource?
     var timeout: Duration?
+    var attemptTimeout: Duration?
+    var retries = 0
+    var sendsKey = false
+    var unixSocket: String?
     var connectTimeout: Duration = .seconds(10)
     var follows = false
     var fails = true
@@ -51,6 +55,15 @@ enum Call: Verb {
 
     init() {}
 
+    /// Which instances of a service may be called.
+    var selection: ConsulAgent.Selection {
+      var selection = ConsulAgent.Selection()
+      selection.tags = tags
+      selection.datacenter = datacenter
+      selection.near = near
+      return selection
+    }
+
     /// Whether each value of `--each` is the body: it is, unless it fills the target of a request without one.
     var bodyIsValue: Bool {
       guard isEach else { return false }
@@ -67,7 +80,7 @@ enum Call: Verb {
     details: """
       TARGET is a URL, HOST:PORT/PATH (or :PORT/PATH on this machine), or NAME/PATH: the name of a service, of which one \
       passing instance is found through Consul, at random by weight. An instance that cannot be connected to is passed over \
-      for the next. METHOD is an upper-case word; without it, GET, or POST where there is a body.
+      for the next, and left alone for a while; '--retry' does the same for one that fails later. METHOD is an upper-case word; without it, GET, or POST where there is a body.
 
       ITEMs build the request: name=text (a JSON string), name:=json, name==value (query), Header:value, name=@file and \
       name:=@file (from a file), a[b][c]=text (nested), a[]=text (a list).
@@ -117,6 +130,12 @@ enum Call: Verb {
       if options.isEach || options.all, options.outputFile != nil {
         throw ValueError("'--output' takes the answer of one call")
       }
+      if options.unixSocket != nil {
+        if case .service? = options.target {
+          throw ValueError(
+            "'--unix-socket' says where to connect, so TARGET must be a URL such as http://localhost/path")
+        }
+      }
       if options.basic != nil, options.bearer != nil { throw ValueError("'--basic' and '--bearer' do not go together") }
       if options.outputFile != nil, options.asEnvelope {
         throw ValueError("'--output' and '--envelope' do not go together; redirect the envelope with '>'")
@@ -138,7 +157,20 @@ enum Call: Verb {
         .details("To another host only harmless headers are sent on, no credentials and none that you named."),
       .value("timeout", "t", "TIME", into: \.timeout, "The longest time for the whole call; 0 for no limit")
         .details("Without it, a call ends when no byte has come for 60 s."),
+      .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "The longest time for one attempt"),
       .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "The longest time to connect; 0 for no limit"),
+      .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry what is safe to retry, up to N times")
+        .details(
+          """
+          Connections that failed; and with GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also answers that broke off \
+          or took too long and the statuses 408, 429, 502, 503 and 504. Another instance is taken where there is one; the \
+          pauses are random and grow from 100 ms to 10 s, and Retry-After is respected. '--timeout' holds for all attempts \
+          together.
+          """),
+      .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so that a POST is safe to retry")
+        .details("The same key goes with every attempt of a call, another one with the next call."),
+      .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this socket, whatever the URL says")
+        .completed(by: .file),
       .value("cacert", nil, "FILE", into: \.authorityFile, "Authorities that may sign the server's certificate")
         .completed(by: .file),
       .toggle("insecure", "k", into: \.isInsecure, "Do not verify the server's certificate"),
@@ -185,10 +217,11 @@ enum Call: Verb {
   private static func callOnce(
     _ target: CallTarget, _ request: HTTPRequest, _ options: Options, _ http: HTTPClient, _ console: Console
   ) throws(Failure) {
-    let directory = try ServiceDirectory(options, over: http)
+    let directory = try ServiceDirectory(options, over: http, console)
     let call: PendingCall
     if case .service(let name, let path) = target {
-      call = PendingCall(1, request, options, service: name, candidates: try directory.instances(of: name, path: path))
+      call = PendingCall(
+        1, request, options, service: target, candidates: try directory.instances(of: name, path: path))
     } else {
       call = PendingCall(1, request, options)
     }
@@ -209,7 +242,7 @@ enum Call: Verb {
       }
       if call.outcome != nil { break }
       do {
-        let isSignalled = try http.run(until: .after(.seconds(1)), orReading: signals?.descriptor)
+        let isSignalled = try http.run(until: min(.after(.seconds(1)), call.wakeTime), orReading: signals?.descriptor)
         if isSignalled, let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
       } catch let error as HTTPError {
         throw error.failure(reaching: request.url)

@@ -27,7 +27,7 @@ struct CallMany {
     self.base = base
     self.http = http
     self.console = console
-    directory = try ServiceDirectory(options, over: http)
+    directory = try ServiceDirectory(options, over: http, console)
   }
 
   /// Makes a call for each value of standard input.
@@ -61,7 +61,7 @@ struct CallMany {
     var instances = try directory.instances(of: name, path: path)[...]
     while true {
       while running < options.parallel, let instance = instances.popFirst() {
-        begin(PendingCall(begun + 1, base, options, service: name, candidates: [instance]))
+        begin(PendingCall(begun + 1, base, options, service: target, candidates: [instance], isPinned: true))
       }
       for call in calls { call.advance(http, directory, console) }
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
@@ -102,7 +102,7 @@ struct CallMany {
     }
     guard case .service(let name, let path) = filled else { return PendingCall(number, request, options) }
     return PendingCall(
-      number, request, options, service: name, candidates: try directory.instances(of: name, path: path))
+      number, request, options, service: filled, candidates: try directory.instances(of: name, path: path))
   }
 
   private mutating func begin(_ call: PendingCall) {
@@ -113,7 +113,8 @@ struct CallMany {
 
   /// - Returns: whether standard input has something.
   private func move(orReading reads: Bool) throws(Failure) -> Bool {
-    do { return try http.run(until: .never, orReading: reads ? STDIN_FILENO : nil) } catch {
+    let wakeTime = calls.map(\.wakeTime).min() ?? .never
+    do { return try http.run(until: wakeTime, orReading: reads ? STDIN_FILENO : nil) } catch {
       throw error.failure(reaching: base.url)
     }
   }

@@ -22,6 +22,7 @@ extension Call {
     request.method = options.method ?? (body == .none ? "GET" : "POST")
     request.redirects = options.follows ? 10 : 0
     request.connectTimeout = options.connectTimeout
+    request.unixSocket = options.unixSocket
     request.silence = options.timeout == nil ? silence : nil
     request.tls.authorityFile = options.authorityFile
     request.tls.verifies = !options.isInsecure

@@ -1,42 +1,56 @@
 import MsctlCore
 
-/// One call on its way, to a URL or to one instance after another of a service.
+/// One call on its way, to a URL or to one instance after another of a service, until an answer counts.
 final class PendingCall {
-  private static let bodyLimit = 256 << 20
-
   /// Which value of the input it is for, from 1.
   let number: Int
   private let options: Call.Options
   private(set) var request: HTTPRequest
-  private let service: String?
+  private let target: CallTarget?
+  /// The instances that have not been tried.
   private var candidates: [ServiceInstance]
+  /// Whether it is for this very instance, so that no other is tried.
+  private let isPinned: Bool
   private(set) var instance: ServiceInstance?
   private(set) var attempts = 0
+  private var retriesLeft: Int
+  private var backoff = Backoff()
+  /// Until when the next attempt waits.
+  private var pauseEnd: Deadline?
+  /// The end of the whole call, all attempts together.
+  private let deadline: Deadline
   private var transfer: HTTPTransfer?
   private var refusal: Failure?
   private let started = Deadline.now
   private(set) var seconds = 0.0
-  /// The head of the answer, once it is complete.
-  var head: HTTPHead? { transfer?.head }
+  /// Whether a part of the body has gone out, after which there is no other attempt.
+  private var isHandedOut = false
   /// The body so far, as far as `takeBody` has not taken it.
   private(set) var body: [UInt8] = []
   /// How it ended; nil while it runs.
   private(set) var outcome: Result<Void, HTTPError>?
 
   /// - Parameters:
-  ///   - service: the name of the service that the candidates are instances of; nil for a URL.
-  ///   - candidates: the instances that may be called.
+  ///   - target: what is called, where that is a service.
+  ///   - candidates: the instances that may be called; none for a URL.
   init(
-    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, service: String? = nil,
-    candidates: [ServiceInstance] = []
+    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, service target: CallTarget? = nil,
+    candidates: [ServiceInstance] = [], isPinned: Bool = false
   ) {
     self.number = number
     self.options = options
     self.request = request
-    // A time of zero is no limit at all.
-    if let timeout = options.timeout, timeout != .zero { self.request.deadline = .after(timeout) }
-    self.service = service
+    self.target = target
     self.candidates = candidates
+    self.isPinned = isPinned
+    retriesLeft = options.retries
+    // A time of zero is no limit at all.
+    deadline = options.timeout.flatMap { $0 == .zero ? nil : .after($0) } ?? .never
+    if options.sendsKey, request.header(RetryPolicy.keyHeader) == nil,
+      let header = HTTPHeader(RetryPolicy.keyHeader, randomUUID())
+    {
+      self.request.headers.append(header)
+    }
   }
 
   /// A call that could not even be begun.
@@ -44,40 +58,65 @@ final class PendingCall {
     self.number = number
     self.options = options
     self.request = request
-    service = nil
+    target = nil
     candidates = []
+    isPinned = false
+    retriesLeft = 0
+    deadline = .never
     refusal = failure
     outcome = .failure(HTTPError(kind: .malformedURL, reason: failure.message))
   }
 
+  /// The head of the answer, once it is complete and will not be given up for another attempt.
+  var head: HTTPHead? {
+    guard pauseEnd == nil, let head = transfer?.head else { return nil }
+    return outcome == nil && mayTryAgain && RetryPolicy.isPassing(head.status) ? nil : head
+  }
+
+  /// When it goes on even if nothing comes.
+  var wakeTime: Deadline { pauseEnd ?? .never }
+
   /// Begins, or begins again with another instance.
   func start(_ http: HTTPClient, _ directory: ServiceDirectory?) {
     attempts += 1
-    if service != nil, let chosen = directory?.choose(from: &candidates) {
-      instance = chosen
-      request.connectTo = (chosen.address, chosen.port)
+    body = []
+    if !candidates.isEmpty, let chosen = directory?.choose(from: &candidates) { instance = chosen }
+    if let instance {
+      request.connectTo = (instance.address, instance.port)
       let rest = request.url.drop { $0 != ":" }
-      request.url = chosen.scheme + rest
+      request.url = instance.scheme + rest
     }
+    request.deadline = min(deadline, options.attemptTimeout.map { .after($0) } ?? .never)
     do { transfer = try http.start(request) } catch { end(.failure(error)) }
   }
 
-  /// Takes in what has come; where no connection came about, turns to the next instance.
+  /// Takes in what has come; where it is no answer that counts, turns to the next attempt.
   func advance(_ http: HTTPClient, _ directory: ServiceDirectory?, _ console: Console) {
     guard outcome == nil, let transfer else { return }
+    if let pauseEnd {
+      guard pauseEnd.isPast else { return }
+      self.pauseEnd = nil
+      return start(http, directory)
+    }
     body += transfer.takeBody()
-    if body.count > Self.bodyLimit {
+    if body.count > HTTPClient.bodyLimit {
       http.cancel(transfer)
-      return end(.failure(HTTPError(kind: .tooLarge, reason: "the answer is larger than \(Self.bodyLimit >> 20) MiB")))
+      let reason = "the answer is larger than \(HTTPClient.bodyLimit >> 20) MiB"
+      return end(.failure(HTTPError(kind: .tooLarge, reason: reason)))
     }
     guard let result = transfer.outcome else { return }
-    // Nothing was sent where no connection came about, so that the next instance may be asked whatever the method.
-    if case .failure(let error) = result, error.kind == .unreachable, let service, let instance {
-      directory?.forget(service)
-      if !candidates.isEmpty {
-        console.note("\(instance.id) at \(instance.hostPort): \(error.reason); trying another instance")
+    if let instance, isTrouble(result, transfer) { directory?.leaveAlone(instance) }
+    if let pause = pause(after: result, transfer, directory) {
+      let cause = cause(of: result, transfer)
+      let place = instance.map { "\($0.id) at \($0.hostPort)" } ?? request.url
+      if pause == .zero {
+        console.note("\(place): \(cause); trying another instance")
         return start(http, directory)
       }
+      console.note("\(place): \(cause); trying again in \(pause.shown)")
+      pauseEnd = .after(pause)
+      body = []
+      return
     }
     end(result)
   }
@@ -89,12 +128,59 @@ final class PendingCall {
   /// The part of the body that has come since.
   func takeBody() -> [UInt8] {
     defer { body = [] }
+    if !body.isEmpty { isHandedOut = true }
     return body
   }
 
   private func end(_ result: Result<Void, HTTPError>) {
     outcome = result
     seconds = started.secondsSince
+  }
+
+  // MARK: Another attempt
+
+  /// Whether there may be another attempt even where this one has reached the service.
+  private var mayTryAgain: Bool { retriesLeft > 0 && !isHandedOut && RetryPolicy.mayRepeat(request) }
+
+  /// Whether the instance is worth leaving alone.
+  private func isTrouble(_ result: Result<Void, HTTPError>, _ transfer: HTTPTransfer) -> Bool {
+    switch result {
+    case .failure(let error): RetryPolicy.isPassing(error) || error.kind == .tls
+    case .success: transfer.head.map { (502...504).contains($0.status) } ?? false
+    }
+  }
+
+  /// How long to wait before the next attempt; nil where this one counts. Zero: nothing was sent, and another instance waits.
+  private func pause(
+    after result: Result<Void, HTTPError>, _ transfer: HTTPTransfer, _ directory: ServiceDirectory?
+  ) -> Duration? {
+    guard !deadline.isPast else { return nil }
+    var wanted: Duration?
+    switch result {
+    case .failure(let error):
+      guard !isHandedOut, RetryPolicy.isPassing(error) else { return nil }
+      // Where no connection came about, the next instance may be asked whatever the method.
+      if error.kind == .unreachable, !candidates.isEmpty { return .zero }
+      guard retriesLeft > 0, error.kind == .unreachable || mayTryAgain else { return nil }
+    case .success:
+      guard mayTryAgain, let head = transfer.head, RetryPolicy.isPassing(head.status) else { return nil }
+      // One instance that is busy says nothing of the others; too many requests are too many for all.
+      if head.status == 429 || candidates.isEmpty { wanted = transfer.retryAfter }
+    }
+    let pause = max(backoff.next(), wanted ?? .milliseconds(1))
+    guard pause < deadline.remaining, deadline != .never || pause <= RetryPolicy.longestRetryAfter else { return nil }
+    if candidates.isEmpty, !isPinned, let instance, case .service(let name, let path)? = target {
+      // All have been tried: begin anew with what there is by now, and not with the one that failed just now.
+      guard let found = try? directory?.instances(of: name, path: path) else { return nil }
+      candidates = found.count > 1 ? found.filter { $0.id != instance.id || $0.node != instance.node } : found
+    }
+    retriesLeft -= 1
+    return pause
+  }
+
+  private func cause(of result: Result<Void, HTTPError>, _ transfer: HTTPTransfer) -> String {
+    if case .failure(let error) = result { return error.reason }
+    return "answered \(transfer.head?.status ?? 0)"
   }
 
   // MARK: The result
@@ -108,7 +194,7 @@ final class PendingCall {
       if error.kind == .timedOut, failure.hint == nil, options.timeout == nil {
         failure.hint = "'--timeout 0' waits for ever."
       }
-      if error.kind == .unreachable, attempts > 1 { failure.message += "; \(attempts) instances were tried" }
+      if attempts > 1 { failure.message += "; \(attempts) attempts were made" }
       return failure
     }
     guard let head else {
@@ -116,9 +202,10 @@ final class PendingCall {
     }
     guard options.fails, !(200..<300).contains(head.status) else { return nil }
     let reason = head.reason.isEmpty ? "" : " " + head.reason
+    let tries = attempts > 1 ? ", the last of \(attempts) attempts" : ""
     return Failure(
       head.status >= 500 ? .serverError : .clientError,
-      "\(request.method) \(head.url) was answered \(head.status)\(reason)",
+      "\(request.method) \(head.url) was answered \(head.status)\(reason)\(tries)",
       hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
         ? "It points elsewhere; '--follow' goes there." : nil)
   }

@@ -1,45 +1,66 @@
 import MsctlCore
 
-/// The passing instances of services, looked up once for many calls and again when they are old or one has failed.
+/// The passing instances of services, looked up once for many calls and again when they are old or one has failed. An
+/// instance that has failed is left alone for a while where there are others.
 final class ServiceDirectory {
+  /// How long what was looked up is believed.
   private static let age: Duration = .seconds(5)
+  /// How long an instance that has failed is left alone: longer than Consul's checks usually need to notice.
+  private static let rest: Duration = .seconds(15)
+
+  private struct Entry {
+    var instances: [ServiceInstance]
+    var until: Deadline
+  }
 
   private let agent: ConsulAgent
   private let options: Call.Options
-  private var known: [String: (instances: [ServiceInstance], until: Deadline)] = [:]
+  private let console: Console
+  private var known: [String: Entry] = [:]
+  private var resting: [String: Deadline] = [:]
 
-  init(_ options: Call.Options, over http: HTTPClient) throws(Failure) {
+  init(_ options: Call.Options, over http: HTTPClient, _ console: Console) throws(Failure) {
     self.options = options
+    self.console = console
     agent = try options.agent.agent(over: http)
   }
 
   /// The passing instances of a service, at least one.
+  ///
+  /// An agent that goes away meanwhile does not end the calls: what it said last goes on to be believed.
   func instances(of name: String, path: String) throws(Failure) -> [ServiceInstance] {
-    if let (instances, until) = known[name], !until.isPast { return instances }
-    let instances = try lookUp(name, path)
-    known[name] = (instances, .after(Self.age))
+    let old = known[name]
+    if let old, !old.until.isPast { return old.instances }
+    let instances: [ServiceInstance]
+    do { instances = try lookUp(name, path) } catch {
+      guard let old, [.unreachable, .timedOut, .failed].contains(error.code) else { throw error }
+      console.note("\(error.message); going on with the instances that '\(name)' had before")
+      instances = old.instances
+    }
+    known[name] = Entry(instances: instances, until: .after(Self.age))
     return instances
   }
 
-  /// One of its instances has failed: the next call looks again.
-  func forget(_ name: String) {
-    known[name] = nil
+  /// The instance has failed: the next call looks again, and takes another one where there is one.
+  func leaveAlone(_ instance: ServiceInstance) {
+    known[instance.service]?.until = .now
+    resting[key(instance)] = .after(Self.rest)
   }
 
   /// Takes one of the candidates: by weight or, with `--near`, in Consul's order.
   func choose(from candidates: inout [ServiceInstance]) -> ServiceInstance? {
-    guard options.near == nil else { return candidates.isEmpty ? nil : candidates.removeFirst() }
+    let rested = candidates.filter { resting[key($0)]?.isPast ?? true }
+    let eligible = rested.isEmpty ? candidates : rested
     var generator = SystemRandomNumberGenerator()
-    guard let chosen = candidates.weightedRandom(using: &generator) else { return nil }
-    candidates.removeAll { $0.id == chosen.id && $0.node == chosen.node }
+    let chosen = options.near == nil ? eligible.weightedRandom(using: &generator) : eligible.first
+    if let chosen { candidates.removeAll { key($0) == key(chosen) } }
     return chosen
   }
 
+  private func key(_ instance: ServiceInstance) -> String { "\(instance.node) \(instance.id)" }
+
   private func lookUp(_ name: String, _ path: String) throws(Failure) -> [ServiceInstance] {
-    var selection = ConsulAgent.Selection()
-    selection.tags = options.tags
-    selection.datacenter = options.datacenter
-    selection.near = options.near
+    let selection = options.selection
     let all: [ServiceInstance]
     do { all = try agent.instances(of: name, selection) } catch {
       var failure = error

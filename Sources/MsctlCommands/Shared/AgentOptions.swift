@@ -72,6 +72,15 @@ extension Bool: ArgumentValue {
   package var argumentText: String? { nil }
 }
 
+extension HTTPClient {
+  /// Moves all requests on, waiting at most until the deadline for something to happen.
+  /// - Returns: whether the descriptor can be read.
+  @discardableResult
+  func move(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(Failure) -> Bool {
+    do { return try run(until: deadline, orReading: descriptor) } catch { throw Failure(.failed, error.reason) }
+  }
+}
+
 /// The HTTP client of a command.
 func makeHTTPClient() throws(Failure) -> HTTPClient {
   do { return try HTTPClient() } catch { throw Failure(.failed, error.reason) }

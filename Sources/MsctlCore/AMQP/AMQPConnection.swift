@@ -433,25 +433,8 @@ public final class AMQPConnection {
 
 /// Why no connection comes about, in the system's words, which librabbitmq keeps to itself. Only asked after it has failed.
 private func connectError(_ host: String, _ port: Int, until deadline: Deadline) -> String? {
-  var hints = addrinfo()
-  hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-  var addresses: UnsafeMutablePointer<addrinfo>?
-  guard getaddrinfo(host, String(port), &hints, &addresses) == 0, let address = addresses?.pointee else { return nil }
-  defer { freeaddrinfo(addresses) }
-  let descriptor = socket(address.ai_family, address.ai_socktype | Int32(SOCK_NONBLOCK.rawValue), 0)
-  guard descriptor >= 0 else { return nil }
-  defer { close(descriptor) }
-  var cause: Int32 = 0
-  if Glibc.connect(descriptor, address.ai_addr, address.ai_addrlen) != 0 { cause = errno }
-  if cause == EINPROGRESS {
-    var polls = PollSet()
-    let place = polls.add(descriptor, for: POLLOUT)
-    polls.wait(until: deadline)
-    guard polls.isReady(place) else { return nil }
-    var length = socklen_t(MemoryLayout<Int32>.size)
-    getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &cause, &length)
-  }
-  return cause == 0 ? nil : String(cString: strerror(cause)).lowercased()
+  guard let cause = tryConnect(host, port, until: deadline), cause != 0 else { return nil }
+  return String(cString: strerror(cause)).lowercased()
 }
 
 private func statusText(_ status: Int32) -> String {

@@ -49,7 +49,16 @@ public final class ConsulAgent {
   ///
   /// - Throws: `denied` where the token may not read; Consul itself answers that with an empty list.
   public func instances(of service: String, _ selection: Selection = .init()) throws(Failure) -> [ServiceInstance] {
-    let answer = try get("/v1/health/service/" + Percent.encode(service), selection.query)
+    let path = Self.healthPath(of: service)
+    let answer = try answer(exchange("GET", path, selection.query), to: path)
+    return try instances(in: answer, of: service)
+  }
+
+  static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
+  static let catalogPath = "/v1/catalog/services"
+  static let allChecksPath = "/v1/health/state/any"
+
+  func instances(in answer: Answer, of service: String) throws(Failure) -> [ServiceInstance] {
     let instances = answer.value.elements.compactMap { ServiceInstance(health: $0) }
     if instances.isEmpty { try checkMayRead(service, answer) }
     return instances
@@ -57,7 +66,11 @@ public final class ConsulAgent {
 
   /// The names of all services with their tags: `GET /v1/catalog/services`.
   public func services(datacenter: String? = nil) throws(Failure) -> [(name: String, tags: [String])] {
-    let answer = try get("/v1/catalog/services", datacenter.map { [("dc", $0)] } ?? [])
+    let answer = try get(Self.catalogPath, datacenter.map { [("dc", $0)] } ?? [])
+    return try services(in: answer)
+  }
+
+  func services(in answer: Answer) throws(Failure) -> [(name: String, tags: [String])] {
     if answer.isFiltered, answer.value.members.isEmpty { throw denied("reading the catalog") }
     return answer.value.members.map { ($0.name, $0.value.elements.compactMap(\.string).sorted()) }
       .sorted { $0.name < $1.name }
@@ -67,7 +80,7 @@ public final class ConsulAgent {
 
   /// `PUT /v1/agent/service/register`. A service with the same id is replaced.
   public func register(_ registration: ServiceRegistration) throws(Failure) {
-    _ = try send("PUT", "/v1/agent/service/register", [], body: registration.json)
+    try send("PUT", "/v1/agent/service/register", [], body: registration.json)
   }
 
   /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
@@ -97,40 +110,94 @@ public final class ConsulAgent {
     if isDenied { throw denied("reading the service '\(service)'") }
   }
 
-  // MARK: Requests
-
-  private struct Answer {
-    let value: JSONValue
-    /// Whether the token may not see all that is there.
-    let isFiltered: Bool
+  /// `PUT /v1/agent/check/pass/:check_id`, for a TTL check.
+  package func beginPass(check: String) throws(Failure) -> ConsulExchange {
+    try begin("PUT", "/v1/agent/check/pass/" + Percent.encode(check))
   }
 
-  private func get(_ path: String, _ query: [(String, String)]) throws(Failure) -> Answer {
-    let response = try send("GET", path, query, body: nil)
+  /// As `register`.
+  package func beginRegister(_ registration: ServiceRegistration) throws(Failure) -> ConsulExchange {
+    try begin("PUT", "/v1/agent/service/register", body: registration.json)
+  }
+
+  /// As `deregister`.
+  package func beginDeregister(id: String) throws(Failure) -> ConsulExchange {
+    try begin("PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
+  }
+
+  /// `PUT /v1/agent/service/maintenance/:id`: the instance is critical until it is deregistered, so that nobody calls it.
+  package func beginMaintenance(id: String, reason: String) throws(Failure) -> ConsulExchange {
+    try begin(
+      "PUT", "/v1/agent/service/maintenance/" + Percent.encode(id), [("enable", "true"), ("reason", reason)])
+  }
+
+  // MARK: Requests
+
+  /// What an agent says to a query.
+  package struct Answer {
+    package let value: JSONValue
+    /// Whether the token may not see all that is there.
+    package let isFiltered: Bool
+    /// Changes with what was asked for, and sometimes without (`X-Consul-Index`).
+    package let index: UInt64
+  }
+
+  /// Begins a query that is answered once something has changed
+  /// (https://developer.hashicorp.com/consul/api-docs/features/blocking).
+  /// - Parameters:
+  ///   - index: the index of the last answer; 0: is answered at once.
+  ///   - wait: how long nothing may change.
+  package func beginBlocking(
+    _ path: String, _ query: [(String, String)], after index: UInt64, wait: Duration
+  ) throws(Failure) -> ConsulExchange {
+    let blocking = index == 0 ? [] : [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
+    // The agent stretches the time by up to a sixteenth, so that not all come back at once.
+    let timeout = index == 0 ? settings.timeout : wait * 17 / 16 + settings.timeout
+    return try begin("GET", path, query + blocking, timeout: timeout)
+  }
+
+  package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
+    try check(response, "GET", path)
     let value: JSONValue
     do { value = try JSONValue(parsing: response.body) } catch {
       throw Failure(
         .failed, "what answers at \(address.shown) is no Consul agent: its answer to \(path) is not JSON (\(error))",
         hint: "Check CONSUL_HTTP_ADDR.")
     }
-    return Answer(value: value, isFiltered: response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true")
+    return Answer(
+      value: value, isFiltered: response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true",
+      index: response.head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0)
+  }
+
+  private func get(_ path: String, _ query: [(String, String)]) throws(Failure) -> Answer {
+    try answer(exchange("GET", path, query), to: path)
   }
 
   private func send(
     _ method: String, _ path: String, _ query: [(String, String)], body: JSONValue?
-  ) throws(Failure) -> HTTPResponse {
+  ) throws(Failure) {
     let response = try exchange(method, path, query, body: body)
     try check(response, method, path)
-    return response
   }
 
   /// Makes a request, whatever the status of its answer.
   private func exchange(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil
   ) throws(Failure) -> HTTPResponse {
+    let exchange = try begin(method, path, query, body: body)
+    while true {
+      if let response = try exchange.take() { return response }
+      do { try http.run(until: .never) } catch { throw failure(error) }
+    }
+  }
+
+  private func begin(
+    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil, timeout: Duration? = nil
+  ) throws(Failure) -> ConsulExchange {
     let all = query + (settings.namespace.map { [("ns", $0)] } ?? [])
     let parameters = all.map { "\($0.0)=\(Percent.encode($0.1))" }.joined(separator: "&")
     var request = HTTPRequest(method: method, url: address.base + path + (parameters.isEmpty ? "" : "?" + parameters))
+    request.deadline = .after(timeout ?? settings.timeout)
     try aim(&request)
     if let token = settings.token {
       guard let header = HTTPHeader("X-Consul-Token", token) else {
@@ -139,17 +206,18 @@ public final class ConsulAgent {
       request.headers.append(header)
     }
     if let body { request.body = .bytes(Array(body.text)) }
-
-    do { return try http.send(request) } catch {
-      throw error.failure(
-        reaching: "the Consul agent at \(address.shown)",
-        hint: error.kind == .tls
-          ? "CONSUL_CACERT names the authority that signed the agent's certificate."
-          : "Start one for a try with 'consul agent -dev', or name another one with CONSUL_HTTP_ADDR.")
-    }
+    do { return ConsulExchange(self, http, try http.start(request)) } catch { throw failure(error) }
   }
 
-  private func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
+  fileprivate func failure(_ error: HTTPError) -> Failure {
+    error.failure(
+      reaching: "the Consul agent at \(address.shown)",
+      hint: error.kind == .tls
+        ? "CONSUL_CACERT names the authority that signed the agent's certificate."
+        : "Start one for a try with 'consul agent -dev', or name another one with CONSUL_HTTP_ADDR.")
+  }
+
+  package func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
     guard response.head.status != 200 else { return }
     let text = words(of: response.body)
     if response.head.status == 403 { throw denied("\(method) \(path)", text) }
@@ -159,7 +227,6 @@ public final class ConsulAgent {
 
   private func aim(_ request: inout HTTPRequest) throws(Failure) {
     request.tls = settings.tls
-    request.deadline = .after(settings.timeout)
     request.connectTimeout = settings.timeout
     request.usesProxy = false
     request.unixSocket = address.unixSocket
@@ -179,6 +246,38 @@ public final class ConsulAgent {
       hint: settings.token == nil
         ? "Give a token that may do this with CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE."
         : "The token of CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is unknown or has no right to do this.")
+  }
+}
+
+/// A request to an agent that is on its way; dropping it ends it. It makes progress while the HTTP client runs.
+package final class ConsulExchange {
+  private let agent: ConsulAgent
+  private let http: HTTPClient
+  private let transfer: HTTPTransfer
+  private var body: [UInt8] = []
+
+  fileprivate init(_ agent: ConsulAgent, _ http: HTTPClient, _ transfer: HTTPTransfer) {
+    self.agent = agent
+    self.http = http
+    self.transfer = transfer
+  }
+
+  deinit {
+    if transfer.outcome == nil { http.cancel(transfer) }
+  }
+
+  /// The answer, whatever its status; nil while there is none.
+  package func take() throws(Failure) -> HTTPResponse? {
+    body += transfer.takeBody()
+    guard body.count <= HTTPClient.bodyLimit else {
+      throw Failure(.failed, "the agent's answer is larger than \(HTTPClient.bodyLimit >> 20) MiB")
+    }
+    guard let outcome = transfer.outcome else { return nil }
+    if case .failure(let error) = outcome { throw agent.failure(error) }
+    guard let head = transfer.head else {
+      throw agent.failure(HTTPError(kind: .broken, reason: "an answer without a head"))
+    }
+    return HTTPResponse(head: head, body: body)
   }
 }
 

@@ -57,7 +57,8 @@ public struct ServiceInstance: Sendable, Equatable {
     }
   }
 
-  public static func == (a: ServiceInstance, b: ServiceInstance) -> Bool { a.json == b.json }
+  /// Whether they are the same for a caller: what checks say, beside their status, does not count.
+  public static func == (a: ServiceInstance, b: ServiceInstance) -> Bool { a.weight == b.weight && a.json == b.json }
 
   /// One line of `discover`.
   public var json: JSONValue {

@@ -7,11 +7,17 @@ public struct ServiceRegistration: Sendable, Equatable {
       case http(url: String)
       /// The agent connects to `host:port`.
       case tcp(address: String)
+      /// The agent asks by gRPC's health checking protocol: `host:port`, or `host:port/service`.
+      case grpc(address: String)
       /// The service itself says that it is well, at least once in the given time.
       case ttl(Duration)
     }
 
     public var kind: Kind
+    /// Its id at the agent; nil: the agent makes one.
+    public var id: String?
+    /// What people read; nil: the agent's own words.
+    public var name: String?
     /// How often the agent looks; not used by `ttl`.
     public var interval: Duration
     /// How long the agent waits for an answer; nil: the agent's own default of 10 s.
@@ -34,7 +40,12 @@ public struct ServiceRegistration: Sendable, Equatable {
   public var port: Int
   public var tags: [String] = []
   public var meta: [(name: String, value: String)] = []
-  public var check: Check?
+  public var checks: [Check] = []
+  /// Its share of calls while it is passing; nil: Consul's own of 1.
+  public var weight: Int?
+  /// What a definition says beside all this, passed on as it is, and its checks.
+  private var others: [(name: String, value: JSONValue)] = []
+  private var otherChecks: [JSONValue] = []
 
   public init(name: String, id: String, address: String, port: Int) {
     self.name = name
@@ -42,6 +53,61 @@ public struct ServiceRegistration: Sendable, Equatable {
     self.address = address
     self.port = port
   }
+
+  /// Reads Consul's own service definition (https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference):
+  /// as the configuration writes it (`"enable_tag_override"`) or as the HTTP API does (`"EnableTagOverride"`). What is in it
+  /// is for the agent to judge.
+  /// - Throws: `badInput` where it has no name.
+  package init(definition: JSONValue) throws(Failure) {
+    func member(_ name: String) -> JSONValue? {
+      definition.members.first { Self.canonical($0.name) == name }?.value
+    }
+    guard definition.kind == .object, let name = member("name")?.string, !name.isEmpty else {
+      throw Failure(
+        .badInput, "the definition has no service with a \"name\"",
+        hint: "It is to look like {\"service\": {\"name\": \"user-service\", \"port\": 3000}}.")
+    }
+    self.name = name
+    // As for `consul services register`: an id of its own, or the name.
+    id = member("id")?.string ?? name
+    address = member("address")?.string ?? ""
+    port = Int(clamping: member("port")?.integer ?? 0)
+    for (name, value) in definition.members {
+      switch Self.canonical(name) {
+      case "name", "id", "address", "port": break
+      case "check": otherChecks.append(Self.check(value))
+      case "checks": otherChecks += value.elements.map(Self.check)
+      default: others.append((Self.camelCase(name), value))
+      }
+    }
+  }
+
+  /// The definitions of a file: one alone, one as `service`, or several as `services`.
+  package static func definitions(in file: JSONValue) throws(Failure) -> [ServiceRegistration] {
+    let services = file["services"] ?? file["Services"]
+    var found: [ServiceRegistration] = []
+    for definition in services?.elements ?? [file["service"] ?? file["Service"] ?? file] {
+      found.append(try ServiceRegistration(definition: definition))
+    }
+    return found
+  }
+
+  /// The API knows `CheckID` where the configuration says `id`.
+  private static func check(_ value: JSONValue) -> JSONValue {
+    var writer = JSONWriter()
+    writer.object { object in
+      for (name, value) in value.members {
+        object.key(canonical(name) == "id" ? "CheckID" : camelCase(name))
+        object.raw(value)
+      }
+    }
+    return writer.value
+  }
+
+  private static func canonical(_ name: String) -> String { camelCase(name).lowercased() }
+
+  /// `enable_tag_override` as the API writes it; the agent does not mind the case of letters.
+  private static func camelCase(_ name: String) -> String { name.filter { $0 != "_" } }
 
   public static func == (a: ServiceRegistration, b: ServiceRegistration) -> Bool { a.json == b.json }
 
@@ -53,11 +119,25 @@ public struct ServiceRegistration: Sendable, Equatable {
       object.field("ID", id)
       if !address.isEmpty { object.field("Address", address) }
       object.field("Port", port)
-      object.field("Tags", tags)
-      object.field("Meta", meta)
-      if let check {
-        object.key("Check")
-        object.object { check.write(to: &$0) }
+      if !tags.isEmpty { object.field("Tags", tags) }
+      if !meta.isEmpty { object.field("Meta", meta) }
+      if let weight {
+        object.key("Weights")
+        object.object { weights in
+          weights.field("Passing", weight)
+          weights.field("Warning", 1)
+        }
+      }
+      for other in others {
+        object.key(other.name)
+        object.raw(other.value)
+      }
+      if !checks.isEmpty || !otherChecks.isEmpty {
+        object.key("Checks")
+        object.array { array in
+          for check in otherChecks { array.raw(check) }
+          for check in checks { array.object { check.write(to: &$0) } }
+        }
       }
     }
     return writer.value
@@ -66,12 +146,17 @@ public struct ServiceRegistration: Sendable, Equatable {
 
 extension ServiceRegistration.Check {
   fileprivate func write(to object: inout JSONWriter) {
+    if let id { object.field("CheckID", id) }
+    if let name { object.field("Name", name) }
     switch kind {
     case .http(let url):
       object.field("HTTP", url)
       object.field("Interval", goDuration(interval))
     case .tcp(let address):
       object.field("TCP", address)
+      object.field("Interval", goDuration(interval))
+    case .grpc(let address):
+      object.field("GRPC", address)
       object.field("Interval", goDuration(interval))
     case .ttl(let time):
       object.field("TTL", goDuration(time))

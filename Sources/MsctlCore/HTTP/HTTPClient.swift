@@ -5,6 +5,9 @@ import Glibc
 ///
 /// See https://curl.se/libcurl/c/libcurl-multi.html.
 public final class HTTPClient {
+  /// The largest answer that is kept in memory, in bytes.
+  package static let bodyLimit = 256 << 20
+
   private let multi: UnsafeMutableRawPointer
   private var running: [HTTPTransfer] = []
   private var ended = 0
@@ -49,24 +52,6 @@ public final class HTTPClient {
   public func cancel(_ transfer: HTTPTransfer) {
     curl_multi_remove_handle(multi, transfer.handle)
     running.removeAll { $0 === transfer }
-  }
-
-  /// Makes a request and waits for the whole answer.
-  /// - Parameter limit: the largest body that is taken, in bytes.
-  public func send(_ request: HTTPRequest, limit: Int = 256 << 20) throws(HTTPError) -> HTTPResponse {
-    let transfer = try start(request)
-    var body: [UInt8] = []
-    while transfer.outcome == nil {
-      try run(until: .never)
-      body += transfer.takeBody()
-      guard body.count <= limit else {
-        cancel(transfer)
-        throw HTTPError(kind: .tooLarge, reason: "the answer is larger than \(limit) bytes")
-      }
-    }
-    try transfer.outcome?.get()
-    guard let head = transfer.head else { throw HTTPError(kind: .broken, reason: "an answer without a head") }
-    return HTTPResponse(head: head, body: body)
   }
 
   private func perform() throws(HTTPError) {

@@ -53,6 +53,13 @@ public final class HTTPTransfer {
 
   public var bufferedBytes: Int { body.count }
 
+  /// What `Retry-After` says, as seconds or as a date; nil where there is none.
+  package var retryAfter: Duration? {
+    var seconds: curl_off_t = 0
+    msctl_get_offset(handle, CURLINFO_RETRY_AFTER, &seconds)
+    return seconds > 0 ? .seconds(Int64(seconds)) : nil
+  }
+
   // MARK: Set-up
 
   private func configure() throws(HTTPError) {

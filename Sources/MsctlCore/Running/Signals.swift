@@ -8,9 +8,13 @@ package final class Signals {
   package let descriptor: Int32
 
   /// Catches the signals that end a command for the rest of the process: the first ends it cleanly, a second one of the
-  /// same kind at once. With `children`, the end of a child wakes a wait on the descriptor as well.
-  package init(children: Bool = false) {
-    let signals = [SIGINT, SIGTERM, SIGHUP] + (children ? [SIGCHLD] : [])
+  /// same kind at once.
+  /// - Parameters:
+  ///   - children: the end of a child wakes a wait on the descriptor as well.
+  ///   - passing: every signal that a program may be sent is caught, each time: for who passes them on.
+  package init(children: Bool = false, passing: Bool = false) {
+    let signals =
+      [SIGINT, SIGTERM, SIGHUP] + (children ? [SIGCHLD] : []) + (passing ? [SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH] : [])
     var ends: [Int32] = [-1, -1]
     pipe(&ends)
     for end in ends {
@@ -34,7 +38,8 @@ package final class Signals {
         _ = write(pipeEnd, &byte, 1)
         errno = saved
       }
-      action.sa_flags = signal == SIGCHLD ? Int32(SA_NOCLDSTOP) : Int32(bitPattern: UInt32(SA_RESETHAND))
+      action.sa_flags =
+        signal == SIGCHLD ? Int32(SA_NOCLDSTOP) : passing ? 0 : Int32(bitPattern: UInt32(SA_RESETHAND))
       sigaction(signal, &action, nil)
     }
     // Some parents start their children with signals blocked; a command that no Ctrl-C can end would be a trap.

@@ -1,0 +1,300 @@
+import CommandTable
+import MsctlCore
+
+/// `msctl discover`: the instances of a service, or the services that there are.
+enum Discover: Verb {
+  enum Format: String, ArgumentChoice { case json, url, hostport, env, table, nginx }
+
+  enum Status: String, ArgumentChoice {
+    case passing, warning, critical, any
+
+    func accepts(_ status: HealthStatus) -> Bool { self == .any || rawValue == status.rawValue }
+  }
+
+  struct Options: VerbOptions {
+    var service: ServiceName?
+    var status = Status.passing
+    var isOne = false
+    var tags: [String] = []
+    var datacenter: String?
+    var near: String?
+    var filter: String?
+    var format = Format.json
+    var wait: Duration?
+    var minimum = 1
+    var watches = false
+    var exec: String?
+    var listenPort: Int?
+    var agent = AgentOptions()
+    var output = OutputOptions()
+
+    init() {}
+
+    var selection: ConsulAgent.Selection {
+      var selection = ConsulAgent.Selection()
+      selection.tags = tags
+      selection.datacenter = datacenter
+      selection.near = near
+      selection.filter = filter
+      return selection
+    }
+
+    /// Whether it is about instances, if need be of all services.
+    var isAboutInstances: Bool { service != nil || watches || format == .nginx }
+  }
+
+  /// What the gateway of `-o nginx` listens on unless `--listen` says otherwise.
+  static let gatewayPort = 8080
+
+  static let command = Command<Options>(
+    "discover", "find the healthy instances of a service",
+    details: """
+      Writes the instances of the service NAME that Consul knows, one JSON object a line; without NAME, all services. Where \
+      there is none, nothing is written and the exit code is 3.
+
+      With '--watch' it goes on and writes a line for each instance that comes, goes or changes: first for those that there \
+      are. '--exec' runs COMMAND instead, at the beginning and after each change, with all instances on its standard input \
+      in the form that '--output' says. An agent that is restarted meanwhile is waited for.
+      """,
+    flags: [
+      .value("status", "s", "STATUS", into: \.status, "Which instances"),
+      .toggle("one", "1", into: \.isOne, "One instance, at random by weight"),
+      .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
+      .value("filter", nil, "EXPR", into: \.filter, "Only what Consul's filter expression selects")
+        .details("For example 'Service.Meta.version == \"2\"'."),
+      .value("near", nil, "NODE", into: \.near, "Nearest to this node first (_agent: to the agent)"),
+      .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
+    ].under("Selection")
+      + [
+        .value("output", "o", "FORMAT", into: \.format, "How instances are written")
+          .details(
+            """
+            json: an object a line; url: http://HOST:PORT; hostport: HOST:PORT; env: shell variables of one instance, for \
+            eval; table: for people; nginx: an upstream for each service and a server in which /NAME/path is /path of the \
+            service NAME, to be included where nginx's http block stands.
+            """),
+        .number("listen", nil, "PORT", in: 1...65535, into: \.listenPort, "With -o nginx, the server's port")
+          .details("Without it, \(gatewayPort)."),
+      ].under("Output")
+      + [
+        .value("wait", "w", "TIME", into: \.wait, "Wait until there are enough instances"),
+        .number("min", nil, "N", in: 1...Int.max, into: \.minimum, "How many instances are enough"),
+        .toggle("watch", nil, into: \.watches, "Go on, and write what comes, goes and changes"),
+        .value("exec", nil, "COMMAND", into: \.exec, "With --watch, run COMMAND after each change")
+          .details(
+            """
+            Once nothing has changed for 200 ms, and never two at once. After a failure it is run again, after a pause.
+            """),
+      ].under("Waiting") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
+    operands: [
+      .optional(
+        "NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))
+    ],
+    variables: AgentOptions.variables.lifted(to: \.agent),
+    examples: [
+      Example("msctl discover user-service -o url", "The URLs of the passing instances"),
+      Example("msctl discover user-service --wait 30s --min 2", "Wait until two instances are passing"),
+      Example(
+        "msctl discover --watch -o nginx --exec 'cat > /etc/nginx/conf.d/services.conf && nginx -s reload'",
+        "A gateway before all services"),
+      Example("eval \"$(msctl discover user-service -o env)\"", "USER_SERVICE_URL, _HOST and _PORT in the shell"),
+    ],
+    check: { options throws(ValueError) in
+      if options.exec != nil, !options.watches { throw ValueError("'--exec' needs '--watch'") }
+      if options.watches, options.exec == nil, options.format != .json {
+        throw ValueError("'--watch' writes events as JSON; '-o \(options.format.rawValue)' needs '--exec'")
+      }
+      if options.watches, options.isOne || options.wait != nil || options.minimum != 1 {
+        throw ValueError("'--watch' goes on: it does not go together with '--one', '--wait' or '--min'")
+      }
+      if options.listenPort != nil, options.format != .nginx { throw ValueError("'--listen' needs '-o nginx'") }
+      if options.service == nil, options.wait != nil || options.minimum != 1 {
+        throw ValueError("'--wait' and '--min' count instances, so 'discover' needs NAME: the service")
+      }
+      guard !options.isAboutInstances else { return }
+      if ![.json, .table].contains(options.format) {
+        throw ValueError("'-o \(options.format.rawValue)' shows instances, so 'discover' needs NAME: the service")
+      }
+      if options.isOne || !options.tags.isEmpty || options.filter != nil || options.near != nil
+        || options.status != .passing
+      {
+        throw ValueError(
+          "'--one', '--status', '--tag', '--filter' and '--near' select instances, so 'discover' needs NAME: the service"
+        )
+      }
+    })
+
+  static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
+    let http = try makeHTTPClient()
+    let agent = try options.agent.agent(over: http)
+    if options.watches {
+      var watch = DiscoverWatch(options, agent, http, console, environment)
+      return try watch.run()
+    }
+    guard let name = options.service?.text else {
+      guard options.format == .nginx else { return try listServices(agent, options, console) }
+      let watch = HealthWatch(agent, service: nil, options.selection, where: options.status.accepts)
+      while try !watch.advance() {
+        if let trouble = watch.trouble { throw trouble }
+        try http.move(until: watch.wakeTime)
+      }
+      console.write(text: Array(text(watch.instances ?? [], services: watch.services, options).utf8))
+      return try console.flush()
+    }
+    if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, http) }
+
+    let all = try agent.instances(of: name, options.selection)
+    var found = all.filter { options.status.accepts($0.status) }
+    guard !found.isEmpty else {
+      throw options.status == .passing
+        ? nothingPassing(name, all, isNarrowed: options.selection.isNarrow)
+        : Failure(
+          .nothingThere,
+          "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
+    }
+    guard found.count >= options.minimum else { throw tooFew(name, found.count, options, .nothingThere) }
+    if options.isOne || options.format == .env {
+      var generator = SystemRandomNumberGenerator()
+      found = (options.near == nil ? found.weightedRandom(using: &generator) : found.first).map { [$0] } ?? []
+    }
+    switch options.format {
+    case .json:
+      for instance in found { console.write(value: instance.json) }
+    default:
+      console.write(text: Array(text(found, services: nil, options).utf8))
+    }
+    try console.flush()
+  }
+
+  /// Waits until there are enough instances. An agent that is away may come yet.
+  private static func waitForInstances(
+    of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ http: HTTPClient
+  ) throws(Failure) {
+    let deadline = Deadline.after(time)
+    let watch = HealthWatch(agent, service: name, options.selection, where: options.status.accepts)
+    while true {
+      _ = try watch.advance()
+      let count = watch.instances?.count ?? 0
+      if count >= options.minimum { return }
+      if deadline.isPast {
+        throw watch.trouble ?? tooFew(name, count, options, .timedOut, after: " after \(time.shown)")
+      }
+      try http.move(until: min(deadline, watch.wakeTime))
+    }
+  }
+
+  private static func tooFew(
+    _ name: String, _ count: Int, _ options: Options, _ code: Failure.Code, after: String = ""
+  ) -> Failure {
+    let status = options.status == .any ? "registered" : options.status.rawValue
+    return Failure(
+      code,
+      "of '\(name)', \(counted(count, "instance")) \(count == 1 ? "is" : "are") \(status)\(after); "
+        + "\(options.minimum) \(options.minimum == 1 ? "is" : "are") wanted",
+      hint: "'msctl discover \(name) --status any -o table' shows what there is.")
+  }
+
+  /// No such service, or none of its instances passing: how many there are, and what their checks say.
+  static func nothingPassing(
+    _ name: String, _ all: [ServiceInstance], isNarrowed: Bool, orElse hint: String = ""
+  ) -> Failure {
+    guard !all.isEmpty || !isNarrowed else {
+      return Failure(
+        .nothingThere, "no instance of '\(name)' is what '--tag', '--filter' or '--dc' ask for",
+        hint: "'msctl discover \(name) --status any -o table' shows those that there are.")
+    }
+    guard !all.isEmpty else {
+      return Failure(
+        .nothingThere, "there is no service '\(name)'",
+        hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
+    }
+    let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""
+    return Failure(
+      .nothingThere,
+      all.count == 1
+        ? "the only instance of '\(name)' is \(all[0].status.rawValue)\(complaint)"
+        : "none of the \(all.count) instances of '\(name)' is passing\(complaint)",
+      hint: "'msctl discover \(name) --status any -o table' shows them.")
+  }
+
+  private static func listServices(_ agent: ConsulAgent, _ options: Options, _ console: Console) throws(Failure) {
+    let services = try agent.services(datacenter: options.datacenter)
+    switch options.format {
+    case .table:
+      let rows = services.map { [$0.name, $0.tags.joined(separator: ",")] }
+      console.write(text: Array(table([["SERVICE", "TAGS"]] + rows).utf8))
+    default:
+      for service in services {
+        var writer = JSONWriter()
+        writer.object { object in
+          object.field("service", service.name)
+          object.field("tags", service.tags)
+        }
+        console.write(value: writer.value)
+      }
+    }
+    try console.flush()
+  }
+
+  /// What is written of instances: lines of the wanted form.
+  /// - Parameter services: the names of all services, where it is about all.
+  static func text(_ instances: [ServiceInstance], services: [String]?, _ options: Options) -> String {
+    func lines(_ lines: [String]) -> String { lines.map { $0 + "\n" }.joined() }
+    switch options.format {
+    case .json: return lines(instances.map(\.json.description))
+    case .url: return lines(instances.map(\.url))
+    case .hostport: return lines(instances.map(\.hostPort))
+    case .env:
+      guard let instance = instances.first else { return "" }
+      let prefix = variableName(instance.service)
+      return lines(
+        [("URL", instance.url), ("HOST", instance.address), ("PORT", String(instance.port))].map {
+          "\(prefix)_\($0)=\(shellQuoted($1))"
+        })
+    case .table:
+      let rows = instances.map {
+        [
+          $0.id, $0.hostPort, $0.status.rawValue, $0.node, $0.tags.joined(separator: ","),
+          $0.complaints.joined(separator: "; "),
+        ]
+      }
+      return table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows)
+    case .nginx:
+      let names = services ?? [options.service?.text].compactMap { $0 }
+      return NginxFormat.text(names, instances, port: options.listenPort ?? gatewayPort)
+    }
+  }
+
+  private static func table(_ rows: [[String]]) -> String {
+    var text = ""
+    let columns = rows.first?.count ?? 0
+    let widths = (0..<columns).map { column in rows.map { $0[column].count }.max() ?? 0 }
+    for row in rows {
+      let cells = row.enumerated().map { column, cell in
+        column == columns - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count)
+      }
+      var line = visible(cells.joined(separator: "  "))
+      while line.hasSuffix(" ") { line.removeLast() }
+      text += line + "\n"
+    }
+    return text
+  }
+}
+
+/// `user-service` as the beginning of a variable's name: `USER_SERVICE`.
+private func variableName(_ service: String) -> String {
+  let name = String(service.uppercased().map { $0.isASCII && ($0.isLetter || $0.isNumber) ? $0 : "_" })
+  return name.first?.isNumber == true ? "_" + name : name
+}
+
+/// A word that a POSIX shell takes as it is.
+func shellQuoted(_ text: String) -> String {
+  let isPlain =
+    !text.isEmpty
+    && text.unicodeScalars.allSatisfy {
+      ("a"..."z").contains($0) || ("A"..."Z").contains($0) || ("0"..."9").contains($0)
+        || "-_./:@%+,".unicodeScalars.contains($0)
+    }
+  return isPlain
+    ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
+}

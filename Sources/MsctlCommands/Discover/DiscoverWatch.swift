@@ -1,0 +1,85 @@
+import MsctlCore
+
+/// `discover --watch`: what changes, as it changes.
+struct DiscoverWatch {
+  private let options: Discover.Options
+  private let http: HTTPClient
+  private let console: Console
+  private let watch: HealthWatch
+  private let signals = Signals(children: true)
+  private var command: ChangeCommand?
+  /// What was told last, by node and id of an instance.
+  private var told: [(key: String, instance: ServiceInstance)] = []
+  private var isInTrouble = false
+
+  init(
+    _ options: Discover.Options, _ agent: ConsulAgent, _ http: HTTPClient, _ console: Console,
+    _ environment: [String: String]
+  ) {
+    self.options = options
+    self.http = http
+    self.console = console
+    watch = HealthWatch(agent, service: options.service?.text, options.selection, where: options.status.accepts)
+    command = options.exec.map { line in
+      var variables = environment
+      variables["MSCTL_SERVICE"] = options.service?.text
+      return ChangeCommand(line, variables, console)
+    }
+  }
+
+  mutating func run() throws(Failure) {
+    while true {
+      if try watch.advance(), let instances = watch.instances {
+        if command == nil {
+          tell(instances)
+        } else {
+          command?.tell(Array(Discover.text(instances, services: watch.services, options).utf8))
+        }
+      }
+      try tellTrouble()
+      try command?.work()
+      try console.flush()
+      if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
+      let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never)
+      if try http.move(until: end, orReading: signals.descriptor), let number = signals.take() {
+        command?.finish()
+        throw Failure(.signal(number), "interrupted")
+      }
+    }
+  }
+
+  /// Writes an event for each instance that has come, gone or changed since.
+  private mutating func tell(_ instances: [ServiceInstance]) {
+    let now = instances.map { (key: "\($0.service) \($0.node) \($0.id)", instance: $0) }
+    for (key, instance) in told where !now.contains(where: { $0.key == key }) { write("removed", instance) }
+    for (key, instance) in now {
+      let before = told.first { $0.key == key }?.instance
+      if before == nil {
+        write("added", instance)
+      } else if before != instance {
+        write("changed", instance)
+      }
+    }
+    told = now
+  }
+
+  private func write(_ event: String, _ instance: ServiceInstance) {
+    var writer = JSONWriter()
+    writer.object { object in
+      object.field("event", event)
+      for member in instance.json.members { object.field(member.name, member.value) }
+    }
+    console.write(value: writer.value)
+  }
+
+  /// An agent that is away at the beginning is a wrong address; one that goes away later comes back.
+  private mutating func tellTrouble() throws(Failure) {
+    if let trouble = watch.trouble {
+      if watch.instances == nil { throw trouble }
+      if !isInTrouble { console.note(trouble.message + "; trying again") }
+    } else if isInTrouble {
+      console.note("the Consul agent is back")
+    }
+    isInTrouble = watch.trouble != nil
+  }
+}

@@ -1,0 +1,256 @@
+import CommandTable
+import Glibc
+import MsctlCore
+
+/// `msctl register`: registers a service with the local agent, for as long as a command runs or until it is removed.
+enum Register: Verb {
+  /// `http=/health`, `tcp`, `grpc` or `ttl=30s`.
+  enum CheckArgument: ArgumentValue, Equatable {
+    case http(String)
+    case tcp
+    case grpc(service: String?)
+    case ttl(Duration)
+
+    init(argument: String) throws(ValueError) {
+      let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+      switch (parts[0], parts.count == 2 ? String(parts[1]) : nil) {
+      case ("http", let path?) where path.hasPrefix("/") || path.hasPrefix("http://") || path.hasPrefix("https://"):
+        self = .http(path)
+      case ("tcp", nil): self = .tcp
+      case ("grpc", let service): self = .grpc(service: service)
+      case ("ttl", let time?):
+        self = .ttl(try Duration(argument: time))
+        if case .ttl(let time) = self, time < .seconds(1) { throw ValueError("has a time of less than 1s") }
+      default: throw ValueError("is not one of http=/PATH, http=URL, tcp, grpc, grpc=SERVICE and ttl=TIME")
+      }
+    }
+
+    var argumentText: String? { nil }
+    var isTTL: Bool { if case .ttl = self { true } else { false } }
+  }
+
+  struct Options: VerbOptions {
+    var service: ServiceName?
+    var command: [String] = []
+    var port: Int?
+    var address = ""
+    var id: String?
+    var tags: [String] = []
+    var meta: [NameValue] = []
+    var weight: Int?
+    var file: String?
+    var checks: [CheckArgument] = []
+    var interval: Duration = .seconds(10)
+    var checkTimeout: Duration?
+    var deregisterAfter: Duration?
+    var removes = false
+    var waits = false
+    var drain: Duration = .zero
+    var agent = AgentOptions()
+    var output = OutputOptions()
+
+    init() {}
+  }
+
+  /// With COMMAND, after what time without a sign of life the instance is critical.
+  static let heldTTL: Duration = .seconds(10)
+  /// With COMMAND, when an instance is removed that nobody keeps alive any more: the least that Consul takes.
+  static let heldDeregisterAfter: Duration = .seconds(60)
+  /// How long `--wait` waits.
+  static let patience: Duration = .seconds(60)
+
+  static let command = Command<Options>(
+    "register", "register a service with Consul, for as long as a command runs",
+    details: """
+      With COMMAND, it is run with PORT and MSCTL_SERVICE_ID in its environment; the instance is registered when COMMAND \
+      accepts connections on its port, kept alive by a TTL check of \(heldTTL.shown), and deregistered when COMMAND ends, \
+      whatever ends it. The exit code is COMMAND's. SIGTERM, SIGINT and SIGQUIT first put the instance into maintenance, so \
+      that nobody calls it any more, and reach COMMAND's process group after '--drain'; other signals are passed on at once. \
+      After SIGKILL the instance is critical within \(heldTTL.shown) and removed by Consul after a minute.
+
+      Without COMMAND the registration stays until it is removed. An instance with the same id is replaced.
+      """,
+    flags: [
+      .number("port", "p", "N", in: 0...65535, into: \.port, "The port that the service listens on; 0 picks one")
+        .details("With 0, COMMAND is to listen on the port in $PORT."),
+      .value("address", nil, "HOST", into: \.address, "Its address; without it, callers take the node's"),
+      .value("id", nil, "ID", into: \.id, "The id of the instance (default: NAME-HOST-PORT)"),
+      .list("tag", nil, "TAG", into: \.tags, "A tag"),
+      .list("meta", nil, "NAME=VALUE", into: \.meta, "A value of the service's meta data"),
+      .number("weight", nil, "N", in: 1...65535, into: \.weight, "Its share of calls while it is passing"),
+      .value("file", "f", "FILE", into: \.file, "Register Consul's own service definition (JSON); - is standard input")
+        .completed(by: .file)
+        .details("As for 'consul services register': one service alone, as \"service\", or several as \"services\"."),
+      .toggle("remove", nil, into: \.removes, "Remove the instance with this id, or all of NAME at this agent"),
+      .toggle("wait", nil, into: \.waits, "Return when the instance is passing, within \(patience.shown)"),
+      .value("drain", nil, "TIME", into: \.drain, "How long an instance in maintenance may finish its calls")
+        .details("Between the maintenance and the signal that ends COMMAND."),
+    ].under("Instance")
+      + [
+        .list("check", "c", "CHECK", into: \.checks, "http=/PATH, http=URL, tcp, grpc, grpc=SERVICE or ttl=TIME")
+          .details(
+            """
+            The agent makes the check: of the service's address, or of 127.0.0.1 where it has none. A ttl check passes now \
+            and turns critical unless the service is registered again in time; with COMMAND msctl keeps it alive, and it \
+            stands beside all others.
+            """),
+        .value("interval", nil, "TIME", into: \.interval, "How often the agent makes the checks"),
+        .value("check-timeout", nil, "TIME", into: \.checkTimeout, "How long a check may take"),
+        .value(
+          "deregister-after", nil, "TIME", into: \.deregisterAfter, "Remove the instance once it was critical so long"
+        )
+        .details("At least 1m; Consul looks every 30 s."),
+      ].under("Check") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
+    operands: [
+      .optional("NAME", into: \.service, "The service (none with --file)", completion: .live("service")),
+      .rest("COMMAND", into: \.command, "The service itself, with its arguments"),
+    ],
+    variables: AgentOptions.variables.lifted(to: \.agent),
+    examples: [
+      Example("msctl register user-service --port 0 -- node server.js", "For as long as the server runs"),
+      Example("msctl register user-service --port 3000 --check http=/health", "Register what runs already"),
+      Example("msctl register user-service --remove", "Remove it"),
+    ],
+    check: check)
+
+  private static let check: @Sendable (Options) throws(ValueError) -> Void = { options throws(ValueError) in
+    let isHeld = !options.command.isEmpty
+    if options.file != nil {
+      if options.removes { throw ValueError("'--remove' takes NAME or '--id', not '--file'") }
+      let hasMore =
+        options.service != nil || options.port != nil || !options.address.isEmpty || options.id != nil
+        || !options.tags.isEmpty || !options.meta.isEmpty || options.weight != nil
+        || options.checks.contains { !$0.isTTL }
+      if hasMore {
+        throw ValueError("the file says it all: NAME and the options of the instance do not go with '--file'")
+      }
+    } else {
+      guard options.service != nil else { throw ValueError("'register' needs NAME: the service, or '--file FILE'") }
+      if !options.removes, options.port == nil {
+        throw ValueError("'register' needs '--port N': where the service listens")
+      }
+    }
+    if options.removes, isHeld { throw ValueError("'--remove' runs no COMMAND") }
+    if options.port == 0, !isHeld {
+      throw ValueError("'--port 0' picks a port for COMMAND, but there is none")
+    }
+    if options.waits, isHeld || options.removes { throw ValueError("'--wait' waits for an instance without COMMAND") }
+    if options.drain != .zero, !isHeld { throw ValueError("'--drain' needs COMMAND") }
+    if options.checks.isEmpty, !isHeld, options.checkTimeout != nil || options.deregisterAfter != nil {
+      throw ValueError("'--check-timeout' and '--deregister-after' need a '--check'")
+    }
+    if isHeld, options.checks.count(where: \.isTTL) > 1 {
+      throw ValueError("with COMMAND there is one ttl check, which msctl keeps alive")
+    }
+    if options.interval < .seconds(1) { throw ValueError("'--interval' must be 1s or more") }
+    if let time = options.deregisterAfter, time < .seconds(60) {
+      throw ValueError("'--deregister-after' must be 1m or more")
+    }
+  }
+
+  static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
+    let http = try makeHTTPClient()
+    let agent = try options.agent.agent(over: http)
+    if options.removes { return try remove(options, agent, console) }
+    let registrations = try registrations(options)
+    guard options.command.isEmpty else {
+      guard let registration = registrations.first, registrations.count == 1 else {
+        throw Failure(.usage, "COMMAND is one service, but the file defines \(registrations.count)")
+      }
+      var held = try HeldService(registration, options, agent, http, console, environment)
+      return try held.run()
+    }
+    for registration in registrations {
+      try agent.register(registration)
+      console.note("registered '\(registration.name)' as '\(registration.id)' with \(agent.address.shown)")
+    }
+    if options.waits { try wait(for: registrations, agent, http) }
+  }
+
+  /// What is to be registered: as the options say, or the file.
+  private static func registrations(_ options: Options) throws(Failure) -> [ServiceRegistration] {
+    guard let file = options.file else {
+      return [registration(options.service?.text ?? "", port: try port(options), options)]
+    }
+    let text = try readFile(file, what: "the definition")
+    let value: JSONValue
+    do { value = try JSONValue(parsing: text) } catch {
+      throw Failure(.badInput, "the definition in '\(file)' is not JSON: \(error)")
+    }
+    return try ServiceRegistration.definitions(in: value)
+  }
+
+  private static func port(_ options: Options) throws(Failure) -> Int {
+    guard options.port == 0 else { return options.port ?? 0 }
+    guard let port = freePort() else { throw Failure(.failed, "the system has no free port") }
+    return port
+  }
+
+  private static func registration(_ name: String, port: Int, _ options: Options) -> ServiceRegistration {
+    var registration = ServiceRegistration(
+      name: name, id: options.id ?? defaultID(name, options.address, port), address: options.address, port: port)
+    registration.tags = options.tags
+    registration.meta = options.meta.map { ($0.name, $0.value) }
+    registration.weight = options.weight
+    let place = hostPort(options.address.isEmpty ? "127.0.0.1" : options.address, port)
+    // The one that msctl keeps alive is not among them.
+    let wanted = options.command.isEmpty ? options.checks : options.checks.filter { !$0.isTTL }
+    registration.checks = wanted.map { check in
+      let kind: ServiceRegistration.Check.Kind =
+        switch check {
+        case .http(let path) where path.hasPrefix("/"): .http(url: "http://\(place)\(path)")
+        case .http(let url): .http(url: url)
+        case .tcp: .tcp(address: place)
+        case .grpc(let service): .grpc(address: place + (service.map { "/" + $0 } ?? ""))
+        case .ttl(let time): .ttl(time)
+        }
+      return ServiceRegistration.Check(
+        kind, interval: options.interval, timeout: options.checkTimeout, deregisterAfter: options.deregisterAfter)
+    }
+    return registration
+  }
+
+  /// Ids are unique an agent, so the name alone would let a second instance take the place of the first.
+  private static func defaultID(_ name: String, _ address: String, _ port: Int) -> String {
+    "\(name)-\(address.isEmpty ? hostName() : address)-\(port)"
+  }
+
+  private static func remove(_ options: Options, _ agent: ConsulAgent, _ console: Console) throws(Failure) {
+    let name = options.service?.text ?? ""
+    let known = try agent.localIDs(of: name)
+    let wanted = options.id ?? options.port.map { defaultID(name, options.address, $0) }
+    let removed = wanted.map { id in known.filter { $0 == id } } ?? known
+    for id in removed { try agent.deregister(id: id) }
+    console.note(
+      removed.isEmpty
+        ? "'\(name)' was not registered with \(agent.address.shown)"
+        : "removed \(removed.map { "'\($0)'" }.joined(separator: ", "))")
+  }
+
+  /// Waits until all instances are passing.
+  private static func wait(
+    for registrations: [ServiceRegistration], _ agent: ConsulAgent, _ http: HTTPClient
+  ) throws(Failure) {
+    let deadline = Deadline.after(patience)
+    for registration in registrations {
+      let watch = HealthWatch(agent, service: registration.name, ConsulAgent.Selection()) { _ in true }
+      func own() -> ServiceInstance? { watch.instances?.first { $0.id == registration.id } }
+      while own()?.status != .passing {
+        guard !deadline.isPast else {
+          let complaint = own()?.complaints.first.map { " (\($0))" } ?? ""
+          throw Failure(
+            .timedOut, "'\(registration.id)' is not passing after \(patience.shown)\(complaint)",
+            hint: "It stays registered; 'msctl register \(registration.name) --remove' removes it.")
+        }
+        _ = try watch.advance()
+        try http.move(until: min(deadline, watch.wakeTime))
+      }
+    }
+  }
+}
+
+private func hostName() -> String {
+  var buffer = [CChar](repeating: 0, count: 256)
+  gethostname(&buffer, buffer.count - 1)
+  return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+}

@@ -1,0 +1,55 @@
+import Foundation
+
+/// A Consul agent of a test's own, which can be killed and started again, with its data or without.
+package final class PrivateAgent {
+  package let address: String
+  package let folder: URL
+  private let port: Int
+  private var process: RunningProcess?
+
+  package init() async throws {
+    folder = FileManager.default.temporaryDirectory.appendingPathComponent("msctl-agent-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    port = try Services.freePort()
+    address = "http://127.0.0.1:\(port)"
+    let ports = [try Services.freePort(), try Services.freePort(), try Services.freePort()]
+    let configuration = """
+      { "node_name": "own", "server": true, "bootstrap_expect": 1, "log_level": "WARN", "bind_addr": "127.0.0.1",
+        "addresses": { "http": "127.0.0.1 unix://\(socket)" }, "performance": { "raft_multiplier": 1 },
+        "data_dir": "\(folder.path)/data", "disable_update_check": true, "leave_on_terminate": false,
+        "ports": { "http": \(port), "server": \(ports[0]), "serf_lan": \(ports[1]), "serf_wan": \(ports[2]), "dns": -1 } }
+      """
+    try Data(configuration.utf8).write(to: folder.appendingPathComponent("agent.json"))
+    try await start()
+  }
+
+  deinit {
+    process?.signal(SIGKILL)
+    try? FileManager.default.removeItem(at: folder)
+  }
+
+  package var socket: String { folder.path + "/agent.sock" }
+  package var environment: [String: String] { ["CONSUL_HTTP_ADDR": address] }
+
+  package func start() async throws {
+    try? FileManager.default.removeItem(atPath: socket)
+    process = try RunningProcess(
+      "/usr/bin/env", ["consul", "agent", "-config-file", folder.path + "/agent.json"], environment: ["GOMAXPROCS": "1"]
+    )
+    try await eventually("the agent has a leader and has joined itself") {
+      let health = try await RunningProcess("/usr/bin/curl", ["-sf", address + "/v1/health/node/own"]).end()
+      return health.out.contains("serfHealth")
+    }
+  }
+
+  /// As a crash: nothing is said to anybody.
+  package func kill() async throws {
+    process?.signal(SIGKILL)
+    _ = try await process?.end()
+    process = nil
+  }
+
+  package func forgetEverything() throws {
+    try FileManager.default.removeItem(at: folder.appendingPathComponent("data"))
+  }
+}
