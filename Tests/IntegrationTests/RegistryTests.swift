@@ -169,11 +169,11 @@ struct RegistryTests {
     "refuses what cannot be meant, and says why",
     arguments: [
       (["register", "s"], "'register' needs '--port N': where the service listens"),
-      (["register", "s", "--port", "0"], "--port: '0' must be between 1 and 65535"),
+      (["register", "s", "--port", "65536"], "--port: '65536' must be between 0 and 65535"),
       (["register", "s", "--port", "http"], "--port: 'http' is not a whole number"),
       (
         ["register", "s", "-p", "1", "--check", "ping"],
-        "--check: 'ping' is not one of http=/PATH, http=URL, tcp and ttl=TIME"
+        "--check: 'ping' is not one of http=/PATH, http=URL, tcp, grpc, grpc=SERVICE and ttl=TIME"
       ),
       (["register", "s", "-p", "1", "--meta", "x"], "--meta: 'x' is not of the form NAME=VALUE"),
       (
@@ -181,7 +181,7 @@ struct RegistryTests {
         "NAME: 'a b' is no name of a service: it must not be empty or hold spaces, '/' or '?'"
       ),
       (["discover", "-o", "url"], "'-o url' shows instances, so 'discover' needs NAME: the service"),
-      (["discover", "s", "-o", "yaml"], "-o: 'yaml' is not one of json, url, hostport, env, table"),
+      (["discover", "s", "-o", "yaml"], "-o: 'yaml' is not one of json, url, hostport, env, table, nginx"),
       (
         ["discover", "--consul-addr", "ftp://x"],
         "--consul-addr: 'ftp://x' is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"

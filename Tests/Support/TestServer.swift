@@ -57,7 +57,7 @@ package final class TestServer: Sendable {
   }
 
   package init(_ handler: @escaping @Sendable (Request) -> Answer) throws {
-    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     self.listener = listener
     var yes: Int32 = 1
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, 4)
@@ -74,7 +74,13 @@ package final class TestServer: Sendable {
     port = Int(UInt16(bigEndian: address.sin_port))
     Thread.detachNewThread { [seen] in
       while true {
-        let connection = accept(listener, nil, nil)
+        var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+        poll(&waiting, 1, -1)
+        let connection = Descriptors.withoutChildren {
+          let connection = accept(listener, nil, nil)
+          if connection >= 0 { _ = fcntl(connection, F_SETFD, FD_CLOEXEC) }
+          return connection
+        }
         guard connection >= 0 else {
           close(listener)
           return

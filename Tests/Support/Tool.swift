@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 
 /// How a process ended, and what it wrote.
 package struct Output: Sendable {
@@ -38,12 +39,20 @@ package enum Tool {
 }
 
 /// A process whose output is kept in files, so that no full pipe can ever stop it. It is killed when nobody holds it any more.
+///
+/// Foundation's own notices an end by a descriptor that other children inherit, and so not before they end, too.
 package final class RunningProcess: Sendable {
-  private let process: Process
+  package let pid: pid_t
   private let folder: URL
   /// What feeds its standard input, where the test does that itself.
   private let feed: FileHandle?
   private let ended: AsyncStream<Int32>
+  private let state = State()
+
+  /// Shared with the thread that waits for the end.
+  private final class State: Sendable {
+    let isRunning = Mutex(true)
+  }
 
   /// - Parameter input: what stands on standard input; nil: what `write` brings.
   package init(
@@ -51,38 +60,68 @@ package final class RunningProcess: Sendable {
   ) throws {
     folder = FileManager.default.temporaryDirectory.appendingPathComponent("msctl-test-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    process = Process()
-    process.executableURL = URL(fileURLWithPath: path)
-    process.arguments = words
     let inherited = ProcessInfo.processInfo.environment
-    process.environment = [
+    let variables = [
       "PATH": URL(fileURLWithPath: Tool.binary).deletingLastPathComponent().path + ":" + (inherited["PATH"] ?? ""),
       "HOME": folder.path, "AMQP_URL": inherited["AMQP_URL"] ?? "",
       "CONSUL_HTTP_ADDR": inherited["CONSUL_HTTP_ADDR"] ?? "",
     ].merging(environment) { $1 }
-    process.standardOutput = try Self.file(folder, "out")
-    process.standardError = try Self.file(folder, "err")
+
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    var ends: [Int32] = [-1, -1]
     if let input {
-      feed = nil
       try Data(input.utf8).write(to: folder.appendingPathComponent("in"))
-      process.standardInput = try FileHandle(forReadingFrom: folder.appendingPathComponent("in"))
+      posix_spawn_file_actions_addopen(&actions, 0, folder.path + "/in", O_RDONLY, 0)
+      feed = nil
     } else {
-      let pipe = Pipe()
-      process.standardInput = pipe
-      feed = pipe.fileHandleForWriting
+      guard Descriptors.withoutChildren({ Descriptors.pipe(&ends) }) else { throw TestFailure("no pipe") }
+      posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
+      feed = FileHandle(fileDescriptor: ends[1], closeOnDealloc: true)
     }
+    for (descriptor, name) in [(Int32(1), "out"), (2, "err")] {
+      posix_spawn_file_actions_addopen(
+        &actions, descriptor, folder.path + "/" + name, O_WRONLY | O_CREAT | O_APPEND, 0o644)
+    }
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    var none = sigset_t()
+    sigemptyset(&none)
+    var all = sigset_t()
+    sigfillset(&all)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setsigdefault(&attributes, &all)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+
+    let line: [UnsafeMutablePointer<CChar>?] = ([path] + words).map { strdup($0) } + [nil]
+    let pairs: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
+    defer { for text in line + pairs { free(text) } }
+    var pid: pid_t = 0
+    let code = Descriptors.withoutChildren { posix_spawn(&pid, path, &actions, &attributes, line, pairs) }
+    if ends[0] >= 0 { close(ends[0]) }
+    guard code == 0 else { throw TestFailure("cannot run \(path): \(String(cString: strerror(code)))") }
+    self.pid = pid
     let (stream, continuation) = AsyncStream<Int32>.makeStream()
     ended = stream
-    process.terminationHandler = { process in
-      let isSignal = process.terminationReason == .uncaughtSignal
-      continuation.yield(isSignal ? 128 + process.terminationStatus : process.terminationStatus)
+    Thread.detachNewThread { [pid, state] in
+      // The number stays this process's until it is taken here, so that no signal can go astray.
+      var information = siginfo_t()
+      while waitid(P_PID, id_t(pid), &information, Int32(WEXITED) | WNOWAIT) < 0, errno == EINTR {}
+      let raw = state.isRunning.withLock { isRunning in
+        isRunning = false
+        var raw: Int32 = 0
+        waitpid(pid, &raw, 0)
+        return raw
+      }
+      continuation.yield(raw & 0x7F == 0 ? raw >> 8 & 0xFF : 128 + (raw & 0x7F))
       continuation.finish()
     }
-    try process.run()
   }
 
   deinit {
-    if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+    signal(SIGKILL)
     try? FileManager.default.removeItem(at: folder)
   }
 
@@ -99,7 +138,7 @@ package final class RunningProcess: Sendable {
   }
 
   package func signal(_ number: Int32) {
-    kill(process.processIdentifier, number)
+    state.isRunning.withLock { if $0 { kill(pid, number) } }
   }
 
   /// Waits for the end.
@@ -111,11 +150,19 @@ package final class RunningProcess: Sendable {
   private func text(_ name: String) -> String {
     String(decoding: (try? Data(contentsOf: folder.appendingPathComponent(name))) ?? Data(), as: UTF8.self)
   }
+}
 
-  private static func file(_ folder: URL, _ name: String) throws -> FileHandle {
-    let url = folder.appendingPathComponent(name)
-    try Data().write(to: url)
-    return try FileHandle(forWritingTo: url)
+/// Descriptors that no other process may inherit: one that does would keep a connection or a pipe open for as long as it lives.
+enum Descriptors {
+  private static let lock = Mutex(())
+
+  /// No process is started meanwhile.
+  static func withoutChildren<T>(_ body: () -> T) -> T { lock.withLock { _ in body() } }
+
+  static func pipe(_ ends: inout [Int32]) -> Bool {
+    guard Foundation.pipe(&ends) == 0 else { return false }
+    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    return true
   }
 }
 
