@@ -148,6 +148,23 @@ struct ParserTests {
     }
   }
 
+  @Test("hands the words after '--' to an operand that wants just those")
+  func restAfterDashes() throws {
+    let run = Command<Options>(
+      "run", "run a command", flags: [.toggle("quiet", "q", into: \.isQuiet, "Say nothing")],
+      operands: [.one("TARGET", into: \.target, "The wall"), .rest("COMMAND", into: \.rest, "The command")])
+    guard case .run(let options) = try run.parse(["wall", "--", "ls", "-q", "--", "x"]) else { return }
+    #expect(options.target == "wall" && options.rest == ["ls", "-q", "--", "x"] && !options.isQuiet)
+    #expect(throws: UsageError.nothingAfterDashes(command: "run")) { _ = try run.parse(["wall", "--"]) }
+    #expect(throws: UsageError.extraOperand("ls", command: "run")) { _ = try run.parse(["wall", "ls"]) }
+    #expect(run.spec.usage(of: "msctl") == "msctl run [OPTION ...] TARGET [-- COMMAND ...]")
+  }
+
+  @Test("understands -h among other switches")
+  func bundledHelp() throws {
+    #expect(try paint.parse(["-qh"]) == .help(.screen))
+  }
+
   @Test("names what it does not know what to do with")
   func extraOperand() {
     let narrow = Command<Options>("narrow", "take one", flags: [], operands: [.one("TARGET", into: \.target, "It")])
