@@ -57,6 +57,8 @@ enum Consume: Verb {
 
     init() {}
 
+    var bindingKeys: [String] { bindings.isEmpty ? ["#"] : bindings.map(\.text) }
+
     var consumeArguments: [AMQPField] {
       offset.map { [AMQPField("x-stream-offset", $0.value)] } ?? []
     }
@@ -164,9 +166,10 @@ enum Consume: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let (connection, queue) = try prepare(options, console)
-    // Whatever is not acknowledged goes back to the queue with this.
-    defer { connection.close() }
     let signals = Signals(children: true)
+    var last = connection
+    // Whatever is not acknowledged goes back to the queue with this.
+    defer { last.close() }
     do {
       let handler: any MessageHandler =
         if let command = options.exec {
@@ -177,9 +180,10 @@ enum Consume: Verb {
           OutputHandler(options.format, console)
         }
       var session = try ConsumeSession(queue, options, connection, handler, console)
+      defer { last = session.connection }
       try session.run(signals)
     } catch let error as AMQPError {
-      throw options.broker.failure(error, queue: queue, connection.uri)
+      throw options.broker.failure(error, queue: queue, last.uri)
     } catch let failure as Failure {
       throw failure
     } catch {
@@ -192,8 +196,7 @@ enum Consume: Verb {
     let connection = try options.broker.connect(as: "consume")
     guard let queue = options.queue?.text else {
       let exchange = options.exchange?.text ?? ""
-      let keys = options.bindings.isEmpty ? ["#"] : options.bindings.map(\.text)
-      do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: keys)) } catch {
+      do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)) } catch {
         var failure = error.failure(connection.uri)
         if case .channelClosed(code: 404) = error.kind { failure.hint = "An exchange is not made by 'msctl consume'." }
         throw failure

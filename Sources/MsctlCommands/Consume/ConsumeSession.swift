@@ -6,9 +6,9 @@ struct ConsumeSession {
   /// How long commands may go on once a signal or the end of the time has come.
   private static let grace: Duration = .seconds(10)
 
-  private let queue: String
+  private var queue: String
   private let options: Consume.Options
-  private let connection: AMQPConnection
+  private(set) var connection: AMQPConnection
   private let handler: any MessageHandler
   private let console: Console
   /// The consumer's tag; nil once it is cancelled.
@@ -22,6 +22,15 @@ struct ConsumeSession {
   /// Handled, but not yet acknowledged: see `acknowledge`.
   private var held: [AMQPDelivery] = []
   private var acknowledged = 0
+  /// Settled by the handler, and not yet taken in.
+  private var unsettled: [Settlement] = []
+  /// The ids of messages that are handled, but whose acknowledgement was lost with a connection: they come again.
+  private var doubtful: Set<String> = []
+  private var hasReconnected = false
+  /// The last offset that a stream has delivered.
+  private var streamOffset: Int64?
+  private let end: Deadline
+  private var isEnding = false
 
   init(
     _ queue: String, _ options: Consume.Options, _ connection: AMQPConnection, _ handler: any MessageHandler,
@@ -32,6 +41,7 @@ struct ConsumeSession {
     self.connection = connection
     self.handler = handler
     self.console = console
+    end = options.time.map { .after($0) } ?? .never
     if options.peeks {
       // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
       let wanted = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
@@ -55,26 +65,59 @@ struct ConsumeSession {
   }
 
   mutating func run(_ signals: Signals) throws {
-    do { try work(signals) } catch let failure as Failure {
-      // Whatever ends it, nothing handled stays unacknowledged.
-      try? acknowledgeAll()
-      throw failure
+    while true {
+      do { return try work(signals) } catch let failure as Failure {
+        // Whatever ends it, nothing handled stays unacknowledged.
+        try? acknowledgeAll()
+        throw failure
+      } catch let error as AMQPError where error.isPassing && !isEnding && !options.peeks {
+        try goOn(after: error, signals)
+      }
     }
   }
 
+  /// Goes on with another connection. What was not acknowledged is delivered again: what is handled already is only
+  /// acknowledged then, and what is being handled goes on being handled.
+  private mutating func goOn(after error: AMQPError, _ signals: Signals) throws {
+    let (options, name, prefetch) = (options, queue, prefetch)
+    var arguments = options.consumeArguments
+    if options.isStream, let streamOffset { arguments = [AMQPField("x-stream-offset", .integer(streamOffset + 1))] }
+    let reconnection = Reconnection(options.broker, as: "consume", console, signals)
+    (connection, queue, consumer) = try reconnection.connect(after: error, connection) { connection in
+      var queue = name
+      if let exchange = options.exchange?.text {
+        queue = try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)
+      } else {
+        do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
+          if error.isPassing { throw error }
+          throw options.broker.failure(error, queue: name, connection.uri)
+        }
+      }
+      try connection.setPrefetch(prefetch)
+      return (connection, queue, try connection.consume(queue, arguments: arguments))
+    }
+    if options.exchange != nil { console.note("what came to '\(options.exchange?.text ?? "")' meanwhile is not in the new queue") }
+    hasReconnected = true
+    for delivery in held { doubt(delivery) }
+    held = []
+  }
+
+  /// It is handled, but can only be acknowledged when it comes again. Without an id it will not be known then.
+  private mutating func doubt(_ delivery: AMQPDelivery) {
+    if let id = delivery.message.properties.messageID { doubtful.insert(id) } else { handled -= 1 }
+  }
+
   private mutating func work(_ signals: Signals) throws {
-    let end = options.time.map(Deadline.after) ?? .never
     var idleEnd = options.idle.map(Deadline.after) ?? .never
     var graceEnd = Deadline.never
-    var isEnding = false
     var ending: Failure?
 
     while true {
       let before = taken
       if !isEnding { try takeDeliveries() }
-      let settlements = try handler.work()
+      unsettled += try handler.work()
       try console.flush(serving: connection, signals)
-      try settle(settlements)
+      try settle()
       if taken > before || handler.outstanding > 0, let idle = options.idle { idleEnd = .after(idle) }
 
       if isEnding {
@@ -125,6 +168,17 @@ struct ConsumeSession {
     {
       switch event {
       case .delivery(let delivery):
+        if options.isStream, case .integer(let offset) = delivery.message.properties.header("x-stream-offset") {
+          streamOffset = offset
+        }
+        if hasReconnected {
+          if let id = delivery.message.properties.messageID, doubtful.remove(id) != nil {
+            try connection.acknowledge(delivery.tag, multiple: false)
+            acknowledged += 1
+            continue
+          }
+          if handler.adopt(delivery) { continue }
+        }
         try handler.take(delivery)
         taken += 1
       case .cancelled:
@@ -136,19 +190,24 @@ struct ConsumeSession {
     }
   }
 
-  private mutating func settle(_ settlements: [Settlement]) throws(AMQPError) {
+  private mutating func settle() throws(AMQPError) {
+    let settlements = unsettled
     for settlement in settlements {
+      // Taken in even where telling the broker fails: its word then comes too late.
+      unsettled.removeFirst()
       switch settlement {
       case .acknowledge(let delivery):
         handled += 1
-        held.append(delivery)
-      case .reject(let delivery):
+        if delivery.connection == connection.id { held.append(delivery) } else { doubt(delivery) }
+      // One of an earlier connection is delivered again, whatever is said of it.
+      case .reject(let delivery) where delivery.connection == connection.id:
         handled += 1
         rejected += 1
         try connection.reject(delivery.tag, requeue: false)
         acknowledged += 1
-      case .requeue(let delivery):
+      case .requeue(let delivery) where delivery.connection == connection.id:
         try connection.reject(delivery.tag, requeue: true)
+      case .reject, .requeue: break
       }
     }
     try acknowledge()
@@ -172,7 +231,7 @@ struct ConsumeSession {
     guard count > 0, !options.peeks else { return }
     let now = held[..<count]
     // Only a run of commands beside each other settles out of order; in order, one acknowledgement does for all.
-    if options.exec == nil, let last = now.last {
+    if options.exec == nil, !hasReconnected, let last = now.last {
       try connection.acknowledge(last.tag, multiple: true)
     } else {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }

@@ -16,7 +16,7 @@ enum OnError: String, ArgumentChoice {
 /// Runs a command for each message, with the body on its standard input. Exit code 0 acknowledges.
 final class ExecHandler: MessageHandler {
   private struct Run {
-    let delivery: AMQPDelivery
+    var delivery: AMQPDelivery
     let child: ChildProcess
     var input: ArraySlice<UInt8>
     var output: [UInt8] = []
@@ -59,6 +59,16 @@ final class ExecHandler: MessageHandler {
     let child = try ChildProcess(shell: command, environment: variables(delivery))
     let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
     runs.append(Run(delivery: delivery, child: child, input: input[...]))
+  }
+
+  func adopt(_ delivery: AMQPDelivery) -> Bool {
+    if let place = runs.firstIndex(where: { delivery.isAgain($0.delivery) }) {
+      runs[place].delivery = delivery
+      return true
+    }
+    guard let place = delayed.firstIndex(where: { delivery.isAgain($0.delivery) }) else { return false }
+    delayed[place].delivery = delivery
+    return true
   }
 
   func addInterests(to polls: inout PollSet) {

@@ -60,6 +60,12 @@ final class FilterHandler: MessageHandler {
     add(delivery)
   }
 
+  func adopt(_ delivery: AMQPDelivery) -> Bool {
+    guard let place = unanswered.firstIndex(where: { delivery.isAgain($0) }) else { return false }
+    unanswered[place] = delivery
+    return true
+  }
+
   func addInterests(to polls: inout PollSet) {
     guard let child else { return }
     if child.output >= 0 { polls.add(child.output) }

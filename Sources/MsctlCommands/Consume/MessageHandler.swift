@@ -22,6 +22,8 @@ protocol MessageHandler: AnyObject {
   var hasEnded: Bool { get }
 
   func take(_ delivery: AMQPDelivery) throws(Failure)
+  /// Whether it is at work on the same message, which an earlier connection delivered: then it takes this delivery's place.
+  func adopt(_ delivery: AMQPDelivery) -> Bool
   func addInterests(to polls: inout PollSet)
   /// Goes on as far as possible. What it adds to the console is flushed before the settlements are carried out.
   func work() throws(Failure) -> [Settlement]
@@ -29,6 +31,14 @@ protocol MessageHandler: AnyObject {
   func finish()
   /// Time is up: processes are told to end.
   func terminate()
+}
+
+extension AMQPDelivery {
+  /// Whether both are of one message, by its `message_id`.
+  func isAgain(_ other: AMQPDelivery) -> Bool {
+    connection != other.connection && message.properties.messageID != nil
+      && message.properties.messageID == other.message.properties.messageID
+  }
 }
 
 /// How a message stands on standard output, or on a filter's standard input.
@@ -79,6 +89,7 @@ final class OutputHandler: MessageHandler {
     return written
   }
 
+  func adopt(_ delivery: AMQPDelivery) -> Bool { false }
   func addInterests(to polls: inout PollSet) {}
   func finish() {}
   func terminate() {}

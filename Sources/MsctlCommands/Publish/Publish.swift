@@ -124,8 +124,8 @@ private struct PublishSession: ~Copyable {
 
   private let options: Publish.Options
   private let console: Console
-  private let connection: AMQPConnection
-  private let publisher: AMQPPublisher
+  private var connection: AMQPConnection
+  private var publisher: AMQPPublisher
   private let signals: Signals
   private var source: MessageSource
   /// What `--tee` writes of each message in flight.
@@ -144,19 +144,18 @@ private struct PublishSession: ~Copyable {
     // Everything that can fail comes before the first handle is stored: such a struct cannot be left half made.
     let source = try MessageSource(options, TraceContext(environment: environment))
     let connection = try options.broker.connect(as: "publish")
-    if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
-    do {
-      if options.wantsReply { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
-      try connection.selectConfirms()
+    do { try Self.prepare(connection, options) } catch let error as AMQPError {
+      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) } ?? error.failure(connection.uri)
+    } catch let failure as Failure {
+      throw failure
     } catch {
-      throw error.failure(connection.uri)
+      throw Failure(.failed, "\(error)")
     }
     if let path = options.failedFile { failedFile = try AppendedFile(path) } else { failedFile = nil }
     self.options = options
     self.console = console
     self.source = source
     self.connection = connection
-    connection.limitStall(to: options.confirmTimeout)
     publisher = AMQPPublisher(connection, window: options.window)
     signals = Signals()
     progress = Progress(console)
@@ -167,13 +166,14 @@ private struct PublishSession: ~Copyable {
     var failure: Failure?
     var isBroken = false
     do {
-      try work()
+      try workOn()
       failure = ended
     } catch let error as AMQPError {
-      failure = broken(error)
+      failure = broken(error.failure(connection.uri), error.kind)
       isBroken = true
     } catch let error as Failure {
-      failure = error
+      isBroken = error.code == .unreachable
+      failure = isBroken ? broken(error) : error
     } catch {
       failure = Failure(.failed, "\(error)")
     }
@@ -183,6 +183,31 @@ private struct PublishSession: ~Copyable {
     console.note("\(counted(confirmed)) confirmed")
     if let failure { throw failure }
     if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
+  }
+
+  /// Makes sure of the queue, and has everything confirmed.
+  private static func prepare(_ connection: AMQPConnection, _ options: Publish.Options) throws {
+    if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
+    if options.wantsReply { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
+    try connection.selectConfirms()
+    connection.limitStall(to: options.confirmTimeout)
+  }
+
+  /// Works to the end, on another connection where one breaks: what was not confirmed is sent again, under its first
+  /// `message_id`. A reply comes to the connection of its request alone, so that those are not asked for again.
+  private mutating func workOn() throws {
+    while true {
+      do { return try work() } catch let error as AMQPError where error.isPassing && expected.isEmpty {
+        progress.clear()
+        let (options, old) = (options, publisher)
+        let reconnection = Reconnection(options.broker, as: "publish", console, signals)
+        (connection, publisher) = try reconnection.connect(after: error, connection) { connection in
+          try Self.prepare(connection, options)
+          return (connection, try AMQPPublisher(connection, goingOnFor: old))
+        }
+        confirmDeadline = .after(options.confirmTimeout)
+      }
+    }
   }
 
   /// Sends until the source and what is in flight are at an end.
@@ -237,8 +262,9 @@ private struct PublishSession: ~Copyable {
       message.properties.correlationID = id
       expected.append(Expected(correlationID: id, deadline: .after(options.replyTimeout)))
     }
-    try publisher.send(message)
+    // Noted first, as the publisher does.
     lines.append(options.tees ? item.line : [])
+    try publisher.send(message)
   }
 
   private mutating func settle() throws {
@@ -298,9 +324,9 @@ private struct PublishSession: ~Copyable {
     }
   }
 
-  private func broken(_ error: AMQPError) -> Failure {
-    var failure = error.failure(connection.uri)
-    if case .channelClosed(code: 404) = error.kind {
+  private func broken(_ failure: Failure, _ kind: AMQPError.Kind? = nil) -> Failure {
+    var failure = failure
+    if case .channelClosed(code: 404) = kind {
       failure.hint = "An exchange is not made by 'msctl publish'; check its name."
     }
     guard publisher.unconfirmed > 0 else { return failure }

@@ -6,6 +6,7 @@ struct BrokerOptions: Defaulted {
   var brokers = BrokerList()
   var isPassive = false
   var queueArguments: [NameValue] = []
+  var reconnectFor: Duration = .seconds(60)
 
   init() {}
 
@@ -18,6 +19,8 @@ struct BrokerOptions: Defaulted {
         connection_timeout, cacertfile, certfile, keyfile, verify and auth_mechanism after '?'. A password is better kept \
         in the variable: a command line can be seen by every process.
         """),
+    .value("reconnect-for", nil, "TIME", into: \.reconnectFor, "How long to try to connect again when the connection broke")
+      .details("0 gives up at once. The first connection is not retried."),
     .toggle("passive", nil, into: \.isPassive, "The queue must exist, and is taken as it is"),
     .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "An argument of the queue that is asserted")
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),
@@ -43,6 +46,10 @@ struct BrokerOptions: Defaulted {
     case .channelClosed(code: 404):
       failure.message = "there is no queue '\(queue)' at \(uri.shown)"
       failure.hint = "'msctl publish' makes it; without '--passive', so does 'msctl consume'."
+    case .channelClosed(code: 406) where error.reason.contains("timed out"):
+      failure.code = .timedOut
+      failure.message = "the broker has taken the messages of '\(queue)' back: \(error.reason)"
+      failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
     case .channelClosed(code: 406):
       failure.message = "the queue '\(queue)' exists with other arguments: \(error.reason)"
       failure.hint = "Take it as it is with '--passive', or name its arguments with '--queue-argument NAME=VALUE'."

@@ -27,6 +27,8 @@ public final class AMQPConnection {
   package static let directReply = "amq.rabbitmq.reply-to"
 
   public let uri: AMQPURI
+  /// Tells it from every other connection.
+  public let id = UInt64.random(in: .min ... .max)
   private let state: amqp_connection_state_t
   private var isAlive = true
   private var pool = AMQPPool()
@@ -327,7 +329,7 @@ public final class AMQPConnection {
     partial = nil
     switch kind {
     case .delivery(let tag, let redelivered):
-      return .delivery(AMQPDelivery(message: message, tag: tag, redelivered: redelivered))
+      return .delivery(AMQPDelivery(message: message, tag: tag, connection: id, redelivered: redelivered))
     case .returned(let code, let text):
       return .returned(message, code: code, text: text)
     }

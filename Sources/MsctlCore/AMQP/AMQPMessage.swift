@@ -73,8 +73,9 @@ public struct AMQPMessage: Sendable, Equatable {
 /// A message that a broker delivered (`basic.deliver`).
 public struct AMQPDelivery: Sendable, Equatable {
   public var message: AMQPMessage
-  /// What an acknowledgement names; valid on the channel that delivered it.
+  /// What an acknowledgement names; valid on the channel that delivered it, and so on this connection alone.
   public var tag: UInt64
+  public var connection: UInt64
   public var redelivered: Bool
 }
 
@@ -115,6 +116,18 @@ public struct AMQPError: Error, Sendable, Equatable {
   public init(kind: Kind, reason: String) {
     self.kind = kind
     self.reason = reason
+  }
+
+  /// Whether another connection may mend it: this one broke, or the broker is going down or coming up.
+  package var isPassing: Bool {
+    switch kind {
+    case .unreachable, .broken, .connectionClosed(code: 320), .connectionClosed(code: 541), .channelClosed(code: 541):
+      true
+    // What a node of a cluster says of a queue whose own node is away.
+    case .channelClosed(code: 404), .denied:
+      ["down", "inaccessible", "stopped"].contains { reason.contains($0) }
+    default: false
+    }
   }
 
   /// As a failure: which broker it was, and what to look at.

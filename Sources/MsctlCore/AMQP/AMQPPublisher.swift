@@ -15,6 +15,8 @@ public final class AMQPPublisher {
   /// A message in flight. Confirms may come out of order, so those that have one wait here for the older ones.
   private struct InFlight {
     let message: AMQPMessage
+    /// Its delivery tag; one that was settled on an earlier connection bears its predecessor's.
+    var tag: UInt64
     var returned: Outcome?
     var outcome: Outcome?
   }
@@ -22,8 +24,8 @@ public final class AMQPPublisher {
   private let connection: AMQPConnection
   private let window: Int
   private var inFlight = Deque<InFlight>()
-  /// The delivery tag of the first message in flight. Tags count from 1 (`basic.publish` after `confirm.select`).
-  private var firstTag: UInt64 = 1
+  /// The delivery tag of the message sent last. Tags count from 1 (`basic.publish` after `confirm.select`).
+  private var lastTag: UInt64 = 0
   /// What was delivered to this connection meanwhile: replies, where it consumes them.
   private var deliveries: [AMQPDelivery] = []
   /// Why the broker takes no messages for now.
@@ -35,6 +37,20 @@ public final class AMQPPublisher {
   public init(_ connection: AMQPConnection, window: Int) {
     self.connection = connection
     self.window = window
+  }
+
+  /// Goes on for another publisher, whose connection broke: what was not confirmed is sent again, as it was and in its order.
+  public convenience init(_ connection: AMQPConnection, goingOnFor other: AMQPPublisher) throws(AMQPError) {
+    self.init(connection, window: other.window)
+    inFlight = other.inFlight
+    for place in inFlight.indices {
+      if inFlight[place].outcome == nil {
+        lastTag += 1
+        inFlight[place].returned = nil
+        try connection.publish(inFlight[place].message)
+      }
+      inFlight[place].tag = lastTag
+    }
   }
 
   public var unconfirmed: Int { inFlight.count }
@@ -51,8 +67,16 @@ public final class AMQPPublisher {
 
   /// Sends a message. By its `message_id` a returned one is known again; without one, the oldest of its kind is meant.
   public func send(_ message: AMQPMessage) throws(AMQPError) {
-    try connection.publish(message)
-    inFlight.append(InFlight(message: message))
+    // Noted first: whether a message arrived on which the connection broke, nobody knows.
+    lastTag += 1
+    inFlight.append(InFlight(message: message, tag: lastTag))
+    do { try connection.publish(message) } catch {
+      if error.kind == .invalid {
+        inFlight.removeLast()
+        lastTag -= 1
+      }
+      throw error
+    }
   }
 
   /// Takes in what the broker has said, without waiting.
@@ -78,15 +102,19 @@ public final class AMQPPublisher {
     var settled: [(message: AMQPMessage, outcome: Outcome)] = []
     while let outcome = inFlight.first?.outcome {
       settled.append((inFlight.removeFirst().message, outcome))
-      firstTag += 1
     }
     return settled
   }
 
   private func mark(_ tag: UInt64, _ multiple: Bool, _ outcome: Outcome) {
-    guard tag >= firstTag, tag - firstTag < UInt64(inFlight.count) else { return }
-    let last = Int(tag - firstTag)
-    for place in (multiple ? 0 : last)...last where inFlight[place].outcome == nil {
+    // The first with this tag is the one that was sent under it.
+    var (low, high) = (0, inFlight.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if inFlight[middle].tag < tag { low = middle + 1 } else { high = middle }
+    }
+    guard low < inFlight.count, inFlight[low].tag == tag else { return }
+    for place in (multiple ? 0 : low)...low where inFlight[place].outcome == nil {
       inFlight[place].outcome = outcome == .confirmed ? inFlight[place].returned ?? .confirmed : outcome
     }
   }
