@@ -57,31 +57,12 @@ package final class TestServer: Sendable {
   }
 
   package init(_ handler: @escaping @Sendable (Request) -> Answer) throws {
-    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    let (listener, port) = try Descriptors.listener()
     self.listener = listener
-    var yes: Int32 = 1
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, 4)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let bound = withUnsafeMutablePointer(to: &address) { pointer in
-      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
-        bind(listener, raw, length) == 0 && listen(listener, 128) == 0 && getsockname(listener, raw, &length) == 0
-      }
-    }
-    guard bound else { throw TestFailure("cannot listen") }
-    port = Int(UInt16(bigEndian: address.sin_port))
+    self.port = port
     Thread.detachNewThread { [seen] in
       while true {
-        var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
-        poll(&waiting, 1, -1)
-        let connection = Descriptors.withoutChildren {
-          let connection = accept(listener, nil, nil)
-          if connection >= 0 { _ = fcntl(connection, F_SETFD, FD_CLOEXEC) }
-          return connection
-        }
-        guard connection >= 0 else {
+        guard let connection = Descriptors.accept(listener) else {
           close(listener)
           return
         }

@@ -159,6 +159,56 @@ enum Descriptors {
   /// No process is started meanwhile.
   static func withoutChildren<T>(_ body: () -> T) -> T { lock.withLock { _ in body() } }
 
+  /// A socket that listens on a port of its own.
+  static func listener() throws -> (descriptor: Int32, port: Int) {
+    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    var yes: Int32 = 1
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, 4)
+    var address = loopback(0)
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let bound = withUnsafeMutablePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
+        bind(listener, raw, length) == 0 && listen(listener, 128) == 0 && getsockname(listener, raw, &length) == 0
+      }
+    }
+    guard bound else { throw TestFailure("cannot listen") }
+    return (listener, Int(UInt16(bigEndian: address.sin_port)))
+  }
+
+  /// The next connection; nil once the listener is shut down.
+  static func accept(_ listener: Int32) -> Int32? {
+    var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+    poll(&waiting, 1, -1)
+    let connection = withoutChildren {
+      let connection = Foundation.accept(listener, nil, nil)
+      if connection >= 0 { _ = fcntl(connection, F_SETFD, FD_CLOEXEC) }
+      return connection
+    }
+    return connection < 0 ? nil : connection
+  }
+
+  /// A connection to a port of this machine.
+  static func connect(_ port: Int) -> Int32? {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    var address = loopback(port)
+    let code = withUnsafeMutablePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
+        Foundation.connect(descriptor, raw, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    if code == 0 { return descriptor }
+    close(descriptor)
+    return nil
+  }
+
+  private static func loopback(_ port: Int) -> sockaddr_in {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    address.sin_port = UInt16(port).bigEndian
+    return address
+  }
+
   static func pipe(_ ends: inout [Int32]) -> Bool {
     guard Foundation.pipe(&ends) == 0 else { return false }
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }

@@ -1,3 +1,4 @@
+import DequeModule
 import Glibc
 import MsctlCore
 
@@ -5,6 +6,8 @@ import MsctlCore
 struct ConsumeSession {
   /// How long commands may go on once a signal or the end of the time has come.
   private static let grace: Duration = .seconds(10)
+  /// How long is waited in the end for messages that are handled to come again, so that they can be acknowledged.
+  private static let patience: Duration = .seconds(2)
 
   private var queue: String
   private let options: Consume.Options
@@ -26,7 +29,11 @@ struct ConsumeSession {
   private var unsettled: [Settlement] = []
   /// The ids of messages that are handled, but whose acknowledgement was lost with a connection: they come again.
   private var doubtful: Set<String> = []
+  /// The ids of those acknowledged last: as many as may be under way, since so many acknowledgements may be lost.
+  private var recent = Deque<String>()
   private var hasReconnected = false
+  /// Come, but not wanted yet.
+  private var waiting = Deque<AMQPDelivery>()
   /// The last offset that a stream has delivered.
   private var streamOffset: Int64?
   private let end: Deadline
@@ -96,10 +103,13 @@ struct ConsumeSession {
       try connection.setPrefetch(prefetch)
       return (connection, queue, try connection.consume(queue, arguments: arguments))
     }
-    if options.exchange != nil { console.note("what came to '\(options.exchange?.text ?? "")' meanwhile is not in the new queue") }
+    if options.exchange != nil {
+      console.note("what came to '\(options.exchange?.text ?? "")' meanwhile is not in the new queue")
+    }
     hasReconnected = true
     for delivery in held { doubt(delivery) }
     held = []
+    waiting = []
   }
 
   /// It is handled, but can only be acknowledged when it comes again. Without an id it will not be known then.
@@ -114,7 +124,8 @@ struct ConsumeSession {
 
     while true {
       let before = taken
-      if !isEnding { try takeDeliveries() }
+      // What is written already must be known as that before it comes again.
+      if !isEnding, unsettled.isEmpty { try takeDeliveries() }
       unsettled += try handler.work()
       try console.flush(serving: connection, signals)
       try settle()
@@ -131,7 +142,7 @@ struct ConsumeSession {
           graceEnd = .never
         }
       } else {
-        var isEnd = handled == limit || handler.hasEnded
+        var isEnd = limit.map { handled >= $0 } ?? false || handler.hasEnded
         // Nothing more will come for it: a filter that holds back its answers gives them at the end of its input.
         if let limit, handled + handler.outstanding == limit { handler.finish() }
         if let number = signals.take() {
@@ -161,26 +172,21 @@ struct ConsumeSession {
     if taken == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' held no message") }
   }
 
+  /// Whether another message is wanted, and can be taken.
+  private var canTake: Bool { handler.hasRoom && (limit.map { handled + handler.outstanding < $0 } ?? true) }
+
   /// Hands on what has come, as far as it is wanted.
   private mutating func takeDeliveries() throws {
-    while limit.map({ handled + handler.outstanding < $0 }) ?? true, handler.hasRoom,
-      let event = try connection.nextEvent()
-    {
+    while canTake, let delivery = waiting.popFirst() { try take(delivery) }
+    // Once there was another connection, what is wanted may stand behind what is not.
+    while hasReconnected || canTake, let event = try connection.nextEvent() {
       switch event {
       case .delivery(let delivery):
         if options.isStream, case .integer(let offset) = delivery.message.properties.header("x-stream-offset") {
           streamOffset = offset
         }
-        if hasReconnected {
-          if let id = delivery.message.properties.messageID, doubtful.remove(id) != nil {
-            try connection.acknowledge(delivery.tag, multiple: false)
-            acknowledged += 1
-            continue
-          }
-          if handler.adopt(delivery) { continue }
-        }
-        try handler.take(delivery)
-        taken += 1
+        if try isKnown(delivery) { continue }
+        if canTake { try take(delivery) } else { waiting.append(delivery) }
       case .cancelled:
         throw Failure(
           .nothingThere, "the queue '\(queue)' was deleted, or its node went away, while it was consumed",
@@ -188,6 +194,21 @@ struct ConsumeSession {
       default: break
       }
     }
+  }
+
+  private mutating func take(_ delivery: AMQPDelivery) throws(Failure) {
+    try handler.take(delivery)
+    taken += 1
+  }
+
+  /// Whether it comes again after a break, and is handled already or being handled.
+  private mutating func isKnown(_ delivery: AMQPDelivery) throws(AMQPError) -> Bool {
+    guard hasReconnected, delivery.redelivered, let id = delivery.message.properties.messageID else { return false }
+    let isDoubtful = doubtful.remove(id) != nil
+    guard isDoubtful || recent.contains(id) else { return handler.adopt(delivery) }
+    try connection.acknowledge(delivery.tag, multiple: false)
+    if isDoubtful { acknowledged += 1 }
+    return true
   }
 
   private mutating func settle() throws(AMQPError) {
@@ -223,6 +244,15 @@ struct ConsumeSession {
 
   /// Acknowledges everything that is handled, once the consumer is cancelled.
   private mutating func acknowledgeAll() throws(AMQPError) {
+    let patience = Deadline.after(Self.patience)
+    while !doubtful.isEmpty, !patience.isPast {
+      while let event = try connection.nextEvent() {
+        if case .delivery(let delivery) = event { _ = try isKnown(delivery) }
+      }
+      var polls = PollSet()
+      polls.add(connection.descriptor)
+      if !doubtful.isEmpty { polls.wait(until: patience) }
+    }
     if let consumer = consumer.take() { try connection.cancel(consumer: consumer) }
     try acknowledge(held.count)
   }
@@ -236,6 +266,8 @@ struct ConsumeSession {
     } else {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
     }
+    recent += now.compactMap(\.message.properties.messageID)
+    if recent.count > prefetch { recent.removeFirst(recent.count - prefetch) }
     held.removeFirst(count)
     acknowledged += count
   }
@@ -260,9 +292,7 @@ struct ConsumeSession {
     _ signals: Signals, until deadline: Deadline, _ isEnding: Bool
   ) throws(AMQPError) {
     try connection.pump()
-    if connection.hasEvents, !isEnding, handler.hasRoom, limit.map({ handled + handler.outstanding < $0 }) ?? true {
-      return
-    }
+    if !isEnding, connection.hasEvents || !waiting.isEmpty, canTake || hasReconnected && connection.hasEvents { return }
     var polls = PollSet()
     polls.add(connection.descriptor)
     polls.add(signals.descriptor)

@@ -66,7 +66,7 @@ struct MessageFormat {
 final class OutputHandler: MessageHandler {
   private let format: MessageFormat
   private let console: Console
-  private var written: [Settlement] = []
+  private var written: [AMQPDelivery] = []
 
   init(_ format: MessageFormat, _ console: Console) {
     self.format = format
@@ -81,15 +81,20 @@ final class OutputHandler: MessageHandler {
 
   func take(_ delivery: AMQPDelivery) {
     format.write(delivery, to: console)
-    written.append(.acknowledge(delivery))
+    written.append(delivery)
   }
 
   func work() -> [Settlement] {
     defer { written = [] }
-    return written
+    return written.map { .acknowledge($0) }
   }
 
-  func adopt(_ delivery: AMQPDelivery) -> Bool { false }
+  func adopt(_ delivery: AMQPDelivery) -> Bool {
+    guard let place = written.firstIndex(where: { delivery.isAgain($0) }) else { return false }
+    written[place] = delivery
+    return true
+  }
+
   func addInterests(to polls: inout PollSet) {}
   func finish() {}
   func terminate() {}

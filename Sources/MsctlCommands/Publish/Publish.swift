@@ -145,7 +145,8 @@ private struct PublishSession: ~Copyable {
     let source = try MessageSource(options, TraceContext(environment: environment))
     let connection = try options.broker.connect(as: "publish")
     do { try Self.prepare(connection, options) } catch let error as AMQPError {
-      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) } ?? error.failure(connection.uri)
+      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
+        ?? error.failure(connection.uri)
     } catch let failure as Failure {
       throw failure
     } catch {

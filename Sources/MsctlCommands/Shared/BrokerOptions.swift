@@ -19,8 +19,10 @@ struct BrokerOptions: Defaulted {
         connection_timeout, cacertfile, certfile, keyfile, verify and auth_mechanism after '?'. A password is better kept \
         in the variable: a command line can be seen by every process.
         """),
-    .value("reconnect-for", nil, "TIME", into: \.reconnectFor, "How long to try to connect again when the connection broke")
-      .details("0 gives up at once. The first connection is not retried."),
+    .value(
+      "reconnect-for", nil, "TIME", into: \.reconnectFor, "How long to try to connect again when the connection broke"
+    )
+    .details("0 gives up at once. The first connection is not retried."),
     .toggle("passive", nil, into: \.isPassive, "The queue must exist, and is taken as it is"),
     .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "An argument of the queue that is asserted")
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),

@@ -151,7 +151,8 @@ public final class ConsulAgent {
     _ path: String, _ query: [(String, String)], after index: UInt64, wait: Duration
   ) throws(Failure) -> ConsulExchange {
     // A server that has just been started answers before it has read its own log again, unless it is asked to be consistent.
-    let blocking = index == 0 ? [("consistent", "")] : [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
+    let blocking =
+      index == 0 ? [("consistent", "")] : [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
     // The agent stretches the time by up to a sixteenth, so that not all come back at once.
     let timeout = index == 0 ? settings.timeout : wait * 17 / 16 + settings.timeout
     return try begin("GET", path, query + blocking, timeout: timeout)
