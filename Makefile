@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test fuzz format lint demo
+.PHONY: setup services-setup build test faults fuzz format lint demo
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -18,13 +18,18 @@ test: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
 
+# Faults of network and broker, with a table of what was lost: nothing.
+faults: build services-setup
+	swift build --build-tests
+	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/faults
+
 format:
 	swift format -i -r -p Sources Tests Package.swift
 
 lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p Sources Tests Package.swift
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/fuzz
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/faults Scripts/fuzz
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -21,10 +21,13 @@ package enum AllCommands {
   /// A verb without its type.
   private struct Entry: Sendable {
     let spec: CommandSpec
+    /// Understands the words, and does nothing.
+    let check: @Sendable ([String]) throws -> Void
     let run: @Sendable ([String], [String: String], Console) throws -> Void
 
     init<V: Verb>(_: V.Type) {
       spec = V.command.spec
+      check = { _ = try V.command.parse($0) }
       run = { words, environment, console in
         switch try V.command.parse(words, environment: environment) {
         case .help(let length):
@@ -43,6 +46,17 @@ package enum AllCommands {
   ]
 
   package static var specs: [CommandSpec] { entries.map(\.spec) }
+
+  /// Reads a command line without doing anything.
+  /// - Returns: why it is refused; nil where it is not.
+  @discardableResult
+  package static func check(_ words: [String]) -> UsageError? {
+    guard let name = words.first else { return .noCommand(overview: "") }
+    do {
+      try entry(name).check(Array(words.dropFirst()))
+      return nil
+    } catch { return error as? UsageError }
+  }
 
   /// Does what the words after the program's name ask for.
   package static func run(_ words: [String], environment: [String: String]) -> ExitStatus {

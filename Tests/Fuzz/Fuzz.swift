@@ -1,3 +1,4 @@
+import MsctlCommands
 import MsctlCore
 
 /// libFuzzer as a function (https://llvm.org/docs/LibFuzzer.html#using-libfuzzer-as-a-library): the package manager wants the
@@ -33,6 +34,12 @@ private func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   let string = String(decoding: text, as: UTF8.self)
   if let template = try? URITemplate(string) { _ = try? template.expanded { _ in string } }
   _ = try? AMQPURI(string)
+  _ = try? AMQPURI.list(string)
+  _ = ConsulAddress(string)
+  _ = TraceContext(string)
+  // Each line is a word; the first byte has said which command.
+  let words = string.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+  AllCommands.check([AllCommands.specs[Int(cut) % AllCommands.specs.count].name] + words)
   return 0
 }
 
@@ -57,6 +64,8 @@ private func exercise(_ value: JSONValue) {
   _ = value.string
   _ = value.integer
   _ = value.number
+  if let instance = ServiceInstance(health: value) { precondition(!instance.json.text.isEmpty) }
+  if let all = try? ServiceRegistration.definitions(in: value) { for one in all { _ = one.json } }
   for element in value.elements { exercise(element) }
   for (name, member) in value.members {
     precondition(value[name] != nil, "a member is found by its name")

@@ -250,6 +250,47 @@ struct CallTests {
     #expect(output.err.contains(message))
   }
 
+  @Test("a body that breaks off, a loop of redirects and bytes without an end each end, with a word")
+  func troubles() async throws {
+    let loop = try TestServer { _ in .status(302, "Found", "", headers: ["Location: /again"]) }
+    let redirected = try await Tool.run("call", loop.url, "--follow")
+    #expect(redirected.status == 4 && loop.requests.count == 11)
+    let slow = try TestServer { _ in
+      .init(
+        ["HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"] + Array(repeating: "x", count: 10_000),
+        gate: { _ in Thread.sleep(forTimeInterval: 0.02) })
+    }
+    let dripping = try await Tool.run("call", slow.url, "--timeout", "500ms")
+    #expect(dripping.status == 8 && dripping.out.hasPrefix("x"))
+    #expect(dripping.err.contains("in time"))
+  }
+
+  @Test("a small answer that unpacks into a very large one ends a call that keeps it, with bounded memory")
+  func decompressionBomb() async throws {
+    let script = """
+      import gzip, http.server, io
+      packed = io.BytesIO(); packed_writer = gzip.GzipFile(fileobj=packed, mode='wb', compresslevel=9)
+      for _ in range(400): packed_writer.write(bytes(1 << 20))
+      packed_writer.close()
+      class H(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+          self.send_response(200); self.send_header('Content-Encoding', 'gzip'); self.end_headers()
+          try: self.wfile.write(packed.getvalue())
+          except OSError: pass
+        def log_message(self, *a): pass
+      s = http.server.HTTPServer(('127.0.0.1', 0), H); print(s.server_port, flush=True); s.serve_forever()
+      """
+    let server = try RunningProcess("/usr/bin/env", ["python3", "-c", script])
+    try await eventually("it listens") { server.out.hasSuffix("\n") }
+    let port = server.out.dropLast()
+    let output = try await Tool.shell("ulimit -v 1500000; msctl call :\(port)/ --envelope | head -c 100")
+    #expect(output.err.contains("the answer is larger than 256 MiB"))
+    // Passed on as it comes, it needs no memory at all.
+    let streamed = try await Tool.shell("ulimit -v 1000000; msctl call :\(port)/ | wc -c")
+    #expect(streamed.out == "\(400 << 20)\n")
+    server.signal(SIGKILL)
+  }
+
   @Test("writes a file whole or not at all")
   func outputFile() async throws {
     let server = try TestServer { request in

@@ -8,10 +8,14 @@ struct Trial {
   let input: [String]
   let confirmed: [String]
   let present: [String]
+  /// What a consumer left in the queue.
+  var rest: [String] = []
   let status: Int32
 
+  /// Confirmed or acknowledged, and not there; or, where msctl says that all is well, handed in and nowhere.
   var lost: Int {
-    Set(confirmed).subtracting(present).count + (status == 0 ? Set(input).subtracting(present).count : 0)
+    Set(confirmed).subtracting(present).count
+      + (status == 0 ? Set(input).subtracting(present).subtracting(rest).count : 0)
   }
   var duplicated: Int { present.count - Set(present).count }
 }
@@ -19,14 +23,17 @@ struct Trial {
 /// Publishes numbers through a proxy, with `--tee` as msctl's word for what is confirmed, and looks into the queue.
 func publishTrial(
   _ count: Int, fault: @escaping @Sendable (Int) -> FaultProxy.Fault, query: String = "", words: [String] = [],
-  arguments: String? = nil, meanwhile: (@Sendable (FaultProxy, RunningProcess) async throws -> Void)? = nil
+  arguments: String? = nil, prepare: (@Sendable () async throws -> Void)? = nil,
+  meanwhile: (@Sendable (FaultProxy, RunningProcess) async throws -> Void)? = nil
 ) async throws -> (trial: Trial, output: Output, proxy: FaultProxy) {
   var result: (Trial, Output, FaultProxy)?
   try await withQueue(arguments: arguments) { queue in
+    try await prepare?()
     let proxy = try FaultProxy(to: brokerPort, fault)
     let input = (1...count).map(String.init)
     let process = try RunningProcess(
-      Tool.binary, ["publish", queue, "--tee", "--reconnect-for", "30s"] + words,
+      Tool.binary,
+      ["publish", queue, "--tee", "--reconnect-for", "30s"] + (arguments == nil ? [] : ["--passive"]) + words,
       input: input.map { $0 + "\n" }.joined(),
       environment: ["AMQP_URL": "amqp://guest:guest@127.0.0.1:\(proxy.port)\(query)"])
     try await meanwhile?(proxy, process)
@@ -68,8 +75,7 @@ func consumeTrial(
     // Acknowledged is what is not in the queue any more: it must have been written.
     let acknowledged = Set(input).subtracting(rest)
     let trial = Trial(
-      input: output.status == 0 ? input : [], confirmed: Array(acknowledged), present: output.lines,
-      status: output.status)
+      input: input, confirmed: Array(acknowledged), present: output.lines, rest: rest, status: output.status)
     result = (trial, output, proxy)
   }
   return try #require(result)
@@ -89,15 +95,18 @@ struct RecoveryTests {
       + frameEnds(recorded.down, hasHeader: false).map { (.down, $0) }
     #expect(cuts.count > 20)
     var recovered = 0
+    var trials: [Trial] = []
     for (direction, place) in cuts {
       let (trial, output, proxy) = try await publishTrial(
         4, fault: { $0 == 0 ? .cut(direction, after: place) : .none })
+      trials.append(trial)
       #expect(trial.lost == 0, "cut \(direction) after \(place): \(output)")
       if output.status == 0, proxy.connections > 1 { recovered += 1 }
       // Before the first connection stands, there is nothing to recover.
       #expect([0, 6].contains(output.status), "cut \(direction) after \(place): \(output)")
     }
     #expect(recovered > 10)
+    try FaultTable.add("cut at each frame boundary, publish", trials)
   }
 
   @Test("a consumer loses nothing, wherever between two frames its connection is cut")
@@ -109,14 +118,17 @@ struct RecoveryTests {
       frameEnds(recorded.up, hasHeader: true).map { (FaultProxy.Direction.up, $0) }
       + frameEnds(recorded.down, hasHeader: false).map { (.down, $0) }
     var recovered = 0
+    var trials: [Trial] = []
     for (direction, place) in cuts {
       let (trial, output, proxy) = try await consumeTrial(
         4, fault: { $0 == 0 ? .cut(direction, after: place) : .none })
+      trials.append(trial)
       #expect(trial.lost == 0, "cut \(direction) after \(place): \(output)")
       if output.status == 0, proxy.connections > 1 { recovered += 1 }
       #expect([0, 6].contains(output.status), "cut \(direction) after \(place): \(output)")
     }
     #expect(recovered > 5)
+    try FaultTable.add("cut at each frame boundary, consume", trials)
   }
 
   @Test("bytes that come one by one, or late, change nothing")
@@ -126,6 +138,8 @@ struct RecoveryTests {
       #expect(published.trial.lost == 0 && published.trial.duplicated == 0 && published.output.status == 0)
       let consumed = try await consumeTrial(50, fault: { _ in fault })
       #expect(consumed.trial.lost == 0 && consumed.output.lines == consumed.trial.input)
+      let name = if case .oneByOne = fault { "one byte at a time" } else { "each piece 10 ms late" }
+      try FaultTable.add(name, [published.trial, consumed.trial])
     }
   }
 
@@ -137,6 +151,7 @@ struct RecoveryTests {
     #expect(trial.lost == 0 && output.status == 0)
     #expect(proxy.connections == 2)
     #expect(output.err.contains("connecting again"))
+    try FaultTable.add("black hole \(direction), publish", [trial])
   }
 
   @Test("a filter goes on with what it has, and none of it is handed over twice")

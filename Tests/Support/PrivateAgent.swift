@@ -5,19 +5,24 @@ package final class PrivateAgent {
   package let address: String
   package let folder: URL
   private let port: Int
+  private let securePort: Int
   private var process: RunningProcess?
 
-  package init() async throws {
+  /// - Parameter overTLS: whether it speaks HTTPS as well, with the services' certificate.
+  package init(overTLS: Bool = false) async throws {
     folder = FileManager.default.temporaryDirectory.appendingPathComponent("msctl-agent-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     port = try Services.freePort()
     address = "http://127.0.0.1:\(port)"
+    securePort = overTLS ? try Services.freePort() : -1
+    let certificates = Services.certificates
     let ports = [try Services.freePort(), try Services.freePort(), try Services.freePort()]
     let configuration = """
       { "node_name": "own", "server": true, "bootstrap_expect": 1, "log_level": "WARN", "bind_addr": "127.0.0.1",
         "addresses": { "http": "127.0.0.1 unix://\(socket)" }, "performance": { "raft_multiplier": 1 },
+        "ca_file": "\(certificates)/ca.pem", "cert_file": "\(certificates)/cert.pem", "key_file": "\(certificates)/key.pem",
         "data_dir": "\(folder.path)/data", "disable_update_check": true, "leave_on_terminate": false,
-        "ports": { "http": \(port), "server": \(ports[0]), "serf_lan": \(ports[1]), "serf_wan": \(ports[2]), "dns": -1 } }
+        "ports": { "http": \(port), "https": \(securePort), "server": \(ports[0]), "serf_lan": \(ports[1]), "serf_wan": \(ports[2]), "dns": -1 } }
       """
     try Data(configuration.utf8).write(to: folder.appendingPathComponent("agent.json"))
     try await start()
@@ -29,6 +34,7 @@ package final class PrivateAgent {
   }
 
   package var socket: String { folder.path + "/agent.sock" }
+  package var secureAddress: String { "https://localhost:\(securePort)" }
   package var environment: [String: String] { ["CONSUL_HTTP_ADDR": address] }
 
   package func start() async throws {

@@ -6,6 +6,10 @@ package enum Services {
   package static var consul: String { variable("CONSUL_HTTP_ADDR") }
   package static var guardedConsul: String { variable("MSCTL_TEST_CONSUL_ACL") }
   package static var guardedToken: String { variable("MSCTL_TEST_CONSUL_ACL_TOKEN") }
+  package static var brokerOverTLS: String { variable("MSCTL_TEST_AMQPS") }
+  /// The folder with the authority (`ca.pem`, `ca.key`) and the servers' certificate.
+  package static var certificates: String { variable("MSCTL_TEST_TLS") }
+  package static var folder: String { variable("MSCTL_TEST_SERVICES") }
   package static var managementAPI: String { variable("MSCTL_TEST_RABBITMQ_API") }
 
   /// A name that no other test has.

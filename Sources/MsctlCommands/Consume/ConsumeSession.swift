@@ -29,8 +29,9 @@ struct ConsumeSession {
   private var unsettled: [Settlement] = []
   /// The ids of messages that are handled, but whose acknowledgement was lost with a connection: they come again.
   private var doubtful: Set<String> = []
-  /// The ids of those acknowledged last: as many as may be under way, since so many acknowledgements may be lost.
-  private var recent = Deque<String>()
+  /// The ids of those acknowledged last, since acknowledgements may be lost: with a connection those under way, with a
+  /// broker those that it had not written to disk.
+  private var recent = RecentIDs()
   private var hasReconnected = false
   /// Come, but not wanted yet.
   private var waiting = Deque<AMQPDelivery>()
@@ -266,8 +267,7 @@ struct ConsumeSession {
     } else {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
     }
-    recent += now.compactMap(\.message.properties.messageID)
-    if recent.count > prefetch { recent.removeFirst(recent.count - prefetch) }
+    for delivery in now { if let id = delivery.message.properties.messageID { recent.add(id) } }
     held.removeFirst(count)
     acknowledged += count
   }
@@ -299,4 +299,20 @@ struct ConsumeSession {
     handler.addInterests(to: &polls)
     polls.wait(until: deadline)
   }
+}
+
+/// Ids, of which the oldest are forgotten.
+private struct RecentIDs {
+  private static let limit = 10_000
+
+  private var order = Deque<String>()
+  private var known: Set<String> = []
+
+  mutating func add(_ id: String) {
+    guard known.insert(id).inserted else { return }
+    order.append(id)
+    if order.count > Self.limit, let oldest = order.popFirst() { known.remove(oldest) }
+  }
+
+  func contains(_ id: String) -> Bool { known.contains(id) }
 }
