@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test faults fuzz format lint demo
+.PHONY: setup services-setup build test faults fuzz documents format lint demo
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -22,6 +22,12 @@ test: build services-setup
 faults: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/faults
+
+# The man pages and completions, from the command table.
+documents: setup
+	swift build --build-tests
+	-MSCTL_RECORD=1 swift test --skip-build --filter DocumentTests >/dev/null 2>&1
+	swift test --skip-build --filter DocumentTests
 
 format:
 	swift format -i -r -p Sources Tests Package.swift

@@ -92,6 +92,13 @@ package struct CommandSpec: Sendable, Equatable {
   package var variables: [VariableSpec]
   package var examples: [Example]
 
+  /// The headings of the options, in their order.
+  var categories: [String] {
+    var found: [String] = []
+    for flag in flags where !found.contains(flag.category) { found.append(flag.category) }
+    return found
+  }
+
   package func usage(of program: String) -> String {
     ([program, name, "[OPTION ...]"] + operands.map(\.usage)).joined(separator: " ")
   }

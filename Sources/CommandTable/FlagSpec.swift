@@ -26,6 +26,16 @@ package struct FlagSpec: Sendable, Equatable {
     let name = (short.map { "-\($0), " } ?? "    ") + "--" + long
     return valueName.map { name + " " + $0 } ?? name
   }
+
+  /// What may be written, the default and the variable, in brackets; empty where there is nothing to say.
+  var notes: String {
+    var notes: [String] = []
+    if case .choices(let words) = completion { notes.append(words.joined(separator: "|")) }
+    if let text = defaultText { notes.append("default: \(text)") }
+    if let variable { notes.append("$\(variable)") }
+    if repeats { notes.append("repeatable") }
+    return notes.isEmpty ? "" : " (\(notes.joined(separator: "; ")))"
+  }
 }
 
 /// What a shell can offer for a value.

@@ -23,9 +23,9 @@ package enum Help {
     if !command.operands.isEmpty {
       lines += ["", "Operands"] + table(command.operands.map { ($0.name, $0.summary, "") }, length)
     }
-    for category in categories(of: command) {
+    for category in command.categories {
       let rows = command.flags.filter { $0.category == category }
-      lines += ["", category] + table(rows.map { ($0.usage, $0.summary + notes($0), $0.details) }, length)
+      lines += ["", category] + table(rows.map { ($0.usage, $0.summary + $0.notes, $0.details) }, length)
     }
     if length == .full {
       if !command.variables.isEmpty {
@@ -56,21 +56,6 @@ package enum Help {
 
   private static func sentence(_ text: String) -> String {
     text.prefix(1).uppercased() + text.dropFirst()
-  }
-
-  private static func categories(of command: CommandSpec) -> [String] {
-    var found: [String] = []
-    for flag in command.flags where !found.contains(flag.category) { found.append(flag.category) }
-    return found
-  }
-
-  private static func notes(_ flag: FlagSpec) -> String {
-    var notes: [String] = []
-    if case .choices(let words) = flag.completion { notes.append(words.joined(separator: "|")) }
-    if let text = flag.defaultText { notes.append("default: \(text)") }
-    if let variable = flag.variable { notes.append("$\(variable)") }
-    if flag.repeats { notes.append("repeatable") }
-    return notes.isEmpty ? "" : " (\(notes.joined(separator: "; ")))"
   }
 
   /// Two columns; the right one wraps. A left entry that is too wide takes a line of its own.
@@ -109,7 +94,7 @@ package enum Help {
     return lines
   }
 
-  private static func wrapped(_ text: String, indent: Int, hanging: Int) -> [String] {
+  static func wrapped(_ text: String, indent: Int, hanging: Int, width: Int = width) -> [String] {
     var lines: [String] = []
     var line = String(repeating: " ", count: indent)
     var isEmpty = true

@@ -1,4 +1,5 @@
 import CommandTable
+import Glibc
 import MsctlCore
 
 /// Options of a verb; every verb has those of the output.
@@ -45,7 +46,12 @@ package enum AllCommands {
     Entry(Call.self), Entry(Publish.self), Entry(Consume.self), Entry(Register.self), Entry(Discover.self),
   ]
 
+  /// What serves the tool itself.
+  private static let tools = [Entry(CompletionCommand.self)]
+
+  /// The five verbs.
   package static var specs: [CommandSpec] { entries.map(\.spec) }
+  package static var allSpecs: [CommandSpec] { (entries + tools).map(\.spec) }
 
   /// Reads a command line without doing anything.
   /// - Returns: why it is refused; nil where it is not.
@@ -96,17 +102,36 @@ package enum AllCommands {
       console.write(line: "librabbitmq/\(Version.rabbitMQ)")
       try console.flush()
     case "help":
-      try entry(words[1]).run(["--help"], environment, console)
+      let spec = try entry(words[1]).spec
+      try showPaged(Help.text(of: spec, program: program, .full), environment, console)
     case let name?:
       try entry(name).run(Array(words.dropFirst()), environment, console)
     }
   }
 
   private static func entry(_ name: String) throws(UsageError) -> Entry {
-    guard let entry = entries.first(where: { $0.spec.name == name }) else {
-      throw .unknownCommand(name, known: specs.map(\.name) + ["help"])
+    guard let entry = (entries + tools).first(where: { $0.spec.name == name }) else {
+      throw .unknownCommand(name, known: allSpecs.map(\.name) + ["help"])
     }
     return entry
+  }
+
+  /// Long text, on a terminal in a pager.
+  private static func showPaged(_ text: String, _ environment: [String: String], _ console: Console) throws(Failure) {
+    let pager = environment["PAGER"] ?? "less"
+    guard console.isTerminal, !pager.isEmpty else {
+      console.write(line: text.trimmedEnd)
+      return try console.flush()
+    }
+    // As git does: what fits on the screen stays there, without a key to be pressed.
+    setenv("LESS", "FRX", 0)
+    guard let pipe = popen(pager, "w") else { throw Failure(.failed, "the pager '\(pager)' cannot be started") }
+    fputs(text, pipe)
+    // A pager that is not there has said so; the text itself matters more.
+    if pclose(pipe) >> 8 & 0xFF == 127 {
+      console.write(line: text.trimmedEnd)
+      try console.flush()
+    }
   }
 }
 

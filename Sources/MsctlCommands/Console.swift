@@ -9,6 +9,7 @@ package struct OutputOptions: Defaulted {
 
   var colour = Colour.auto
   var isQuiet = false
+  var isVerbose = false
   var jsonErrors = false
 
   package init() {}
@@ -20,6 +21,8 @@ package struct OutputOptions: Defaulted {
     .value("color", nil, "WHEN", into: \.colour, "Colour JSON")
       .details("'auto' colours on a terminal, unless the variable NO_COLOR is set."),
     .toggle("quiet", "q", into: \.isQuiet, "Write no summaries; errors are still written"),
+    .toggle("verbose", "v", into: \.isVerbose, "Show on standard error what happens on the wire")
+      .details("Credentials are masked."),
     .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Write errors as JSON, one a line"),
   ].under("Output")
 }
@@ -130,6 +133,11 @@ package final class Console {
   /// A summary or a remark, for people; `--quiet` leaves it out.
   package func note(_ text: String) {
     if !options.isQuiet { say("msctl: " + visible(text) + "\n") }
+  }
+
+  /// A line on what happens on the wire, with `--verbose`.
+  package func trace(_ line: String) {
+    if options.isVerbose { say(visible(line) + "\n") }
   }
 
   /// What a command wrote that failed: no data, but it may say why.

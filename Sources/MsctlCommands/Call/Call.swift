@@ -46,6 +46,7 @@ enum Call: Verb {
     var keepsGoing = false
     var showsStatistics = false
     var asEnvelope = false
+    var asCurl = false
     var outputFile: String?
     var tags: [String] = []
     var datacenter: String?
@@ -90,7 +91,10 @@ enum Call: Verb {
       """,
     flags: flags,
     operands: [
-      .optional("METHOD", into: \.method, "GET, POST, PUT, PATCH, DELETE or another upper-case word") { word in
+      .optional(
+        "METHOD", into: \.method, "GET, POST, PUT, PATCH, DELETE or another upper-case word",
+        completion: .choices(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+      ) { word in
         !word.isEmpty && word.unicodeScalars.allSatisfy { ("A"..."Z").contains($0) }
       },
       .one("TARGET", into: \.target, "A URL, HOST:PORT/PATH, or NAME/PATH of a service", completion: .live("service")),
@@ -136,6 +140,9 @@ enum Call: Verb {
             "'--unix-socket' says where to connect, so TARGET must be a URL such as http://localhost/path")
         }
       }
+      if options.asCurl, options.isEach || options.all {
+        throw ValueError("'--as-curl' writes one command: it does not go together with '--each' or '--all'")
+      }
       if options.basic != nil, options.bearer != nil { throw ValueError("'--basic' and '--bearer' do not go together") }
       if options.outputFile != nil, options.asEnvelope {
         throw ValueError("'--output' and '--envelope' do not go together; redirect the envelope with '>'")
@@ -179,6 +186,8 @@ enum Call: Verb {
       .toggle("envelope", "e", into: \.asEnvelope, "Wrap the answer in status, headers, URL and time"),
       .value("output", "o", "FILE", into: \.outputFile, "Write the body to a file, whole or not at all")
         .completed(by: .file),
+      .toggle("as-curl", nil, into: \.asCurl, "Write the curl command that would do it, and do not call")
+        .details("Secrets are masked in it."),
       .toggle("no-fail", nil, into: \.fails, to: false, "Exit with 0 whatever the status of the answer"),
     ].under("Answer")
     + [
@@ -203,8 +212,18 @@ enum Call: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let request = try request(options, environment: environment)
-    let http = try makeHTTPClient()
+    let http = try makeHTTPClient(console)
     guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    if options.asCurl {
+      let directory = try ServiceDirectory(options, over: http, console)
+      var instance: ServiceInstance?
+      if case .service(let name, let path) = target {
+        var candidates = try directory.instances(of: name, path: path)
+        instance = directory.choose(from: &candidates)
+      }
+      console.write(line: CurlCommand.text(request, instance, options))
+      return try console.flush()
+    }
     if options.isEach || options.all {
       var calls = try CallMany(options, request, http, console)
       if options.isEach { try calls.callEach() } else { try calls.callAll(target) }

@@ -193,7 +193,7 @@ enum Consume: Verb {
 
   /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.
   private static func prepare(_ options: Options, _ console: Console) throws(Failure) -> (AMQPConnection, String) {
-    let connection = try options.broker.connect(as: "consume")
+    let connection = try options.broker.connect(as: "consume", console)
     guard let queue = options.queue?.text else {
       let exchange = options.exchange?.text ?? ""
       do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)) } catch {
@@ -212,7 +212,7 @@ enum Consume: Verb {
     }
     // The refusal has closed the channel.
     connection.close()
-    let second = try options.broker.connect(as: "consume")
+    let second = try options.broker.connect(as: "consume", console)
     var broker = options.broker
     if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
     try broker.assertQueue(queue, on: second)

@@ -125,7 +125,7 @@ enum Discover: Verb {
     })
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
-    let http = try makeHTTPClient()
+    let http = try makeHTTPClient(console)
     let agent = try options.agent.agent(over: http)
     if options.watches {
       var watch = DiscoverWatch(options, agent, http, console, environment)

@@ -15,6 +15,7 @@ enum Publish: Verb {
     var tees = false
     var failedFile: String?
     var wantsReply = false
+    var isDryRun = false
     var replyTimeout: Duration = .seconds(30)
     var exchange: ShortString?
     var routingKey: ShortString?
@@ -63,6 +64,7 @@ enum Publish: Verb {
         .value("failed-to", nil, "FILE", into: \.failedFile, "Write what was not confirmed to FILE, as envelopes")
           .completed(by: .file)
           .details("They keep their ids: 'msctl publish --envelope < FILE' is the next try."),
+        .toggle("dry-run", nil, into: \.isDryRun, "Write what would be sent, as envelopes, and send nothing"),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
           .details(
             "The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
@@ -105,8 +107,23 @@ enum Publish: Verb {
     })
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
+    guard !options.isDryRun else { return try showMessages(options, console, environment) }
     var session = try PublishSession(options, console, environment)
     try session.run()
+  }
+
+  private static func showMessages(
+    _ options: Options, _ console: Console, _ environment: [String: String]
+  ) throws(Failure) {
+    var source = try MessageSource(options, TraceContext(environment: environment))
+    while !source.isExhausted {
+      guard let item = try source.next() else {
+        source.readMore()
+        continue
+      }
+      console.write(value: Envelope.write(item.message, redelivered: false))
+      try console.flush()
+    }
   }
 }
 
@@ -143,7 +160,7 @@ private struct PublishSession: ~Copyable {
   init(_ options: Publish.Options, _ console: Console, _ environment: [String: String]) throws(Failure) {
     // Everything that can fail comes before the first handle is stored: such a struct cannot be left half made.
     let source = try MessageSource(options, TraceContext(environment: environment))
-    let connection = try options.broker.connect(as: "publish")
+    let connection = try options.broker.connect(as: "publish", console)
     do { try Self.prepare(connection, options) } catch let error as AMQPError {
       throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
         ?? error.failure(connection.uri)

@@ -45,6 +45,7 @@ enum Register: Verb {
     var deregisterAfter: Duration?
     var removes = false
     var waits = false
+    var isDryRun = false
     var drain: Duration = .zero
     var agent = AgentOptions()
     var output = OutputOptions()
@@ -82,6 +83,7 @@ enum Register: Verb {
         .completed(by: .file)
         .details("As for 'consul services register': one service alone, as \"service\", or several as \"services\"."),
       .toggle("remove", nil, into: \.removes, "Remove the instance with this id, or all of NAME at this agent"),
+      .toggle("dry-run", nil, into: \.isDryRun, "Write what would be registered, and register nothing"),
       .toggle("wait", nil, into: \.waits, "Return when the instance is passing, within \(patience.shown)"),
       .value("drain", nil, "TIME", into: \.drain, "How long an instance in maintenance may finish its calls")
         .details("Between the maintenance and the signal that ends COMMAND."),
@@ -130,6 +132,9 @@ enum Register: Verb {
         throw ValueError("'register' needs '--port N': where the service listens")
       }
     }
+    if options.isDryRun, isHeld || options.removes {
+      throw ValueError("'--dry-run' shows a registration without COMMAND")
+    }
     if options.removes, isHeld { throw ValueError("'--remove' runs no COMMAND") }
     if options.port == 0, !isHeld {
       throw ValueError("'--port 0' picks a port for COMMAND, but there is none")
@@ -149,10 +154,14 @@ enum Register: Verb {
   }
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
-    let http = try makeHTTPClient()
+    let http = try makeHTTPClient(console)
     let agent = try options.agent.agent(over: http)
     if options.removes { return try remove(options, agent, console) }
     let registrations = try registrations(options)
+    if options.isDryRun {
+      for registration in registrations { console.write(value: registration.json) }
+      return try console.flush()
+    }
     guard options.command.isEmpty else {
       guard let registration = registrations.first, registrations.count == 1 else {
         throw Failure(.usage, "COMMAND is one service, but the file defines \(registrations.count)")

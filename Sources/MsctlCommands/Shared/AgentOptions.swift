@@ -82,6 +82,8 @@ extension HTTPClient {
 }
 
 /// The HTTP client of a command.
-func makeHTTPClient() throws(Failure) -> HTTPClient {
-  do { return try HTTPClient() } catch { throw Failure(.failed, error.reason) }
+func makeHTTPClient(_ console: Console) throws(Failure) -> HTTPClient {
+  do { return try HTTPClient(trace: console.options.isVerbose ? { console.trace($0) } : nil) } catch {
+    throw Failure(.failed, error.reason)
+  }
 }

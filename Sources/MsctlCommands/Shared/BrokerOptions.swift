@@ -1,6 +1,11 @@
 import CommandTable
 import MsctlCore
 
+extension Console {
+  /// What a connection to a broker is to tell, with `--verbose`.
+  var amqpTrace: ((String) -> Void)? { options.isVerbose ? { self.trace($0) } : nil }
+}
+
 /// How to reach RabbitMQ, and what its queues are to be like.
 struct BrokerOptions: Defaulted {
   var brokers = BrokerList()
@@ -28,8 +33,11 @@ struct BrokerOptions: Defaulted {
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),
   ].under("RabbitMQ")
 
-  func connect(as verb: String) throws(Failure) -> AMQPConnection {
-    try AMQPConnection.open(anyOf: brokers.uris, name: "msctl \(verb)")
+  func connect(as verb: String, _ console: Console) throws(Failure) -> AMQPConnection {
+    for uri in brokers.uris { console.trace("> connect \(uri.shown)") }
+    let connection = try AMQPConnection.open(anyOf: brokers.uris, name: "msctl \(verb)", trace: console.amqpTrace)
+    console.trace("< connected to \(connection.uri.shown)")
+    return connection
   }
 
   /// Makes sure of the queue.

@@ -39,7 +39,7 @@ struct Reconnection {
           uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
           return uri
         }
-        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)")
+        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
         let result = try prepare(connection)
         console.note("connected again to RabbitMQ at \(connection.uri.shown)")
         return result

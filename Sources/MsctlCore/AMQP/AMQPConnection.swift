@@ -30,6 +30,7 @@ public final class AMQPConnection {
   /// Tells it from every other connection.
   public let id = UInt64.random(in: .min ... .max)
   private let state: amqp_connection_state_t
+  private let trace: ((String) -> Void)?
   private var isAlive = true
   private var pool = AMQPPool()
   private var events = Deque<AMQPEvent>()
@@ -40,8 +41,14 @@ public final class AMQPConnection {
   /// Connects, logs in and opens the channel.
   /// - Parameter name: shown in RabbitMQ's list of connections.
   public static func open(_ uri: AMQPURI, name: String) throws(AMQPError) -> AMQPConnection {
+    try open(uri, name: name, trace: nil)
+  }
+
+  private static func open(
+    _ uri: AMQPURI, name: String, trace: ((String) -> Void)?
+  ) throws(AMQPError) -> AMQPConnection {
     guard let state = amqp_new_connection() else { throw AMQPError(kind: .broken, reason: "out of memory") }
-    let connection = AMQPConnection(uri, state)
+    let connection = AMQPConnection(uri, state, trace)
     try connection.connect()
     try connection.logIn(name: name)
     _ = amqp_channel_open(state, channel)
@@ -50,18 +57,22 @@ public final class AMQPConnection {
   }
 
   /// Connects to the first broker of the list that lets us in.
-  public static func open(anyOf uris: [AMQPURI], name: String) throws(Failure) -> AMQPConnection {
+  /// - Parameter trace: is told each method that is sent, and each that comes without being asked for.
+  package static func open(
+    anyOf uris: [AMQPURI], name: String, trace: ((String) -> Void)? = nil
+  ) throws(Failure) -> AMQPConnection {
     var failures: [Failure] = []
     for uri in uris {
-      do { return try open(uri, name: name) } catch { failures.append(error.failure(uri)) }
+      do { return try open(uri, name: name, trace: trace) } catch { failures.append(error.failure(uri)) }
     }
     guard var failure = failures.first else { throw Failure(.usage, "no broker is named") }
     failure.message = failures.map(\.message).joined(separator: "; ")
     throw failure
   }
 
-  private init(_ uri: AMQPURI, _ state: amqp_connection_state_t) {
+  private init(_ uri: AMQPURI, _ state: amqp_connection_state_t, _ trace: ((String) -> Void)?) {
     self.uri = uri
+    self.trace = trace
     self.state = state
   }
 
@@ -169,6 +180,7 @@ public final class AMQPConnection {
   private func declare(
     _ name: String, isPassive: Bool, _ arguments: [AMQPField]
   ) throws(AMQPError) -> QueueState {
+    trace?("> queue.declare \(name)\(isPassive ? " (passive)" : "")")
     let ok = amqp_queue_declare(
       state, Self.channel, pool.bytes(name), isPassive ? 1 : 0, 1, 0, 0, pool.table(arguments))
     pool.recycle()
@@ -204,6 +216,7 @@ public final class AMQPConnection {
   public func consume(
     _ queue: String, isAutomatic: Bool = false, arguments: [AMQPField] = []
   ) throws(AMQPError) -> String {
+    trace?("> basic.consume \(queue)")
     let ok = amqp_basic_consume(
       state, Self.channel, pool.bytes(queue), amqp_bytes_t(), 0, isAutomatic ? 1 : 0, 0, pool.table(arguments))
     pool.recycle()
@@ -220,11 +233,13 @@ public final class AMQPConnection {
 
   /// `basic.ack` of this delivery, and with `multiple` of all before it.
   public func acknowledge(_ tag: UInt64, multiple: Bool) throws(AMQPError) {
+    trace?("> basic.ack \(tag)\(multiple ? " and all before" : "")")
     try check(status: amqp_basic_ack(state, Self.channel, tag, multiple ? 1 : 0))
   }
 
   /// `basic.reject` of this delivery: back to the queue or, without `requeue`, dropped or dead-lettered.
   public func reject(_ tag: UInt64, requeue: Bool) throws(AMQPError) {
+    trace?("> basic.reject \(tag)\(requeue ? " (requeue)" : "")")
     try check(status: amqp_basic_reject(state, Self.channel, tag, requeue ? 1 : 0))
   }
 
@@ -237,6 +252,9 @@ public final class AMQPConnection {
   /// `basic.publish` with `mandatory`: a message that reaches no queue comes back. That it was sent says nothing of its
   /// arrival; the confirm does.
   public func publish(_ message: AMQPMessage) throws(AMQPError) {
+    trace?(
+      "> basic.publish \(message.exchange.isEmpty ? "" : message.exchange + " ")\(message.routingKey) "
+        + "(\(message.body.count) bytes, message_id \(message.properties.messageID ?? "none"))")
     var properties = message.properties.c(in: &pool)
     // A direct reply arrives, and yet the broker returns it as unroutable where it is mandatory.
     let isMandatory: Int32 = message.routingKey.hasPrefix(Self.directReply + ".") ? 0 : 1
@@ -289,6 +307,12 @@ public final class AMQPConnection {
   public var hasEvents: Bool { !events.isEmpty }
 
   private func readEvent() throws(AMQPError) -> AMQPEvent? {
+    let event = try readFrames()
+    if let trace, let event { trace("< " + event.shown) }
+    return event
+  }
+
+  private func readFrames() throws(AMQPError) -> AMQPEvent? {
     while true {
       var frame = amqp_frame_t()
       var noWait = timeval()

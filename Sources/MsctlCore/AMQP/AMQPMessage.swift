@@ -93,6 +93,23 @@ public enum AMQPEvent: Sendable, Equatable {
   case unblocked
 }
 
+extension AMQPEvent {
+  /// As it is shown to people.
+  var shown: String {
+    switch self {
+    case .delivery(let delivery):
+      "basic.deliver \(delivery.tag) (\(delivery.message.body.count) bytes, message_id "
+        + "\(delivery.message.properties.messageID ?? "none")\(delivery.redelivered ? ", redelivered" : ""))"
+    case .returned(_, let code, let text): "basic.return \(code) \(text)"
+    case .ack(let tag, let multiple): "basic.ack \(tag)\(multiple ? " and all before" : "")"
+    case .nack(let tag, let multiple): "basic.nack \(tag)\(multiple ? " and all before" : "")"
+    case .cancelled: "basic.cancel"
+    case .blocked(let reason): "connection.blocked \(reason)"
+    case .unblocked: "connection.unblocked"
+    }
+  }
+}
+
 /// Why a broker did not do what was asked, in its own words where it gave any.
 public struct AMQPError: Error, Sendable, Equatable {
   public enum Kind: Sendable, Equatable {

@@ -11,12 +11,19 @@ public final class HTTPClient {
   private let multi: UnsafeMutableRawPointer
   private var running: [HTTPTransfer] = []
   private var ended = 0
+  /// Is told each request and each answer's head, credentials masked.
+  private let trace: ((String) -> Void)?
 
-  public init() throws(HTTPError) {
+  public convenience init() throws(HTTPError) {
+    try self.init(trace: nil)
+  }
+
+  package init(trace: ((String) -> Void)?) throws(HTTPError) {
     guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let multi = curl_multi_init() else {
       throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
     }
     self.multi = multi
+    self.trace = trace
   }
 
   deinit {
@@ -26,7 +33,7 @@ public final class HTTPClient {
 
   /// Begins a request. It makes progress while `run` is called.
   public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
-    let transfer = try HTTPTransfer(request)
+    let transfer = try HTTPTransfer(request, trace: trace)
     try add(transfer)
     running.append(transfer)
     return transfer

@@ -20,6 +20,15 @@ public struct HTTPHeader: Sendable, Equatable {
   }
 
   func isNamed(_ other: String) -> Bool { name.lowercased() == other.lowercased() }
+
+  /// The value as it may be shown: a credential is masked, which headers of many names may be.
+  package var shownValue: String {
+    let name = name.lowercased()
+    let isSecret = ["auth", "cookie", "token", "secret", "password", "api-key", "apikey", "credential"].contains {
+      name.contains($0)
+    }
+    return isSecret ? "***" : value
+  }
 }
 
 private func isTokenByte(_ byte: UInt8) -> Bool {

@@ -24,16 +24,18 @@ public final class HTTPTransfer {
   private var isRedirect = false
   private var redirectsLeft: Int
   private var tooLarge = false
+  private let trace: ((String) -> Void)?
 
   private var headerList: UnsafeMutablePointer<curl_slist>?
   private var connectList: UnsafeMutablePointer<curl_slist>?
   private var form: OpaquePointer?
   private let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
 
-  init(_ request: HTTPRequest) throws(HTTPError) {
+  init(_ request: HTTPRequest, trace: ((String) -> Void)? = nil) throws(HTTPError) {
     guard let handle = curl_easy_init() else { throw HTTPError(kind: .broken, reason: "out of memory") }
     self.handle = handle
     self.request = request
+    self.trace = trace
     redirectsLeft = request.redirects
     errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
     try configure()
@@ -110,6 +112,16 @@ public final class HTTPTransfer {
     try set(CURLOPT_WRITEDATA, Unmanaged.passUnretained(self).toOpaque())
     try check(msctl_set_receiver(handle, CURLOPT_HEADERFUNCTION, receiveHeader))
     try set(CURLOPT_HEADERDATA, Unmanaged.passUnretained(self).toOpaque())
+    traceRequest()
+  }
+
+  private func traceRequest() {
+    guard let trace else { return }
+    let place =
+      request.unixSocket.map { " over \($0)" } ?? request.connectTo.map { " at \(hostPort($0.host, $0.port))" } ?? ""
+    trace("> \(request.method) \(request.url)\(place)")
+    for header in request.headers { trace("> \(header.name): \(header.shownValue)") }
+    if case .bytes(let bytes) = request.body { trace("> (\(bytes.count) bytes)") }
   }
 
   private func configureTLS() throws(HTTPError) {
@@ -195,6 +207,10 @@ public final class HTTPTransfer {
     } else if line.count <= 2 {
       // The empty line; what may follow after the body are trailers.
       guard status >= 200, head == nil, !isRedirect else { return true }
+      if let trace {
+        trace("< \(status)\(reason.isEmpty ? "" : " " + reason)")
+        for header in headerLines { trace("< \(header.name): \(header.shownValue)") }
+      }
       isRedirect =
         redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
         && headerLines.contains { $0.isNamed("Location") }

@@ -1,0 +1,89 @@
+import CommandTable
+import Glibc
+import MsctlCore
+
+/// `msctl completion`: the completions of a shell, and the names that they offer.
+enum CompletionCommand: Verb {
+  enum List: String, ArgumentChoice { case service, queue }
+
+  struct Options: VerbOptions {
+    var shell: ShellCompletion?
+    var list: List?
+    var managementURL: String?
+    var agent = AgentOptions()
+    var broker = BrokerOptions()
+    var output = OutputOptions()
+
+    init() {}
+  }
+
+  /// Whoever presses Tab does not wait longer.
+  private static let patience: Duration = .milliseconds(300)
+
+  static let command = Command<Options>(
+    "completion", "write the completions for a shell",
+    details: """
+      Installed packages bring them along. By hand: 'eval "$(msctl completion bash)"' in ~/.bashrc, \
+      'msctl completion zsh > DIR/_msctl' for a DIR of $fpath, 'msctl completion fish | source' in config.fish.
+
+      Names of services come from the Consul agent, names of queues from RabbitMQ's management API, within \
+      \(patience.shown) or not at all.
+      """,
+    flags: [
+      .value("list", nil, "WHAT", into: \.list, "Write the names that there are, one a line")
+    ] + AgentOptions.flags.lifted(to: \.agent)
+      + BrokerOptions.flags.filter { $0.spec.long == "broker" }.lifted(to: \.broker)
+      + OutputOptions.flags.lifted(to: \.output),
+    operands: [.optional("SHELL", into: \.shell, "bash, zsh or fish", completion: ShellCompletion.completion)],
+    variables: AgentOptions.variables.lifted(to: \.agent) + [
+      .value(
+        "MSCTL_MANAGEMENT_URL", into: \.managementURL,
+        "RabbitMQ's management API, where it is not on port 15672 of the broker")
+    ],
+    examples: [Example("eval \"$(msctl completion bash)\"", "In bash, for now")],
+    check: { options throws(ValueError) in
+      guard (options.shell == nil) != (options.list == nil) else {
+        throw ValueError("'completion' needs SHELL, one of bash, zsh and fish, or '--list'")
+      }
+    })
+
+  static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
+    if let shell = options.shell {
+      let script = shell.script(program: AllCommands.program, commands: AllCommands.allSpecs)
+      console.write(text: Array(script.utf8))
+    } else if let names = try? names(options, console) {
+      for name in names { console.write(line: name) }
+    }
+    try console.flush()
+  }
+
+  /// What there is; nothing and no error where nobody answers.
+  private static func names(_ options: Options, _ console: Console) throws -> [String] {
+    let http = try makeHTTPClient(console)
+    switch options.list {
+    case .service:
+      var settings = try options.agent.settings()
+      settings.timeout = patience
+      return try ConsulAgent(settings, over: http).services().map(\.name)
+    case .queue:
+      let uri = options.broker.brokers.uris[0]
+      let base = options.managementURL ?? "http://\(hostPort(uri.host, 15672))/api"
+      var request = HTTPRequest(url: "\(base)/queues/\(Percent.encode(uri.vhost))?columns=name")
+      request.deadline = .after(patience)
+      request.usesProxy = false
+      if let login = HTTPHeader(
+        "Authorization", "Basic " + Base64.encode(Array("\(uri.user):\(uri.password)".utf8)))
+      {
+        request.headers.append(login)
+      }
+      let transfer = try http.start(request)
+      var body: [UInt8] = []
+      while transfer.outcome == nil {
+        try http.run(until: request.deadline)
+        body += transfer.takeBody()
+      }
+      return try JSONValue(parsing: body).elements.compactMap { $0["name"]?.string }
+    case nil: return []
+    }
+  }
+}
