@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test faults fuzz documents format lint demo
+.PHONY: setup services-setup build test faults fuzz documents format lint demo install uninstall deb dist
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -12,6 +12,36 @@ services-setup: setup
 
 build: setup
 	swift build $(RELEASE) --product msctl
+
+# Where things go: make install PREFIX=/usr DESTDIR=/tmp/stage
+PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
+MAN = $(INSTALLED)/share/man/man1
+BASH_COMPLETIONS = $(INSTALLED)/share/bash-completion/completions
+# Debian's zsh looks there; others have site-functions under their own prefix.
+ZSH_COMPLETIONS = $(INSTALLED)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+FISH_COMPLETIONS = $(INSTALLED)/share/fish/vendor_completions.d
+
+install:
+	@test -x .build/release/msctl || { echo "run 'make build' first" >&2; exit 1; }
+	install -D -m 755 .build/release/msctl "$(INSTALLED)/bin/msctl"
+	install -d "$(MAN)"
+	install -m 644 man/*.1 "$(MAN)"
+	install -D -m 644 completions/msctl.bash "$(BASH_COMPLETIONS)/msctl"
+	install -D -m 644 completions/_msctl "$(ZSH_COMPLETIONS)/_msctl"
+	install -D -m 644 completions/msctl.fish "$(FISH_COMPLETIONS)/msctl.fish"
+
+uninstall:
+	rm -f "$(INSTALLED)/bin/msctl" $(patsubst man/%,"$(MAN)/%",$(wildcard man/*.1))
+	rm -f "$(BASH_COMPLETIONS)/msctl" "$(ZSH_COMPLETIONS)/_msctl" "$(FISH_COMPLETIONS)/msctl.fish"
+
+# A Debian package and a tarball, in .build/packages.
+deb: build
+	Scripts/deb .build/packages
+
+dist:
+	@mkdir -p .build/packages
+	git archive --format=tar.gz --prefix=msctl/ -o .build/packages/msctl.tar.gz HEAD
 
 # Unit tests, and integration tests of the release binary on private RabbitMQ and Consul.
 test: build services-setup
@@ -35,7 +65,7 @@ format:
 lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p Sources Tests Package.swift
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/faults Scripts/fuzz
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/faults Scripts/fuzz
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -36,7 +36,7 @@ let package = Package(
     .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
     .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),
     .testTarget(
-      name: "IntegrationTests", dependencies: ["Support", "MsctlCore", "msctl"], swiftSettings: strict),
+      name: "IntegrationTests", dependencies: ["Support", "MsctlCore", "MsctlCommands", "msctl"], swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -107,14 +107,10 @@ package enum ShellCompletion: String, ArgumentChoice {
         let isLong = flag.valueName != nil && words.count == 1 ? "=" : ""
         text += " \\\n          \(exclusion)\(names)\(isLong)'[\(zshText(flag.summary))]\(value)'"
       }
-      for operand in command.operands {
-        let offer = zshOffer(operand.completion, program)
-        switch operand.arity {
-        case .one, .optional: text += " \\\n          ':\(zshText(operand.name)):\(offer)'"
-        case .many: text += " \\\n          '*:\(zshText(operand.name)):\(offer)'"
-        case .rest: text += " \\\n          '*:::\(zshText(operand.name)):_normal'"
-        }
-      }
+      // Where an optional operand may be left out, its place is the next one's: each word is offered what any may be.
+      let offers = command.operands.map(\.completion).filter { $0 != .nothing }.map { zshOffers($0, program) }
+      let names = command.operands.map(\.name).joined(separator: " or ")
+      text += " \\\n          '*:\(zshText(names)):{ \((offers.isEmpty ? [":"] : offers).joined(separator: "; ")) }'"
       text += " ;;\n"
     }
     return text + "      esac ;;\n  esac\n}\n_\(program) \"$@\"\n"
@@ -125,8 +121,14 @@ package enum ShellCompletion: String, ArgumentChoice {
     case .nothing: " "
     case .file: "_files"
     case .choices(let words): "(\(words.joined(separator: " ")))"
-    case .live(let kind): "_\(program)_list \(kind)"
+    case .live(let kind): " _\(program)_list \(kind)"
     }
+  }
+
+  /// As `zshOffer`, as a command.
+  private func zshOffers(_ completion: Completion, _ program: String) -> String {
+    if case .choices(let words) = completion { return "compadd \(words.joined(separator: " "))" }
+    return zshOffer(completion, program).trimmed
   }
 
   private func zshText(_ text: String) -> String {
@@ -157,7 +159,8 @@ package enum ShellCompletion: String, ArgumentChoice {
       for flag in command.flags {
         text +=
           "complete -c \(program) -n '\(seen)' -l \(flag.long)" + (flag.short.map { " -s \($0)" } ?? "")
-          + (flag.valueName == nil ? "" : " -r" + fishOffer(flag.completion, program))
+          + (flag.valueName == nil
+            ? "" : (flag.completion == .file ? " -r" : " -x") + fishOffer(flag.completion, program))
           + " -d '\(fishText(flag.summary))'\n"
       }
       for operand in command.operands {
@@ -180,6 +183,10 @@ package enum ShellCompletion: String, ArgumentChoice {
   private func fishText(_ text: String) -> String {
     text.reduce(into: "") { $0 += $1 == "'" ? "\\'" : String($1) }
   }
+}
+
+extension String {
+  fileprivate var trimmed: String { String(drop { $0 == " " }) }
 }
 
 extension FlagSpec {
