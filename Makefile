@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test faults fuzz documents format lint demo install uninstall deb dist
+.PHONY: setup services-setup build test faults fuzz documents format lint demo install uninstall deb test-deb dist
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -39,6 +39,9 @@ uninstall:
 deb: build
 	Scripts/deb .build/packages
 
+test-deb: build services-setup
+	Scripts/test-deb
+
 dist:
 	@mkdir -p .build/packages
 	git archive --format=tar.gz --prefix=msctl/ -o .build/packages/msctl.tar.gz HEAD
@@ -65,7 +68,7 @@ format:
 lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p Sources Tests Package.swift
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/faults Scripts/fuzz
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

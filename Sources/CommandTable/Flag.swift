@@ -15,7 +15,9 @@ package struct Flag<Options: Sendable>: Sendable {
 
   /// An option of a shared group, as an option of the whole that holds the group.
   package func lifted<Whole>(to group: any WritableKeyPath<Whole, Options> & Sendable) -> Flag<Whole> {
-    Flag<Whole>(spec: spec) { (whole, word) throws(ValueError) in
+    var spec = spec
+    spec.isShared = true
+    return Flag<Whole>(spec: spec) { (whole, word) throws(ValueError) in
       try apply(&whole[keyPath: group], word)
     }
   }

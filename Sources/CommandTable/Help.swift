@@ -25,6 +25,11 @@ package enum Help {
     }
     for category in command.categories {
       let rows = command.flags.filter { $0.category == category }
+      if length == .screen, rows.allSatisfy(\.isShared) {
+        let names = rows.map { (flag: FlagSpec) in (flag.short.map { "-\($0)/" } ?? "") + "--" + flag.long }
+        lines += ["", category] + wrapped(names.joined(separator: ", "), indent: 2, hanging: 2)
+        continue
+      }
       lines += ["", category] + table(rows.map { ($0.usage, $0.summary + $0.notes, $0.details) }, length)
     }
     if length == .full {

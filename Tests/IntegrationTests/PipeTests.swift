@@ -493,11 +493,13 @@ struct WholePipeTests {
     let users = try await Tool.run("consume", "users", "--drain")
     #expect(users.lines == (1...100).map { "{\"id\":\"/users/\($0)\"}" })
 
-    _ = try await Tool.shell("seq 50 | msctl publish orders -q")
+    let published = try await Tool.shell("seq 50 | msctl publish orders -q")
+    #expect(published.status == 0 && published.err == "", "\(published)")
     let pipe = try RunningProcess("/bin/bash", ["-c", "exec " + lines[2]])
     try await eventually("fifty receipts have come out") { pipe.out.split(separator: "\n").count == 50 }
     pipe.signal(SIGTERM)
-    #expect(try await pipe.end().status == 143)
+    let end = try await pipe.end()
+    #expect(end.status == 143, "\(end)")
     #expect(try await Services.messages(in: "orders").isEmpty)
     let receipts = try await Tool.run("consume", "receipts", "--drain")
     #expect(receipts.lines == (1...50).map { "{\"charged\":\($0)}" })

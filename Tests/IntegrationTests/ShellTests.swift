@@ -81,11 +81,11 @@ struct ShellTests {
     #expect(shown.out.contains("--retry N"))
   }
 
-  @Test("each short help fits on a screen of 100 columns and 60 lines")
+  @Test("each short help fits on a screen of 60 lines")
   func shortHelp() async throws {
     for spec in AllCommands.specs {
       let output = try await Tool.run(spec.name, "-h")
-      #expect(output.out.split(separator: "\n", omittingEmptySubsequences: false).count <= 75, "\(spec.name)")
+      #expect(output.out.split(separator: "\n", omittingEmptySubsequences: false).count <= 60, "\(spec.name)")
     }
   }
 
@@ -102,23 +102,6 @@ struct ShellTests {
     #expect(output.out.hasPrefix("msctl 0."))
     #expect(output.out.contains("/usr/share/man/man1/msctl-call.1\n"))
     #expect(output.out.hasSuffix("/usr/share/zsh/vendor-completions/_msctl\n"))
-  }
-
-  @Test("the Debian package is without errors, installs, runs and goes", .enabled(if: geteuid() == 0))
-  func package() async throws {
-    let output = try await Tool.shell(
-      """
-      cd \(Self.root); test -x .build/release/msctl || exit 77
-      package=$(Scripts/deb $HOME/packages) || exit 1
-      lintian --fail-on error $package >&2 || exit 2
-      export DEBIAN_FRONTEND=noninteractive
-      apt-get -qq -o DPkg::Lock::Timeout=300 install -y $package >/dev/null || exit 3
-      /usr/bin/msctl --version | head -1; test -e /usr/share/man/man1/msctl.1.gz -o -e /etc/dpkg/dpkg.cfg.d/docker && echo documented
-      apt-get -qq -o DPkg::Lock::Timeout=300 remove -y msctl >/dev/null; test ! -e /usr/bin/msctl && echo gone
-      """)
-    guard output.status != 77 else { return }
-    #expect(output.out.hasPrefix("msctl 0.") && output.out.hasSuffix("gone\n"), "\(output)")
-    #expect(!output.err.contains("E: "), "\(output)")
   }
 
   @Test("what would be sent or called is shown without doing it")

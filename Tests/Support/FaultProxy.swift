@@ -111,7 +111,7 @@ package final class FaultProxy: Sendable {
       default:
         var sent = 0
         while sent < count {
-          let done = piece.withUnsafeBytes { send(to, $0.baseAddress! + sent, count - sent, Int32(MSG_NOSIGNAL)) }
+          let done = piece[sent..<count].withUnsafeBytes { send(to, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
           guard done > 0 else { break pumping }
           sent += done
         }
