@@ -3,7 +3,7 @@ import Support
 import Synchronization
 import Testing
 
-@Suite("msctl call")
+@Suite("msctl call", .serialized)
 struct CallTests {
   @Test("calls a URL, and writes the JSON of the answer on one line with its text unchanged")
   func url() async throws {

@@ -5,7 +5,7 @@ import Testing
 
 /// Every example of help, man pages and README, run as it stands: on an agent and in a virtual host of its own, since the
 /// names are those of the text.
-@Suite("The examples")
+@Suite("The examples", .serialized)
 struct ExampleTests {
   /// What cannot be run here as it stands, and why.
   private static let excluded = [

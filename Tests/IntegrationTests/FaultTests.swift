@@ -26,10 +26,11 @@ enum FaultTable {
 struct FaultTests {
   private static let count = 20_000
 
-  private func broker(_ action: String) async throws {
-    let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent().appendingPathComponent("Scripts/services").path
-    let output = try await RunningProcess(script, ["broker", Services.folder, action]).end()
+  private static let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().appendingPathComponent("Scripts/services").path
+
+  private func broker(_ action: String, _ node: String = "rabbitmq") async throws {
+    let output = try await RunningProcess(Self.script, ["broker", Services.folder, action, node]).end()
     guard output.status == 0 else { throw TestFailure("broker \(action): \(output.err)") }
   }
 
@@ -167,6 +168,28 @@ struct FaultTests {
       #expect(output.status == 8)
       #expect(output.err.contains("the broker has taken the messages of '\(queue)' back: "))
       #expect(try await Services.messages(in: queue).count == 1)
+    }
+  }
+
+  @Test("the node of a cluster to which a publisher is connected is killed: another one takes over")
+  func cluster() async throws {
+    let nodes = try await RunningProcess(Self.script, ["cluster", Services.folder]).end()
+    try #require(nodes.lines.count == 2, "\(nodes)")
+    try await withQueue(arguments: #"{"x-queue-type":"quorum"}"#) { queue in
+      try await settle()
+      let input = (1...Self.count).map(String.init)
+      let publisher = try RunningProcess(
+        Tool.binary, ["publish", queue, "--passive", "--tee"], input: input.map { $0 + "\n" }.joined(),
+        environment: ["AMQP_URL": (nodes.lines + [Services.broker]).joined(separator: ",")])
+      try await eventually("the stream flows") { publisher.out.utf8.count { $0 == 0x0A } > Self.count / 10 }
+      try await broker("kill", "node2")
+      let output = try await publisher.end()
+      #expect(output.status == 0, "\(output.err)")
+      #expect(output.err.contains("connected again"))
+      let present = try await Tool.run("consume", queue, "--idle", "3s").lines
+      let trial = Trial(input: input, confirmed: output.lines, present: present, status: output.status)
+      #expect(trial.lost == 0)
+      try FaultTable.add("SIGKILL of the connected node of a cluster of three", [trial])
     }
   }
 }

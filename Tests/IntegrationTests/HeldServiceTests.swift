@@ -2,7 +2,7 @@ import Foundation
 import Support
 import Testing
 
-@Suite("A registration with a command")
+@Suite("A registration with a command", .serialized)
 struct HeldServiceTests {
   private static let server = ["--", "sh", "-c", "exec python3 -m http.server $PORT --bind 127.0.0.1"]
 

@@ -4,7 +4,7 @@ import Testing
 
 private let longHeader = String(repeating: "x", count: 256) + "=v"
 
-@Suite("msctl publish and consume")
+@Suite("msctl publish and consume", .serialized)
 struct MessageTests {
   @Test("one message goes to a durable queue, persistent and with its properties")
   func oneMessage() async throws {

@@ -3,7 +3,7 @@ import Support
 import Synchronization
 import Testing
 
-@Suite("Envelopes")
+@Suite("Envelopes", .serialized)
 struct EnvelopeTests {
   @Test("consume writes what publish reads, with every property, header type and kind of body")
   func roundTrip() async throws {
@@ -43,7 +43,7 @@ struct EnvelopeTests {
   }
 }
 
-@Suite("msctl call --each")
+@Suite("msctl call --each", .serialized)
 struct CallEachTests {
   @Test("fills the target from each value, in input order however late an answer comes, over kept connections")
   func order() async throws {
@@ -187,7 +187,7 @@ struct CallEachTests {
   }
 }
 
-@Suite("msctl publish as a stage")
+@Suite("msctl publish as a stage", .serialized)
 struct PublishStageTests {
   @Test("--tee writes each value on once it is confirmed, and nothing that is not")
   func tee() async throws {
@@ -253,7 +253,7 @@ struct PublishStageTests {
   }
 }
 
-@Suite("msctl consume as a source")
+@Suite("msctl consume as a source", .serialized)
 struct ConsumeSourceTests {
   @Test("--raw and -0 write the bytes of each body")
   func raw() async throws {
@@ -464,7 +464,7 @@ struct ConsumeSourceTests {
   }
 }
 
-@Suite("Whole pipes")
+@Suite("Whole pipes", .serialized)
 struct WholePipeTests {
   /// The lines of README.md that begin with `msctl` or `seq` under the heading of pipes.
   private static func readmeLines() throws -> [String] {

@@ -83,7 +83,7 @@ func consumeTrial(
 
 var brokerPort: Int { Services.broker.split(separator: ":").last.flatMap { Int($0) } ?? 0 }
 
-@Suite("Recovery of publish and consume")
+@Suite("Recovery of publish and consume", .serialized)
 struct RecoveryTests {
   @Test("a publisher loses nothing, wherever between two frames its connection is cut")
   func publishCuts() async throws {
@@ -147,7 +147,7 @@ struct RecoveryTests {
   func halfOpen(_ direction: FaultProxy.Direction) async throws {
     let (trial, output, proxy) = try await publishTrial(
       300, fault: { $0 == 0 ? .blackHole(direction, after: direction == .up ? 20_000 : 2_000) : .none },
-      query: "?heartbeat=1", words: ["--window", "5"])
+      query: "?heartbeat=1", words: ["--window", "1"])
     #expect(trial.lost == 0 && output.status == 0)
     #expect(proxy.connections == 2)
     #expect(output.err.contains("connecting again"))

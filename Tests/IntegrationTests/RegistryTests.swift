@@ -2,7 +2,7 @@ import Foundation
 import Support
 import Testing
 
-@Suite("msctl register and discover")
+@Suite("msctl register and discover", .serialized)
 struct RegistryTests {
   @Test("registers with tags and meta, is found in every form, and is removed again")
   func thereAndBack() async throws {

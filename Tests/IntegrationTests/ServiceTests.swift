@@ -3,7 +3,7 @@ import Support
 import Synchronization
 import Testing
 
-@Suite("Calls by a service's name")
+@Suite("Calls by a service's name", .serialized)
 struct ServiceTests {
   /// Registers an instance that Consul takes for far heavier than any other: it is called first.
   private func registerHeavy(_ service: String, _ port: Int) async throws {

@@ -3,7 +3,7 @@ import MsctlCommands
 import Support
 import Testing
 
-@Suite("Completions, man pages and packages, as a shell sees them")
+@Suite("Completions, man pages and packages, as a shell sees them", .serialized)
 struct ShellTests {
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().path

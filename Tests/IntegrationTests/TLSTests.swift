@@ -2,7 +2,7 @@ import Foundation
 import Support
 import Testing
 
-@Suite("TLS")
+@Suite("TLS", .serialized)
 struct TLSTests {
   /// The same question over HTTPS, to Consul and to RabbitMQ.
   private static func commands(_ port: Int, _ authority: String?) -> [(words: [String], environment: [String: String])]

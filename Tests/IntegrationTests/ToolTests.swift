@@ -2,7 +2,7 @@ import Foundation
 import Support
 import Testing
 
-@Suite("msctl itself")
+@Suite("msctl itself", .serialized)
 struct ToolTests {
   @Test("shows its help and versions on standard output")
   func help() async throws {

@@ -2,7 +2,7 @@ import Foundation
 import Support
 import Testing
 
-@Suite("Discovery that waits and watches")
+@Suite("Discovery that waits and watches", .serialized)
 struct WatchTests {
   @Test("waits until there are enough instances, and says how many there were")
   func wait() async throws {
