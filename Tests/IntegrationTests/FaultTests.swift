@@ -179,12 +179,16 @@ struct FaultTests {
       try await settle()
       let input = (1...Self.count).map(String.init)
       let publisher = try RunningProcess(
-        Tool.binary, ["publish", queue, "--passive", "--tee"], input: input.map { $0 + "\n" }.joined(),
+        Tool.binary, ["publish", queue, "--passive", "--tee", "--reconnect-for", "20s"],
+        input: input.map { $0 + "\n" }.joined(),
         environment: ["AMQP_URL": (nodes.lines + [Services.broker]).joined(separator: ",")])
       try await eventually("the stream flows") { publisher.out.utf8.count { $0 == 0x0A } > Self.count / 10 }
       try await broker("kill", "node2")
       let output = try await publisher.end()
-      #expect(output.status == 0, "\(output.err)")
+      // RabbitMQ 3.10.8 was seen to go on refusing (basic.nack) on the node that is left: then that is what msctl says, and no
+      // message that it has not confirmed is missing from what it says.
+      #expect([0, 7].contains(output.status), "\(output.err)")
+      #expect(output.status == 0 || output.err.contains("was refused by the broker (basic.nack)"))
       #expect(output.err.contains("connected again"))
       let present = try await Tool.run("consume", queue, "--idle", "3s").lines
       let trial = Trial(input: input, confirmed: output.lines, present: present, status: output.status)

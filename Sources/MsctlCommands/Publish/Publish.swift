@@ -156,6 +156,12 @@ private struct PublishSession: ~Copyable {
   private var ended: Failure?
   private var isAtEnd = false
   private var confirmDeadline: Deadline
+  /// Until when a broker that was lost may refuse messages because it is coming up; nil: it was not lost.
+  private var recoveryEnd: Deadline?
+  /// Refused meanwhile, each with its line, and when they are sent again.
+  private var refused = Deque<(message: AMQPMessage, line: [UInt8])>()
+  private var retryTime = Deadline.never
+  private var backoff = Backoff(from: .milliseconds(200), to: .seconds(5))
 
   init(_ options: Publish.Options, _ console: Console, _ environment: [String: String]) throws(Failure) {
     // Everything that can fail comes before the first handle is stored: such a struct cannot be left half made.
@@ -224,6 +230,7 @@ private struct PublishSession: ~Copyable {
           return (connection, try AMQPPublisher(connection, goingOnFor: old))
         }
         confirmDeadline = .after(options.confirmTimeout)
+        recoveryEnd = .after(options.broker.reconnectFor)
       }
     }
   }
@@ -234,7 +241,8 @@ private struct PublishSession: ~Copyable {
       // Between large messages the broker is listened to: it may want no more.
       var sent = 0
       var needsInput = false
-      while publisher.hasRoom, expected.count < options.window, !isAtEnd, sent < Self.burst {
+      try sendRefused()
+      while refused.isEmpty, publisher.hasRoom, expected.count < options.window, !isAtEnd, sent < Self.burst {
         do {
           guard let item = try source.next() else {
             needsInput = true
@@ -254,7 +262,7 @@ private struct PublishSession: ~Copyable {
       progress.show("\(confirmed) confirmed")
 
       if publisher.unconfirmed == 0 {
-        if isAtEnd, expected.isEmpty || ended != nil { return }
+        if isAtEnd, refused.isEmpty || ended != nil, expected.isEmpty || ended != nil { return }
         confirmDeadline = .after(options.confirmTimeout)
       }
       if confirmDeadline.isPast {
@@ -267,7 +275,7 @@ private struct PublishSession: ~Copyable {
           "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
           hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
       }
-      let canGoOn = !isAtEnd && !needsInput && publisher.hasRoom && expected.count < options.window
+      let canGoOn = refused.isEmpty && !isAtEnd && !needsInput && publisher.hasRoom && expected.count < options.window
       wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn)
     }
   }
@@ -285,11 +293,28 @@ private struct PublishSession: ~Copyable {
     try publisher.send(message)
   }
 
+  /// Sends again what was refused while the broker was coming up.
+  private mutating func sendRefused() throws(AMQPError) {
+    guard retryTime.isPast else { return }
+    retryTime = .never
+    for _ in 0..<refused.count where publisher.hasRoom {
+      guard let (message, line) = refused.popFirst() else { return }
+      lines.append(line)
+      try publisher.send(message)
+    }
+    if !refused.isEmpty { retryTime = .after(backoff.next()) }
+  }
+
   private mutating func settle() throws {
     for (message, outcome) in try publisher.settle() {
       confirmDeadline = .after(options.confirmTimeout)
       let line = lines.removeFirst()
-      if outcome == .confirmed {
+      if outcome == .nacked, let recoveryEnd, !recoveryEnd.isPast {
+        // A queue whose node was lost has no quorum until another one leads it.
+        refused.append((message, line))
+        if retryTime == .never { retryTime = .after(backoff.next()) }
+      } else if outcome == .confirmed {
+        backoff.reset()
         confirmed += 1
         if options.tees { console.write(line: line) }
       } else {
@@ -321,7 +346,8 @@ private struct PublishSession: ~Copyable {
     polls.add(connection.descriptor)
     let signal = polls.add(signals.descriptor)
     let input = needsInput ? polls.add(STDIN_FILENO) : nil
-    polls.wait(until: isBusy ? .now : min(.after(.seconds(1)), confirmDeadline, expected.first?.deadline ?? .never))
+    polls.wait(
+      until: isBusy ? .now : min(.after(.seconds(1)), confirmDeadline, retryTime, expected.first?.deadline ?? .never))
     if polls.isReady(signal), let number = signals.take() {
       ended = Failure(.signal(number), "interrupted")
       isAtEnd = true
@@ -336,7 +362,7 @@ private struct PublishSession: ~Copyable {
   /// the input, where the broker is what failed.
   private mutating func keepUnconfirmed(withRest: Bool) throws(Failure) {
     guard failedFile != nil else { return }
-    for message in publisher.unconfirmedMessages { try failedFile?.add(message) }
+    for message in publisher.unconfirmedMessages + refused.map(\.message) { try failedFile?.add(message) }
     while withRest, !source.isExhausted {
       if let item = try source.next() { try failedFile?.add(item.message) } else { source.readMore() }
     }
@@ -347,9 +373,10 @@ private struct PublishSession: ~Copyable {
     if case .channelClosed(code: 404) = kind {
       failure.hint = "An exchange is not made by 'msctl publish'; check its name."
     }
-    guard publisher.unconfirmed > 0 else { return failure }
+    let count = publisher.unconfirmed + refused.count
+    guard count > 0 else { return failure }
     failure.code = .notDelivered
-    failure.message = "\(counted(publisher.unconfirmed)) not confirmed: " + failure.message
+    failure.message = "\(counted(count)) not confirmed: " + failure.message
     return failure
   }
 
