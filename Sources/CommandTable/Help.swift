@@ -52,10 +52,10 @@ package enum Help {
     lines += table(commands.map { ($0.name, sentence($0.summary), "") }, .screen)
     lines += ["", "For example"]
     lines += commands.compactMap { $0.examples.first.map { "  " + $0.line } }
-    lines += [
-      "", "'\(program) help COMMAND' explains a command, '\(program) COMMAND -h' in short; '\(program) --version'",
-    ]
-    lines += ["names the versions of the libraries it runs with."]
+    let more =
+      "'\(program) help COMMAND' explains a command, '\(program) COMMAND -h' in short; '\(program) completion SHELL' writes a "
+      + "shell's completions, '\(program) --version' the versions of the libraries it runs with."
+    lines += [""] + wrapped(more, indent: 0, hanging: 0)
     return lines.joined(separator: "\n") + "\n"
   }
 

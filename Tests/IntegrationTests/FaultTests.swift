@@ -171,6 +171,40 @@ struct FaultTests {
     }
   }
 
+  @Test(
+    "a million messages need no more memory and no more descriptors than the first ones",
+    arguments: ["publish", "consume"])
+  func longRun(_ verb: String) async throws {
+    let count = 1_000_000
+    try await withQueue(arguments: "{}") { queue in
+      if verb == "consume" { _ = try await Tool.shell("seq \(count) | msctl publish \(queue) --window 4000 -q") }
+      let process = try RunningProcess(
+        Tool.binary,
+        verb == "publish" ? ["publish", queue, "--tee", "--window", "4000"] : ["consume", queue, "--drain"],
+        input: verb == "publish" ? (1...count).map { "\($0)\n" }.joined() : "")
+      func lines() -> Int {
+        let attributes = try? FileManager.default.attributesOfItem(atPath: process.outputPath)
+        return (attributes?[.size] as? Int ?? 0) / 7
+      }
+      /// Resident memory in KiB, and descriptors.
+      func needs() throws -> (memory: Int, descriptors: Int) {
+        let status = try String(contentsOfFile: "/proc/\(process.pid)/status", encoding: .utf8)
+        let line = status.split(separator: "\n").first { $0.hasPrefix("VmRSS") } ?? ""
+        let descriptors = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.pid)/fd").count
+        return (Int(line.split(separator: " ").dropFirst().first ?? "") ?? 0, descriptors)
+      }
+      try await eventually("a tenth is through", within: 300) { lines() > count / 10 }
+      let early = try needs()
+      try await eventually("nine tenths are through", within: 600) { lines() > count * 8 / 10 }
+      let late = try needs()
+      let output = try await process.end()
+      #expect(output.status == 0)
+      #expect(output.lines.count == count)
+      #expect(late.memory < early.memory + 8192 && late.descriptors == early.descriptors)
+      print("\(verb): \(early.memory >> 10) MiB after a tenth, \(late.memory >> 10) MiB in the end")
+    }
+  }
+
   @Test("the node of a cluster to which a publisher is connected is killed: another one takes over")
   func cluster() async throws {
     let nodes = try await RunningProcess(Self.script, ["cluster", Services.folder]).end()

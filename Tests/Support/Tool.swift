@@ -125,6 +125,7 @@ package final class RunningProcess: Sendable {
     try? FileManager.default.removeItem(at: folder)
   }
 
+  package var outputPath: String { folder.path + "/out" }
   package var out: String { text("out") }
   package var err: String { text("err") }
 

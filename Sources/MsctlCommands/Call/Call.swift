@@ -253,7 +253,8 @@ enum Call: Verb {
     var fault: Failure?
     while true {
       call.advance(http, directory, console)
-      if !options.asEnvelope, let head = call.head {
+      // Not before there is something to write: until then, another attempt may bring another head.
+      if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.outcome != nil {
         if sink == nil { sink = try ResponseSink(head, file: options.outputFile) }
         received += call.body.count
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }

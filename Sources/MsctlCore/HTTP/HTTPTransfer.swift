@@ -8,6 +8,8 @@ import Glibc
 public final class HTTPTransfer {
   /// Headers of one answer, in bytes; more is not an answer but an attack.
   private static let headerLimit = 256 << 10
+  /// More of a body than this, in bytes, is not kept before `takeBody` has taken it: a few packed bytes may become very many.
+  private static let bodyPause = 4 << 20
 
   /// The answer's head, once it is complete. Heads of redirects that are followed are not shown.
   public private(set) var head: HTTPHead?
@@ -24,6 +26,8 @@ public final class HTTPTransfer {
   private var isRedirect = false
   private var redirectsLeft: Int
   private var tooLarge = false
+  /// Whether libcurl holds the body back until there is room.
+  private var isPaused = false
   private let trace: ((String) -> Void)?
 
   private var headerList: UnsafeMutablePointer<curl_slist>?
@@ -49,8 +53,13 @@ public final class HTTPTransfer {
 
   /// The part of the body that has come since the last call.
   public func takeBody() -> [UInt8] {
-    defer { body = [] }
-    return body
+    let taken = body
+    body = []
+    if isPaused {
+      isPaused = false
+      curl_easy_pause(handle, CURLPAUSE_CONT)
+    }
+    return taken
   }
 
   public var bufferedBytes: Int { body.count }
@@ -223,8 +232,15 @@ public final class HTTPTransfer {
     return true
   }
 
-  fileprivate func receive(body bytes: UnsafeRawBufferPointer) {
-    if !isRedirect { body += bytes }
+  /// - Returns: whether the bytes were taken; those that were not come again.
+  fileprivate func receive(body bytes: UnsafeRawBufferPointer) -> Bool {
+    if isRedirect { return true }
+    guard body.count < Self.bodyPause else {
+      isPaused = true
+      return false
+    }
+    body += bytes
+    return true
   }
 
   // MARK: The end
@@ -337,6 +353,6 @@ private let receiveBody: @convention(c) (UnsafeMutablePointer<CChar>?, Int, Int,
   data, size, count, owner in
   guard let data, let owner else { return 0 }
   let transfer = Unmanaged<HTTPTransfer>.fromOpaque(owner).takeUnretainedValue()
-  transfer.receive(body: UnsafeRawBufferPointer(start: data, count: size * count))
-  return size * count
+  let isTaken = transfer.receive(body: UnsafeRawBufferPointer(start: data, count: size * count))
+  return isTaken ? size * count : Int(CURL_WRITEFUNC_PAUSE)
 }
