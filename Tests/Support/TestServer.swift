@@ -54,6 +54,7 @@ package final class TestServer: Sendable {
   private final class Log: Sendable {
     let requests = Mutex<[Request]>([])
     let connections = Mutex(0)
+    let isStopped = Mutex(false)
   }
 
   package init(_ handler: @escaping @Sendable (Request) -> Answer) throws {
@@ -90,7 +91,11 @@ package final class TestServer: Sendable {
   /// Refuses connections from now on.
   package func stop() {
     // The thread that accepts closes it: closed here, its number could be another server's before that thread looks again.
-    shutdown(listener, Int32(SHUT_RDWR))
+    // And only once: afterwards the number may be another server's.
+    seen.isStopped.withLock { isStopped in
+      if !isStopped { shutdown(listener, Int32(SHUT_RDWR)) }
+      isStopped = true
+    }
   }
 
   /// The requests so far.

@@ -178,14 +178,20 @@ enum Descriptors {
 
   /// The next connection; nil once the listener is shut down.
   static func accept(_ listener: Int32) -> Int32? {
-    var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
-    poll(&waiting, 1, -1)
-    let connection = withoutChildren {
-      let connection = Foundation.accept(listener, nil, nil)
-      if connection >= 0 { _ = fcntl(connection, F_SETFD, FD_CLOEXEC) }
-      return connection
+    while true {
+      var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+      poll(&waiting, 1, -1)
+      let (connection, code) = withoutChildren {
+        let connection = Foundation.accept(listener, nil, nil)
+        let code = errno
+        if connection >= 0 { _ = fcntl(connection, F_SETFD, FD_CLOEXEC) }
+        return (connection, code)
+      }
+      if connection >= 0 { return connection }
+      // EINVAL: the listener is shut down. Anything else (a client that is gone again, no descriptor left) passes.
+      if [EINVAL, EBADF, ENOTSOCK].contains(code) { return nil }
+      usleep(1000)
     }
-    return connection < 0 ? nil : connection
   }
 
   /// A connection to a port of this machine.
