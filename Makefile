@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test faults fuzz documents format lint demo install uninstall deb test-deb dist
+.PHONY: setup services-setup build test faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
 # The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
 RELEASE = -c release --static-swift-stdlib -Xlinker -s
@@ -61,6 +61,14 @@ documents: setup
 	swift build --build-tests
 	-MSCTL_RECORD=1 swift test --skip-build --filter DocumentTests >/dev/null 2>&1
 	swift test --skip-build --filter DocumentTests
+
+# The integration tests with a binary that watches its own memory (SANITIZER=thread: its threads). Left out is what limits memory itself.
+SANITIZER ?= address
+sanitize: services-setup
+	swift build --sanitize=$(SANITIZER) --scratch-path .build-$(SANITIZER) --product msctl
+	swift build --build-tests
+	MSCTL_TEST_BINARY="$(CURDIR)/.build-$(SANITIZER)/debug/msctl" Scripts/services run -- \
+	  swift test --skip-build --filter IntegrationTests --skip decompressionBomb
 
 format:
 	swift format -i -r -p Sources Tests Package.swift
