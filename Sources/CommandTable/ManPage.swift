@@ -103,7 +103,7 @@ package enum ManPage {
 
   private static func paragraphs(_ text: String) -> [String] {
     text.components(separatedByEmptyLines: ()).enumerated().flatMap { index, paragraph in
-      (index == 0 ? [] : [".IP"].filter { _ in false } + [".PP"]) + wrapped(paragraph)
+      (index == 0 ? [] : [".PP"]) + wrapped(paragraph)
     }
   }
 

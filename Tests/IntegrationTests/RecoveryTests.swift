@@ -89,46 +89,43 @@ struct RecoveryTests {
   func publishCuts() async throws {
     let clean = try await publishTrial(4, fault: { _ in .none })
     #expect(clean.trial.lost == 0 && clean.trial.duplicated == 0 && clean.output.status == 0)
-    let recorded = clean.proxy.recorded
-    let cuts =
-      frameEnds(recorded.up, hasHeader: true).map { (FaultProxy.Direction.up, $0) }
-      + frameEnds(recorded.down, hasHeader: false).map { (.down, $0) }
-    #expect(cuts.count > 20)
-    var recovered = 0
-    var trials: [Trial] = []
-    for (direction, place) in cuts {
-      let (trial, output, proxy) = try await publishTrial(
-        4, fault: { $0 == 0 ? .cut(direction, after: place) : .none })
-      trials.append(trial)
-      #expect(trial.lost == 0, "cut \(direction) after \(place): \(output)")
-      if output.status == 0, proxy.connections > 1 { recovered += 1 }
-      // Before the first connection stands, there is nothing to recover.
-      #expect([0, 6].contains(output.status), "cut \(direction) after \(place): \(output)")
-    }
+    let (cuts, recovered) = try await sweep("publish", clean.proxy) { try await publishTrial(4, fault: $0) }
+    #expect(cuts > 20)
     #expect(recovered > 10)
-    try FaultTable.add("cut at each frame boundary, publish", trials)
   }
 
   @Test("a consumer loses nothing, wherever between two frames its connection is cut")
   func consumeCuts() async throws {
     let clean = try await consumeTrial(4, fault: { _ in .none })
     #expect(clean.trial.lost == 0 && clean.output.status == 0)
-    let recorded = clean.proxy.recorded
+    let (_, recovered) = try await sweep("consume", clean.proxy) { try await consumeTrial(4, fault: $0) }
+    #expect(recovered > 5)
+  }
+
+  /// Cuts the first connection after each frame that a clean run has sent or got.
+  /// - Returns: how many cuts there were, and after how many of them all went well on another connection.
+  private func sweep(
+    _ verb: String, _ clean: FaultProxy,
+    _ run: (@escaping @Sendable (Int) -> FaultProxy.Fault) async throws -> (
+      trial: Trial, output: Output, proxy: FaultProxy
+    )
+  ) async throws -> (cuts: Int, recovered: Int) {
+    let recorded = clean.recorded
     let cuts =
       frameEnds(recorded.up, hasHeader: true).map { (FaultProxy.Direction.up, $0) }
       + frameEnds(recorded.down, hasHeader: false).map { (.down, $0) }
     var recovered = 0
     var trials: [Trial] = []
     for (direction, place) in cuts {
-      let (trial, output, proxy) = try await consumeTrial(
-        4, fault: { $0 == 0 ? .cut(direction, after: place) : .none })
+      let (trial, output, proxy) = try await run { $0 == 0 ? .cut(direction, after: place) : .none }
       trials.append(trial)
       #expect(trial.lost == 0, "cut \(direction) after \(place): \(output)")
       if output.status == 0, proxy.connections > 1 { recovered += 1 }
+      // Before the first connection stands, there is nothing to recover.
       #expect([0, 6].contains(output.status), "cut \(direction) after \(place): \(output)")
     }
-    #expect(recovered > 5)
-    try FaultTable.add("cut at each frame boundary, consume", trials)
+    try FaultTable.add("cut at each frame boundary, \(verb)", trials)
+    return (cuts.count, recovered)
   }
 
   @Test("bytes that come one by one, or late, change nothing")

@@ -58,11 +58,7 @@ enum Call: Verb {
 
     /// Which instances of a service may be called.
     var selection: ConsulAgent.Selection {
-      var selection = ConsulAgent.Selection()
-      selection.tags = tags
-      selection.datacenter = datacenter
-      selection.near = near
-      return selection
+      ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near)
     }
 
     /// Whether each value of `--each` is the body: it is, unless it fills the target of a request without one.
@@ -81,7 +77,8 @@ enum Call: Verb {
     details: """
       TARGET is a URL, HOST:PORT/PATH (or :PORT/PATH on this machine), or NAME/PATH: the name of a service, of which one \
       passing instance is found through Consul, at random by weight. An instance that cannot be connected to is passed over \
-      for the next, and left alone for a while; '--retry' does the same for one that fails later. METHOD is an upper-case word; without it, GET, or POST where there is a body.
+      for the next, and left alone for a while; '--retry' does the same for one that fails later. METHOD is an upper-case \
+      word; without it, GET, or POST where there is a body.
 
       ITEMs build the request: name=text (a JSON string), name:=json, name==value (query), Header:value, name=@file and \
       name:=@file (from a file), a[b][c]=text (nested), a[]=text (a list).

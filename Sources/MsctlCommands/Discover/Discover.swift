@@ -31,12 +31,7 @@ enum Discover: Verb {
     init() {}
 
     var selection: ConsulAgent.Selection {
-      var selection = ConsulAgent.Selection()
-      selection.tags = tags
-      selection.datacenter = datacenter
-      selection.near = near
-      selection.filter = filter
-      return selection
+      ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near, filter: filter)
     }
 
     /// Whether it is about instances, if need be of all services.

@@ -33,7 +33,12 @@ public final class ConsulAgent {
     /// Consul's own expression (https://developer.hashicorp.com/consul/api-docs/features/filtering).
     public var filter: String?
 
-    public init() {}
+    public init(tags: [String] = [], datacenter: String? = nil, near: String? = nil, filter: String? = nil) {
+      self.tags = tags
+      self.datacenter = datacenter
+      self.near = near
+      self.filter = filter
+    }
 
     /// Whether there may be instances beside those that it selects.
     package var isNarrow: Bool { !tags.isEmpty || datacenter != nil || filter != nil }
@@ -50,7 +55,7 @@ public final class ConsulAgent {
   /// - Throws: `denied` where the token may not read; Consul itself answers that with an empty list.
   public func instances(of service: String, _ selection: Selection = .init()) throws(Failure) -> [ServiceInstance] {
     let path = Self.healthPath(of: service)
-    let answer = try answer(exchange("GET", path, selection.query), to: path)
+    let answer = try answer(wait(for: begin("GET", path, selection.query)), to: path)
     return try instances(in: answer, of: service)
   }
 
@@ -80,16 +85,15 @@ public final class ConsulAgent {
 
   /// `PUT /v1/agent/service/register`. A service with the same id is replaced.
   public func register(_ registration: ServiceRegistration) throws(Failure) {
-    try send("PUT", "/v1/agent/service/register", [], body: registration.json)
+    try check(wait(for: beginRegister(registration)), "PUT", "/v1/agent/service/register")
   }
 
   /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
   public func deregister(id: String) throws(Failure) {
-    let (method, path) = ("PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
-    let response = try exchange(method, path)
+    let response = try wait(for: beginDeregister(id: id))
     // An agent without ACLs answers 200 for an id that it does not know; others, by their age, 500 or 404.
     if response.head.status == 404 || words(of: response.body).hasPrefix("Unknown service") { return }
-    try check(response, method, path)
+    try check(response, "PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
   }
 
   /// The ids of this agent's instances of a service: `GET /v1/agent/services`.
@@ -106,7 +110,7 @@ public final class ConsulAgent {
   /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
   private func checkMayRead(_ service: String, _ answer: Answer) throws(Failure) {
     let path = "/v1/agent/health/service/name/" + Percent.encode(service)
-    let isDenied = try answer.isFiltered ? true : exchange("GET", path).head.status == 403
+    let isDenied = try answer.isFiltered ? true : wait(for: begin("GET", path)).head.status == 403
     if isDenied { throw denied("reading the service '\(service)'") }
   }
 
@@ -172,21 +176,11 @@ public final class ConsulAgent {
   }
 
   private func get(_ path: String, _ query: [(String, String)]) throws(Failure) -> Answer {
-    try answer(exchange("GET", path, query), to: path)
+    try answer(wait(for: begin("GET", path, query)), to: path)
   }
 
-  private func send(
-    _ method: String, _ path: String, _ query: [(String, String)], body: JSONValue?
-  ) throws(Failure) {
-    let response = try exchange(method, path, query, body: body)
-    try check(response, method, path)
-  }
-
-  /// Makes a request, whatever the status of its answer.
-  private func exchange(
-    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil
-  ) throws(Failure) -> HTTPResponse {
-    let exchange = try begin(method, path, query, body: body)
+  /// The answer, whatever its status, once it is there.
+  private func wait(for exchange: ConsulExchange) throws(Failure) -> HTTPResponse {
     while true {
       if let response = try exchange.take() { return response }
       do { try http.run(until: .never) } catch { throw failure(error) }

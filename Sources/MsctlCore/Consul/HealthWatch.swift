@@ -128,9 +128,7 @@ package final class HealthWatch {
       reading = nil
       let answer = try agent.answer(response, to: ConsulAgent.healthPath(of: service))
       found += answer.value.elements.compactMap { ServiceInstance(health: $0) }
-      if unread.isEmpty {
-        if !isStale { return found }
-      }
+      if unread.isEmpty, !isStale { return found }
     }
     if isStale, unread.isEmpty {
       isStale = false
