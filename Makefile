@@ -1,8 +1,10 @@
 # What can be done here. Every target works from a fresh clone.
 .PHONY: setup services-setup build test faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
-# The optimised binary: the Swift runtime inside, symbols stripped, so that it runs where no Swift is.
-RELEASE = -c release --static-swift-stdlib -Xlinker -s
+# The optimised binary. The runtimes of Swift and C++ are inside, so that it runs where no Swift is; the latter also because
+# loading it takes a millisecond, which is why no symbols are exported either.
+RELEASE = -c release --static-swift-stdlib -Xlinker -s -Xlinker --no-export-dynamic \
+  -Xlinker -L$(CURDIR)/.build/static -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
 
 setup:
 	@Scripts/setup build
@@ -11,6 +13,7 @@ services-setup: setup
 	@Scripts/setup services
 
 build: setup
+	@mkdir -p .build/static && ln -sf "$$(clang -print-file-name=libstdc++.a)" .build/static
 	swift build $(RELEASE) --product msctl
 
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/stage

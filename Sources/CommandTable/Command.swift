@@ -80,6 +80,13 @@ extension Array {
   }
 }
 
+/// A subcommand in one line.
+package struct CommandTitle: Sendable {
+  package let name: String
+  package let summary: String
+  package let example: String?
+}
+
 /// The words of one subcommand: what help, man pages and completions read.
 package struct CommandSpec: Sendable, Equatable {
   package var name: String
@@ -109,26 +116,40 @@ package struct Command<Options: Defaulted>: Sendable {
   package let name: String
   package let summary: String
   package let details: String
-  package let flags: [Flag<Options>]
-  package let operands: [Operand<Options>]
-  package let variables: [Variable<Options>]
+  // Made when they are asked for: each row has key paths, and the tables of five commands are a third of what a short command
+  // costs.
+  private let makeFlags: @Sendable () -> [Flag<Options>]
+  private let makeOperands: @Sendable () -> [Operand<Options>]
+  private let makeVariables: @Sendable () -> [Variable<Options>]
   package let examples: [Example]
   /// Refuses what no single option can see: options that do not go together.
   package let check: @Sendable (Options) throws(ValueError) -> Void
 
   package init(
-    _ name: String, _ summary: String, details: String = "", flags: [Flag<Options>], operands: [Operand<Options>] = [],
-    variables: [Variable<Options>] = [], examples: [Example] = [],
+    _ name: String, _ summary: String, details: String = "",
+    flags: @escaping @autoclosure @Sendable () -> [Flag<Options>],
+    operands: @escaping @autoclosure @Sendable () -> [Operand<Options>] = [],
+    variables: @escaping @autoclosure @Sendable () -> [Variable<Options>] = [],
+    examples: [Example] = [],
     check: @escaping @Sendable (Options) throws(ValueError) -> Void = { _ in }
   ) {
     self.name = name
     self.summary = summary
     self.details = details
-    self.flags = flags
-    self.operands = operands
-    self.variables = variables
+    makeFlags = flags
+    makeOperands = operands
+    makeVariables = variables
     self.examples = examples
     self.check = check
+  }
+
+  package var flags: [Flag<Options>] { makeFlags() }
+  package var operands: [Operand<Options>] { makeOperands() }
+  package var variables: [Variable<Options>] { makeVariables() }
+
+  /// What the overview says of it.
+  package var title: CommandTitle {
+    CommandTitle(name: name, summary: summary, example: examples.first?.line)
   }
 
   package var spec: CommandSpec {

@@ -47,11 +47,11 @@ package enum Help {
   }
 
   /// The help of the whole tool: its subcommands, each with its first example.
-  package static func overview(program: String, summary: String, commands: [CommandSpec]) -> String {
+  package static func overview(program: String, summary: String, commands: [CommandTitle]) -> String {
     var lines = [sentence(summary), "", "Usage: \(program) COMMAND [OPTION ...] [OPERAND ...]", "", "Commands"]
     lines += table(commands.map { ($0.name, sentence($0.summary), "") }, .screen)
     lines += ["", "For example"]
-    lines += commands.compactMap { $0.examples.first.map { "  " + $0.line } }
+    lines += commands.compactMap { $0.example.map { "  " + $0 } }
     let more =
       "'\(program) help COMMAND' explains a command, '\(program) COMMAND -h' in short; '\(program) completion SHELL' writes a "
       + "shell's completions, '\(program) --version' the versions of the libraries it runs with."

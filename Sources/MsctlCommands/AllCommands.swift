@@ -21,13 +21,15 @@ package enum AllCommands {
 
   /// A verb without its type.
   private struct Entry: Sendable {
-    let spec: CommandSpec
+    let title: CommandTitle
+    let spec: @Sendable () -> CommandSpec
     /// Understands the words, and does nothing.
     let check: @Sendable ([String]) throws -> Void
     let run: @Sendable ([String], [String: String], Console) throws -> Void
 
     init<V: Verb>(_: V.Type) {
-      spec = V.command.spec
+      title = V.command.title
+      spec = { V.command.spec }
       check = { _ = try V.command.parse($0) }
       run = { words, environment, console in
         switch try V.command.parse(words, environment: environment) {
@@ -50,8 +52,8 @@ package enum AllCommands {
   private static let tools = [Entry(CompletionCommand.self)]
 
   /// The five verbs.
-  package static var specs: [CommandSpec] { entries.map(\.spec) }
-  package static var allSpecs: [CommandSpec] { (entries + tools).map(\.spec) }
+  package static var specs: [CommandSpec] { entries.map { $0.spec() } }
+  package static var allSpecs: [CommandSpec] { (entries + tools).map { $0.spec() } }
 
   /// Reads a command line without doing anything.
   /// - Returns: why it is refused; nil where it is not.
@@ -87,7 +89,7 @@ package enum AllCommands {
   }
 
   private static func dispatch(_ words: [String], _ environment: [String: String], _ console: Console) throws {
-    let overview = Help.overview(program: program, summary: summary, commands: specs)
+    var overview: String { Help.overview(program: program, summary: summary, commands: entries.map(\.title)) }
     switch words.first {
     case nil:
       throw UsageError.noCommand(overview: overview)
@@ -102,7 +104,7 @@ package enum AllCommands {
       console.write(line: "librabbitmq/\(Version.rabbitMQ)")
       try console.flush()
     case "help":
-      let spec = try entry(words[1]).spec
+      let spec = try entry(words[1]).spec()
       try showPaged(Help.text(of: spec, program: program, .full), environment, console)
     case let name?:
       try entry(name).run(Array(words.dropFirst()), environment, console)
@@ -110,8 +112,8 @@ package enum AllCommands {
   }
 
   private static func entry(_ name: String) throws(UsageError) -> Entry {
-    guard let entry = (entries + tools).first(where: { $0.spec.name == name }) else {
-      throw .unknownCommand(name, known: allSpecs.map(\.name) + ["help"])
+    guard let entry = (entries + tools).first(where: { $0.title.name == name }) else {
+      throw .unknownCommand(name, known: (entries + tools).map(\.title.name) + ["help"])
     }
     return entry
   }
