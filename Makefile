@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup build test faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
+.PHONY: setup services-setup bench-setup build test bench bench-quick faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
 # The optimised binary. The runtimes of Swift and C++ are inside, so that it runs where no Swift is; the latter also because
 # loading it takes a millisecond, which is why no symbols are exported either.
@@ -58,6 +58,22 @@ test: build services-setup
 faults: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/faults
+
+# msctl beside what people use today, with medians and ratios: BENCHMARKS.md. bench-quick: less of all, in two minutes.
+BENCH = Scripts/services run -- Scripts/bench
+bench: bench-setup
+	$(BENCH) BENCHMARKS.md
+
+bench-quick: bench-setup
+	$(BENCH) --quick .build/bench/quick.md
+
+bench-setup: build services-setup
+	@Scripts/setup bench
+	@mkdir -p .build/bench
+	clang -O2 -o .build/bench/measure Tests/Bench/measure.c
+	clang -O2 -Wno-deprecated-declarations -o .build/bench/loop Tests/Bench/loop.c -lrabbitmq
+	MSCTL_BENCH=1 swift build $(RELEASE) --scratch-path .build/bench/swift --product JSONPipe
+	ln -sf swift/release/JSONPipe .build/bench/JSONPipe
 
 # The man pages and completions, from the command table.
 documents: setup

@@ -41,6 +41,14 @@ let package = Package(
   swiftLanguageModes: [.v6]
 )
 
+// Part of the bench, and of nothing else.
+if ProcessInfo.processInfo.environment["MSCTL_BENCH"] != nil {
+  package.products.append(.executable(name: "JSONPipe", targets: ["JSONPipe"]))
+  package.targets.append(
+    .executableTarget(
+      name: "JSONPipe", dependencies: ["MsctlCore"], path: "Tests/Bench/JSONPipe", swiftSettings: strict))
+}
+
 // The fuzz target has no main of its own and needs the sanitizer's; Scripts/fuzz asks for it.
 if ProcessInfo.processInfo.environment["MSCTL_FUZZ"] != nil {
   package.products.append(.executable(name: "Fuzz", targets: ["Fuzz"]))
