@@ -133,6 +133,21 @@ struct JSONStreamReaderTests {
     #expect(String(decoding: reader.unread, as: UTF8.self) == "oops 3")
   }
 
+  @Test("finds what ends or interrupts a string wherever it stands", arguments: 0..<24)
+  func interruptions(offset: Int) throws {
+    let before = String(repeating: "~", count: offset)
+    for text in ["\(before)\\n \(before)", "\(before)é\(before)\u{80}", "\(before)\\\"\(before)\u{10FFFF}!"] {
+      #expect(try read("\"\(text)\"") == ["\"\(text)\""])
+      #expect(try JSONValue(parsing: "{\"\(text)\":\"\(text)\",\"z\":1}".utf8)["z"]?.integer == 1)
+    }
+    for byte in [0x00, 0x09, 0x1F, 0x80, 0xFF] as [UInt8] {
+      let text = Array("\"\(before)".utf8) + [byte] + Array("\(before)\"".utf8)
+      #expect(refusal(text)?.column == offset + 2)
+    }
+    #expect(try read("\"\(before)\" 1") == ["\"\(before)\"", "1"])
+    #expect(JSONValue(string: "\(before)\u{1}\"é\(before)").description == "\"\(before)\\u0001\\\"é\(before)\"")
+  }
+
   @Test("bounds nesting and size")
   func limits() throws {
     let limits = JSONStreamReader.Limits(depth: 3, bytes: 10)

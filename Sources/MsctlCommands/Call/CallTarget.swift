@@ -15,7 +15,7 @@ enum CallTarget: ArgumentValue, Equatable {
   }
 
   private static func read(_ argument: String) throws(ValueError) -> CallTarget {
-    if argument.contains(where: { $0 == "{" || $0 == "}" }) {
+    if argument.utf8.contains(where: { $0 == UInt8(ascii: "{") || $0 == UInt8(ascii: "}") }) {
       do {
         let template = try URITemplate(argument)
         // Filled with anything, it must make a target.
@@ -43,7 +43,9 @@ enum CallTarget: ArgumentValue, Equatable {
     } else {
       target = try service(argument[...])
     }
-    guard !argument.contains("#") else { throw ValueError("has a fragment ('#'), which is never sent; write %23") }
+    guard !argument.utf8.contains(UInt8(ascii: "#")) else {
+      throw ValueError("has a fragment ('#'), which is never sent; write %23")
+    }
     try target.validate()
     return target
   }
@@ -78,7 +80,7 @@ enum CallTarget: ArgumentValue, Equatable {
   }
 
   private func validate() throws(ValueError) {
-    guard url.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0.value != 0x7F }) else {
+    guard url.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F }) else {
       throw ValueError("holds a space or a control character; write it as %XX")
     }
     let parts: URLParts

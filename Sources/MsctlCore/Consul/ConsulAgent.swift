@@ -194,6 +194,8 @@ public final class ConsulAgent {
     let parameters = all.map { "\($0.0)=\(Percent.encode($0.1))" }.joined(separator: "&")
     var request = HTTPRequest(method: method, url: address.base + path + (parameters.isEmpty ? "" : "?" + parameters))
     request.deadline = .after(timeout ?? settings.timeout)
+    // An agent is near: to pack and unpack takes longer than to send.
+    request.acceptsCompression = false
     try aim(&request)
     if let token = settings.token {
       guard let header = HTTPHeader("X-Consul-Token", token) else {

@@ -34,20 +34,21 @@ public struct ServiceInstance: Sendable, Equatable {
 
   /// Reads an element of the answer; nil where it is none.
   package init?(health entry: JSONValue) {
-    guard let service = entry["Service"], let node = entry["Node"], let name = service["Service"]?.string else {
-      return nil
-    }
-    let own = service["Address"]?.string ?? ""
+    let parts = entry[["Service", "Node", "Checks"]]
+    guard let service = parts[0]?[["Service", "ID", "Address", "Port", "Tags", "Meta", "Weights"]],
+      let node = parts[1]?[["Node", "Address"]], let name = service[0]?.string
+    else { return nil }
+    let own = service[2]?.string ?? ""
     self.service = name
-    id = service["ID"]?.string ?? name
-    self.node = node["Node"]?.string ?? ""
-    address = own.isEmpty ? node["Address"]?.string ?? "" : own
-    port = Int(service["Port"]?.integer ?? 0)
-    tags = service["Tags"]?.elements.compactMap(\.string) ?? []
-    meta = service["Meta"]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
+    id = service[1]?.string ?? name
+    self.node = node[0]?.string ?? ""
+    address = own.isEmpty ? node[1]?.string ?? "" : own
+    port = Int(service[3]?.integer ?? 0)
+    tags = service[4]?.elements.compactMap(\.string) ?? []
+    meta = service[5]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
     // Consul takes none above this.
-    weight = min(65535, max(0, Int(clamping: service["Weights"]?["Passing"]?.integer ?? 1)))
-    let checks = entry["Checks"]?.elements ?? []
+    weight = min(65535, max(0, Int(clamping: service[6]?["Passing"]?.integer ?? 1)))
+    let checks = parts[2]?.elements ?? []
     // A service or node in maintenance has a critical check that says so.
     status = checks.compactMap { $0["Status"]?.string.flatMap(HealthStatus.init(rawValue:)) }.max() ?? .passing
     complaints = checks.filter { $0["Status"]?.string != HealthStatus.passing.rawValue }.map { check in

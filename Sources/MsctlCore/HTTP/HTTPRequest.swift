@@ -94,6 +94,8 @@ public struct HTTPRequest: Sendable {
   /// Ends a transfer in which no byte has moved for so long, in whole seconds.
   public var silence: Duration?
   public var usesProxy = true
+  /// Whether the answer may come compressed; it is then unpacked.
+  public var acceptsCompression = true
   /// How many redirects are followed.
   public var redirects = 0
 

@@ -85,7 +85,7 @@ public final class HTTPTransfer {
     try set(CURLOPT_NOSIGNAL, 1)
     try set(CURLOPT_PROTOCOLS_STR, "http,https")
     try set(CURLOPT_URL, request.url)
-    try set(CURLOPT_ACCEPT_ENCODING, "")
+    if request.acceptsCompression { try set(CURLOPT_ACCEPT_ENCODING, "") }
     try set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
     try set(CURLOPT_TCP_KEEPALIVE, 1)
     // For libcurl zero is its own time of 5 minutes.
@@ -207,12 +207,11 @@ public final class HTTPTransfer {
       tooLarge = true
       return false
     }
-    let text = String(decoding: line, as: UTF8.self)
-    if text.hasPrefix("HTTP/") {
+    if line.starts(with: "HTTP/".utf8) {
       headerLines = []
-      let words = text.split(maxSplits: 2, whereSeparator: { $0 == " " || $0.isNewline })
-      status = words.count > 1 ? Int(words[1]) ?? 0 : 0
-      reason = words.count > 2 ? String(words[2].prefix { !$0.isNewline }) : ""
+      let words = line.prefix { !isLineBreak($0) }.split(separator: UInt8(ascii: " "), maxSplits: 2)
+      status = words.count > 1 ? Int(String(decoding: words[1], as: UTF8.self)) ?? 0 : 0
+      reason = words.count > 2 ? String(decoding: words[2], as: UTF8.self) : ""
     } else if line.count <= 2 {
       // The empty line; what may follow after the body are trailers.
       guard status >= 200, head == nil, !isRedirect else { return true }
@@ -224,10 +223,12 @@ public final class HTTPTransfer {
         redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
         && headerLines.contains { $0.isNamed("Location") }
       if !isRedirect { head = HTTPHead(status: status, reason: reason, headers: headerLines, url: request.url) }
-    } else if head == nil, let colon = text.firstIndex(of: ":") {
-      let value = text[text.index(after: colon)...].drop(while: { $0 == " " || $0 == "\t" })
-      let trimmed = value.prefix { !$0.isNewline }
-      headerLines.append(HTTPHeader(received: String(text[..<colon]), String(trimmed)))
+    } else if head == nil, let colon = line.firstIndex(of: UInt8(ascii: ":")) {
+      let value = line[(colon + 1)...].drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+      headerLines.append(
+        HTTPHeader(
+          received: String(decoding: line[..<colon], as: UTF8.self),
+          String(decoding: value.prefix { !isLineBreak($0) }, as: UTF8.self)))
     }
     return true
   }
@@ -356,3 +357,5 @@ private let receiveBody: @convention(c) (UnsafeMutablePointer<CChar>?, Int, Int,
   let isTaken = transfer.receive(body: UnsafeRawBufferPointer(start: data, count: size * count))
   return isTaken ? size * count : Int(CURL_WRITEFUNC_PAUSE)
 }
+
+private func isLineBreak(_ byte: UInt8) -> Bool { byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") }

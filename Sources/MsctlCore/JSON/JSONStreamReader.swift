@@ -51,6 +51,8 @@ public struct JSONStreamReader: Sendable {
     case exponentSign
     case exponentDigits
     case word
+
+    var isBetweenValues: Bool { self == .top || self == .topAfterWord }
   }
 
   private let limits: Limits
@@ -100,7 +102,7 @@ public struct JSONStreamReader: Sendable {
   }
 
   /// Whether the stream stands between two values.
-  public var isBetweenValues: Bool { state == .top || state == .topAfterWord }
+  public var isBetweenValues: Bool { state.isBetweenValues }
 
   /// What has not been read: the input from the byte at which the last error was found.
   public var unread: ArraySlice<UInt8> { input[position...] }
@@ -155,22 +157,9 @@ public struct JSONStreamReader: Sendable {
     // Where the bytes begin that are not yet in `text`.
     var run = index
     let count = bytes.count
-
-    func flush(to end: Int) throws(JSONError) {
-      guard run < end else { return }
-      guard text.count + end - run <= limits.bytes else {
-        position = end
-        throw error(at: end, "the value is larger than \(limits.bytes) bytes")
-      }
-      text.append(contentsOf: bytes[run..<end])
-    }
-
-    func fail(_ reason: String) throws(JSONError) -> Never {
-      // `drain` and `unread` together are then all that has come and was not handed out.
-      text.append(contentsOf: bytes[min(run, index)..<index])
-      position = index
-      throw error(at: index, reason)
-    }
+    // Locals, since this is the loop over every byte.
+    var state = state
+    defer { self.state = state }
 
     while index < count {
       let byte = bytes[index]
@@ -183,21 +172,18 @@ public struct JSONStreamReader: Sendable {
           index += 1
           if stringIsKey {
             state = .colon
-          } else if open.isEmpty {
-            state = .top
-            try flush(to: index)
-            position = index
-            return take()
-          } else {
-            state = .afterValue
+          } else if let value = try ended(bytes[run..<index], &state) {
+            return value
           }
         case UInt8(ascii: "\\"):
           state = .escape
           index += 1
         case 0x00..<0x20:
-          try fail("a control character in a string must be written as an escape")
+          throw fail(bytes, run, index, "a control character in a string must be written as an escape")
         default:
-          guard let (left, bounds) = utf8Lead(bytes[index]) else { try fail("the text is not valid UTF-8") }
+          guard let (left, bounds) = utf8Lead(bytes[index]) else {
+            throw fail(bytes, run, index, "the text is not valid UTF-8")
+          }
           utf8Left = left
           utf8Bounds = bounds
           state = .continuation
@@ -205,7 +191,7 @@ public struct JSONStreamReader: Sendable {
         }
 
       case .continuation:
-        guard utf8Bounds.contains(byte) else { try fail("the text is not valid UTF-8") }
+        guard utf8Bounds.contains(byte) else { throw fail(bytes, run, index, "the text is not valid UTF-8") }
         utf8Left -= 1
         utf8Bounds = 0x80...0xBF
         if utf8Left == 0 { state = .string }
@@ -220,20 +206,22 @@ public struct JSONStreamReader: Sendable {
           state = .hex
           hexLeft = 4
         default:
-          try fail("'\\' in a string must be followed by one of \" \\ / b f n r t u")
+          throw fail(bytes, run, index, "'\\' in a string must be followed by one of \" \\ / b f n r t u")
         }
         index += 1
 
       case .hex:
-        guard hexDigit(byte) != nil else { try fail("'\\u' must be followed by four hexadecimal digits") }
+        guard hexDigit(byte) != nil else {
+          throw fail(bytes, run, index, "'\\u' must be followed by four hexadecimal digits")
+        }
         hexLeft -= 1
         if hexLeft == 0 { state = .string }
         index += 1
 
       case .top, .topAfterWord, .value, .firstElement, .firstKey, .key, .colon, .afterValue:
         if isWhiteSpace(byte) {
-          let isDropped = !keepsWhiteSpace || isBetweenValues
-          if isDropped { try flush(to: index) }
+          let isDropped = !keepsWhiteSpace || state.isBetweenValues
+          if isDropped { try keep(bytes[run..<index]) }
           while index < count, isWhiteSpace(bytes[index]) {
             if bytes[index] == UInt8(ascii: "\n") {
               line += 1
@@ -247,7 +235,9 @@ public struct JSONStreamReader: Sendable {
         }
         switch state {
         case .colon:
-          guard byte == UInt8(ascii: ":") else { try fail("expected ':' after a name, found \(shown(byte))") }
+          guard byte == UInt8(ascii: ":") else {
+            throw fail(bytes, run, index, "expected ':' after a name, found \(shown(byte))")
+          }
           state = .value
           index += 1
         case .afterValue:
@@ -257,40 +247,48 @@ public struct JSONStreamReader: Sendable {
             index += 1
           } else if byte == UInt8(ascii: isObject ? "}" : "]") {
             index += 1
-            if try close(to: index) { return take() }
+            open.removeLast()
+            if let value = try ended(bytes[run..<index], &state) { return value }
           } else {
-            try fail("expected ',' or '\(isObject ? "}" : "]")', found \(shown(byte))")
+            throw fail(bytes, run, index, "expected ',' or '\(isObject ? "}" : "]")', found \(shown(byte))")
           }
         case .firstKey where byte == UInt8(ascii: "}"), .firstElement where byte == UInt8(ascii: "]"):
           index += 1
-          if try close(to: index) { return take() }
+          open.removeLast()
+          if let value = try ended(bytes[run..<index], &state) { return value }
         case .firstKey, .key:
-          guard byte == UInt8(ascii: "\"") else { try fail("expected a name in quotes, found \(shown(byte))") }
+          guard byte == UInt8(ascii: "\"") else {
+            throw fail(bytes, run, index, "expected a name in quotes, found \(shown(byte))")
+          }
           stringIsKey = true
           state = .string
           index += 1
         default:
-          try begin(byte)
+          guard let next = begin(byte, in: state) else {
+            throw fail(bytes, run, index, "expected a value, found \(shown(byte))")
+          }
+          guard open.count <= limits.depth else { throw fail(bytes, run, index, "nested deeper than \(limits.depth)") }
+          state = next
           index += 1
         }
 
       case .word:
-        guard byte == wordLeft.last else { try fail("expected a value, found an unknown word") }
+        guard byte == wordLeft.last else { throw fail(bytes, run, index, "expected a value, found an unknown word") }
         wordLeft.removeLast()
         index += 1
-        if wordLeft.isEmpty, try endScalar(to: index) { return take() }
+        if wordLeft.isEmpty, let value = try ended(bytes[run..<index], &state, isWord: true) { return value }
 
       case .minus:
         switch byte {
         case UInt8(ascii: "0"): state = .zero
         case UInt8(ascii: "1")...UInt8(ascii: "9"): state = .integer
-        default: try fail("expected a digit after '-', found \(shown(byte))")
+        default: throw fail(bytes, run, index, "expected a digit after '-', found \(shown(byte))")
         }
         index += 1
       case .zero, .integer:
         switch byte {
         case UInt8(ascii: "0")...UInt8(ascii: "9"):
-          if state == .zero { try fail("a number must not begin with 0") }
+          if state == .zero { throw fail(bytes, run, index, "a number must not begin with 0") }
           index += 1
           while index < count, isDigit(bytes[index]) { index += 1 }
         case UInt8(ascii: "."):
@@ -300,10 +298,10 @@ public struct JSONStreamReader: Sendable {
           state = .exponent
           index += 1
         default:
-          if try endScalar(to: index) { return take() }
+          if let value = try ended(bytes[run..<index], &state, isWord: true) { return value }
         }
       case .point, .exponentSign:
-        guard isDigit(byte) else { try fail("expected a digit in a number, found \(shown(byte))") }
+        guard isDigit(byte) else { throw fail(bytes, run, index, "expected a digit in a number, found \(shown(byte))") }
         state = state == .point ? .fraction : .exponentDigits
         index += 1
       case .fraction:
@@ -312,72 +310,87 @@ public struct JSONStreamReader: Sendable {
         } else if byte == UInt8(ascii: "e") || byte == UInt8(ascii: "E") {
           state = .exponent
           index += 1
-        } else if try endScalar(to: index) {
-          return take()
+        } else if let value = try ended(bytes[run..<index], &state, isWord: true) {
+          return value
         }
       case .exponent:
         switch byte {
         case UInt8(ascii: "+"), UInt8(ascii: "-"): state = .exponentSign
         case UInt8(ascii: "0")...UInt8(ascii: "9"): state = .exponentDigits
-        default: try fail("expected a digit in an exponent, found \(shown(byte))")
+        default: throw fail(bytes, run, index, "expected a digit in an exponent, found \(shown(byte))")
         }
         index += 1
       case .exponentDigits:
         if isDigit(byte) {
           index += 1
-        } else if try endScalar(to: index) {
-          return take()
+        } else if let value = try ended(bytes[run..<index], &state, isWord: true) {
+          return value
         }
       }
     }
-    try flush(to: index)
+    try keep(bytes[run..<index])
     position = index
     return nil
+  }
 
-    /// The first byte of a value.
-    func begin(_ byte: UInt8) throws(JSONError) {
-      let standsApart = state != .topAfterWord
-      switch byte {
-      case UInt8(ascii: "{"), UInt8(ascii: "["):
-        guard open.count < limits.depth else { try fail("nested deeper than \(limits.depth)") }
-        open.append(byte == UInt8(ascii: "{"))
-        state = byte == UInt8(ascii: "{") ? .firstKey : .firstElement
-      case UInt8(ascii: "\""):
-        stringIsKey = false
-        state = .string
-      case UInt8(ascii: "-") where standsApart: state = .minus
-      case UInt8(ascii: "0") where standsApart: state = .zero
-      case UInt8(ascii: "1")...UInt8(ascii: "9") where standsApart: state = .integer
-      case UInt8(ascii: "t") where standsApart: expect("eur")
-      case UInt8(ascii: "f") where standsApart: expect("esla")
-      case UInt8(ascii: "n") where standsApart: expect("llu")
-      default: try fail("expected a value, found \(shown(byte))")
-      }
+  /// The state after the first byte of a value; nil where none begins with it.
+  private mutating func begin(_ byte: UInt8, in state: State) -> State? {
+    let standsApart = state != .topAfterWord
+    switch byte {
+    case UInt8(ascii: "{"):
+      open.append(true)
+      return .firstKey
+    case UInt8(ascii: "["):
+      open.append(false)
+      return .firstElement
+    case UInt8(ascii: "\""):
+      stringIsKey = false
+      return .string
+    case UInt8(ascii: "-") where standsApart: return .minus
+    case UInt8(ascii: "0") where standsApart: return .zero
+    case UInt8(ascii: "1")...UInt8(ascii: "9") where standsApart: return .integer
+    case UInt8(ascii: "t") where standsApart: wordLeft = Array("eur".utf8)
+    case UInt8(ascii: "f") where standsApart: wordLeft = Array("esla".utf8)
+    case UInt8(ascii: "n") where standsApart: wordLeft = Array("llu".utf8)
+    default: return nil
     }
+    return .word
+  }
 
-    func expect(_ reversed: StaticString) {
-      wordLeft = Array(UnsafeBufferPointer(start: reversed.utf8Start, count: reversed.utf8CodeUnitCount))
-      state = .word
+  /// Adds to the text of the value.
+  private mutating func keep(_ run: Slice<UnsafeBufferPointer<UInt8>>) throws(JSONError) {
+    guard !run.isEmpty else { return }
+    guard text.count + run.count <= limits.bytes else {
+      position = run.endIndex
+      throw error(at: run.endIndex, "the value is larger than \(limits.bytes) bytes")
     }
+    text.append(contentsOf: UnsafeBufferPointer(rebasing: run))
+  }
 
-    /// - Returns: whether that was the end of the whole value, whose text is then complete.
-    func close(to end: Int) throws(JSONError) -> Bool {
-      open.removeLast()
-      state = open.isEmpty ? .top : .afterValue
-      return try complete(to: end)
+  /// A value has ended, with these bytes.
+  /// - Parameter isWord: whether it was a number or a word.
+  /// - Returns: the value, where it stands for itself and in no other.
+  private mutating func ended(
+    _ run: Slice<UnsafeBufferPointer<UInt8>>, _ state: inout State, isWord: Bool = false
+  ) throws(JSONError) -> JSONValue? {
+    guard open.isEmpty else {
+      state = .afterValue
+      return nil
     }
+    state = isWord ? .topAfterWord : .top
+    try keep(run)
+    position = run.endIndex
+    return take()
+  }
 
-    func endScalar(to end: Int) throws(JSONError) -> Bool {
-      state = open.isEmpty ? .topAfterWord : .afterValue
-      return try complete(to: end)
-    }
-
-    func complete(to end: Int) throws(JSONError) -> Bool {
-      guard open.isEmpty else { return false }
-      try flush(to: end)
-      position = end
-      return true
-    }
+  /// An error at `index`, with the bytes from `run` on not yet in `text`: `drain` and `unread` together are then all that has
+  /// come and was not handed out.
+  private mutating func fail(
+    _ bytes: UnsafeBufferPointer<UInt8>, _ run: Int, _ index: Int, _ reason: String
+  ) -> JSONError {
+    text.append(contentsOf: bytes[min(run, index)..<index])
+    position = index
+    return error(at: index, reason)
   }
 
   private func error(at index: Int, _ reason: String) -> JSONError {
@@ -386,15 +399,21 @@ public struct JSONStreamReader: Sendable {
 }
 
 /// The index of the first byte from `start` on that ends or interrupts the plain ASCII of a string.
-private func endOfPlainText(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+func endOfPlainText(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+  let ones: UInt64 = 0x0101_0101_0101_0101
+  let highBits = ones << 7
   var index = start
   let raw = UnsafeRawBufferPointer(bytes)
-  while index + 16 <= raw.count {
-    let block = raw.loadUnaligned(fromByteOffset: index, as: SIMD16<UInt8>.self)
-    // Adding 0x60 wraps the printable ASCII range 0x20...0x7F to 0x80...0xDF, so one comparison finds all others.
-    let special = (block &+ 0x60 .< 0x80) .| (block .>= 0x80) .| (block .== 0x22) .| (block .== 0x5C)
-    if special != SIMDMask(repeating: false) { break }
-    index += 16
+  // Eight bytes in a word: each difference borrows into the high bit of a byte that is too small. A borrow may spill into the
+  // bytes after it, never into those before, so the first that is found is right.
+  while index + 8 <= raw.count {
+    let word = UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+    let quotes = word ^ ones &* 0x22
+    let backslashes = word ^ ones &* 0x5C
+    let controls = (word &- ones &* 0x20) & ~word
+    let matches = ((quotes &- ones) & ~quotes) | ((backslashes &- ones) & ~backslashes) | controls | word
+    if matches & highBits != 0 { return index + (matches & highBits).trailingZeroBitCount / 8 }
+    index += 8
   }
   while index < bytes.count {
     let byte = bytes[index]

@@ -71,9 +71,18 @@ public struct JSONValue: Sendable, Hashable {
 
   /// The member of an object, found without decoding the others. Of duplicate names the last one counts, as for `jq`.
   public subscript(_ name: String) -> JSONValue? {
-    var found: JSONValue?
+    self[[name]][0]
+  }
+
+  /// The members of these names, found in one go.
+  public subscript(_ names: [String]) -> [JSONValue?] {
+    var found = [JSONValue?](repeating: nil, count: names.count)
+    let wanted = names.map { Array($0.utf8)[...] }
     forEachRawMember { key, value in
-      if key.isName(name) { found = value }
+      var name = key.text.dropFirst().dropLast()
+      let isPlain = name.withUnsafeBufferPointer { endOfPlainText($0, from: 0) == $0.count }
+      if !isPlain { name = Array(unescaped(name).utf8)[...] }
+      for place in wanted.indices where wanted[place] == name { found[place] = value }
     }
     return found
   }
@@ -119,38 +128,47 @@ public struct JSONValue: Sendable, Hashable {
     return index
   }
 
-  private func isName(_ name: String) -> Bool {
-    let inner = text.dropFirst().dropLast()
-    return inner.contains(UInt8(ascii: "\\")) ? unescaped(inner) == name : inner.elementsEqual(name.utf8)
-  }
-
   /// The end of the value that begins at `start`. The text is valid, so only brackets and quotes need be followed.
   private func endOfValue(from start: Int) -> Int {
-    var depth = 0
-    var index = start
-    while index < text.endIndex {
-      switch text[index] {
-      case UInt8(ascii: "\""):
-        index += 1
-        while text[index] != UInt8(ascii: "\"") { index += text[index] == UInt8(ascii: "\\") ? 2 : 1 }
-        index += 1
-        if depth == 0 { return index }
-      case UInt8(ascii: "{"), UInt8(ascii: "["):
-        depth += 1
-        index += 1
-      case UInt8(ascii: "}"), UInt8(ascii: "]"):
-        if depth == 0 { return index }
-        depth -= 1
-        index += 1
-        if depth == 0 { return index }
-      case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x0A, 0x0D, 0x09:
-        if depth == 0 { return index }
-        index += 1
-      default:
-        index += 1
+    text.withUnsafeBufferPointer { bytes in
+      let offset = text.startIndex
+      var index = start - offset
+      var depth = 0
+      while index < bytes.count {
+        switch bytes[index] {
+        case UInt8(ascii: "\""):
+          index = endOfString(bytes, from: index)
+          if depth == 0 { return index + offset }
+        case UInt8(ascii: "{"), UInt8(ascii: "["):
+          depth += 1
+          index += 1
+        case UInt8(ascii: "}"), UInt8(ascii: "]"):
+          if depth == 0 { return index + offset }
+          depth -= 1
+          index += 1
+          if depth == 0 { return index + offset }
+        case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x0A, 0x0D, 0x09:
+          if depth == 0 { return index + offset }
+          index += 1
+        default:
+          index += 1
+        }
       }
+      return index + offset
     }
-    return index
+  }
+}
+
+/// The index after the quote that ends the string which begins at `start`.
+private func endOfString(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+  var index = start + 1
+  while true {
+    index = endOfPlainText(bytes, from: index)
+    switch bytes[index] {
+    case UInt8(ascii: "\""): return index + 1
+    case UInt8(ascii: "\\"): index += 2
+    default: index += 1
+    }
   }
 }
 
