@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup build test bench bench-quick faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
+.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
 # The optimised binary. The runtimes of Swift and C++ are inside, so that it runs where no Swift is; the latter also because
 # loading it takes a millisecond, which is why no symbols are exported either.
@@ -75,6 +75,18 @@ bench-setup: build services-setup
 	MSCTL_BENCH=1 swift build $(RELEASE) --scratch-path .build/bench/swift --product JSONPipe
 	ln -sf swift/release/JSONPipe .build/bench/JSONPipe
 
+# The system in Examples/shop: to look at, and as the end-to-end test.
+shop: shop-setup
+	@Scripts/services run -- Examples/shop/shop run
+
+ORDERS ?= 1000
+shop-test: shop-setup
+	Scripts/services run -- Examples/shop/shop test $(ORDERS)
+
+shop-setup: build services-setup
+	@Scripts/setup shop
+	swift build --package-path Examples/shop
+
 # The man pages and completions, from the command table.
 documents: setup
 	swift build --build-tests
@@ -89,13 +101,14 @@ sanitize: services-setup
 	MSCTL_TEST_BINARY="$(CURDIR)/.build-$(SANITIZER)/debug/msctl" Scripts/services run -- \
 	  swift test --skip-build --filter IntegrationTests --skip decompressionBomb
 
+SWIFT_FILES = Sources Tests Package.swift Examples/shop/Sources Examples/shop/Package.swift
 format:
-	swift format -i -r -p Sources Tests Package.swift
+	swift format -i -r -p $(SWIFT_FILES)
 
 lint:
 	@Scripts/setup lint
-	swift format lint --strict -r -p Sources Tests Package.swift
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz
+	swift format lint --strict -r -p $(SWIFT_FILES)
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -202,13 +202,16 @@ public final class AMQPConnection {
     let ok = amqp_queue_declare(state, Self.channel, amqp_bytes_t(), 0, 0, 1, 1, amqp_table_t())
     guard let ok else { throw replyError() }
     let queue = String(ok.pointee.queue)
-    for key in keys {
-      amqp_queue_bind(
-        state, Self.channel, pool.bytes(queue), pool.bytes(exchange), pool.bytes(key), amqp_table_t())
-      pool.recycle()
-      try checkReply()
-    }
+    for key in keys { try bindQueue(queue, to: exchange, key: key) }
     return queue
+  }
+
+  /// `queue.bind`: the queue gets what is published to the exchange with this routing key.
+  public func bindQueue(_ queue: String, to exchange: String, key: String) throws(AMQPError) {
+    trace?("> queue.bind \(queue) to \(exchange) with \(key)")
+    amqp_queue_bind(state, Self.channel, pool.bytes(queue), pool.bytes(exchange), pool.bytes(key), amqp_table_t())
+    pool.recycle()
+    try checkReply()
   }
 
   /// `basic.consume`, with manual acknowledgement unless `isAutomatic`.

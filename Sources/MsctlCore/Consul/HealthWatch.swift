@@ -3,7 +3,7 @@
 ///
 /// What an agent answers is compared, since an answer does not mean a change. An agent that is away is asked again, after
 /// pauses; what it said last stays known meanwhile.
-package final class HealthWatch {
+public final class HealthWatch {
   /// How long a query may stay without an answer.
   private static let wait: Duration = .seconds(300)
 
@@ -30,17 +30,17 @@ package final class HealthWatch {
   private var pauseEnd: Deadline?
 
   /// The accepted instances, by service, node and id; nil before the first answer.
-  package private(set) var instances: [ServiceInstance]?
+  public private(set) var instances: [ServiceInstance]?
   /// The names of all services, also of those without an accepted instance; nil where one is watched.
-  package private(set) var services: [String]?
+  public private(set) var services: [String]?
   /// Why the agent could not be asked the last time; nil where it could.
-  package private(set) var trouble: Failure?
+  public private(set) var trouble: Failure?
 
   /// - Parameters:
   ///   - service: its name; nil: all services but Consul itself.
   ///   - accepts: the statuses of the instances that count.
-  package init(
-    _ agent: ConsulAgent, service: String?, _ selection: ConsulAgent.Selection,
+  public init(
+    _ agent: ConsulAgent, service: String?, _ selection: ConsulAgent.Selection = .init(),
     where accepts: @escaping (HealthStatus) -> Bool
   ) {
     self.agent = agent
@@ -59,12 +59,12 @@ package final class HealthWatch {
   }
 
   /// When it goes on even if nothing comes.
-  package var wakeTime: Deadline { pauseEnd ?? .never }
+  public var wakeTime: Deadline { pauseEnd ?? .never }
 
   /// Takes in what has come, and asks again.
   /// - Returns: whether the instances have changed, or are known for the first time.
   /// - Throws: what asking again cannot mend: the token may not read.
-  package func advance() throws(Failure) -> Bool {
+  public func advance() throws(Failure) -> Bool {
     if let pauseEnd {
       guard pauseEnd.isPast else { return false }
       self.pauseEnd = nil
