@@ -21,10 +21,14 @@ let package = Package(
         .product(name: "GRDB", package: "GRDB.swift"),
       ],
       swiftSettings: strict),
-    .executableTarget(name: "user-service", dependencies: ["ShopKit"], path: "Sources/UserService", swiftSettings: strict),
-    .executableTarget(name: "order-service", dependencies: ["ShopKit"], path: "Sources/OrderService", swiftSettings: strict),
-    .executableTarget(name: "pay-service", dependencies: ["ShopKit"], path: "Sources/PayService", swiftSettings: strict),
-    .executableTarget(name: "notif-service", dependencies: ["ShopKit"], path: "Sources/NotifService", swiftSettings: strict),
+    .executableTarget(
+      name: "user-service", dependencies: ["ShopKit"], path: "Sources/UserService", swiftSettings: strict),
+    .executableTarget(
+      name: "order-service", dependencies: ["ShopKit"], path: "Sources/OrderService", swiftSettings: strict),
+    .executableTarget(
+      name: "pay-service", dependencies: ["ShopKit"], path: "Sources/PayService", swiftSettings: strict),
+    .executableTarget(
+      name: "notif-service", dependencies: ["ShopKit"], path: "Sources/NotifService", swiftSettings: strict),
   ],
   swiftLanguageModes: [.v6]
 )

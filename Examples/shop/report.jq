@@ -40,6 +40,6 @@ def tally(f): group_by(f) | map({key: (.[0] | f | tostring), value: length}) | f
   "broken traces     \($broken)",
   "failed requests   \($failed | table) (each was sent again)",
   "heard again       \([$spans[] | select(.what == "hear again")] | length)",
-  "killed            \([$made[] | select(.kind == "kill")] | tally(.name) | table)",
-  "restarted         \([$made[] | select(.kind != "kill")] | tally(.name) | table)",
+  "killed            \([$made[] | select(.kind | IN("kill", "crash"))] | tally(.name) | table)",
+  "restarted         \([$made[] | select(.kind | IN("kill", "crash") | not)] | tally(.name) | table)",
   (if $lost == 0 and $doubled == 0 and $broken == 0 and ($accepted | length) == $sent then "the shop kept its word" else "the shop did NOT keep its word" end)

@@ -10,11 +10,20 @@ extension Shop {
     public let step: TraceContext
   }
 
-  /// Makes a durable queue that gets the events with these routing keys.
-  public func makeQueue(_ name: String, for keys: [String]) throws(AMQPError) {
-    let connection = try AMQPConnection.open(broker, name: instance)
-    defer { connection.close() }
-    try makeQueue(name, for: keys, on: connection)
+  /// Makes a durable queue that gets the events with these routing keys, as soon as the broker can be reached.
+  public func makeQueue(_ name: String, for keys: [String]) {
+    startThread("queue") {
+      while true {
+        do {
+          let connection = try AMQPConnection.open(broker, name: instance)
+          defer { connection.close() }
+          return try makeQueue(name, for: keys, on: connection)
+        } catch {
+          complain("its queue waits: \(error)")
+          Thread.sleep(forTimeInterval: 0.5)
+        }
+      }
+    }
   }
 
   private func makeQueue(_ name: String, for keys: [String], on connection: AMQPConnection) throws(AMQPError) {

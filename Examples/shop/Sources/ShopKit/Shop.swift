@@ -14,8 +14,17 @@ public struct Shop: Sendable {
   let broker: AMQPURI
   let consul: ConsulAddress
 
+  /// Runs a service; where it cannot, the process ends with a sentence that says why.
+  public static func run(_ service: String, _ body: @Sendable (Shop) async throws -> Void) async {
+    do { try await body(Shop(service, environment: ProcessInfo.processInfo.environment)) } catch {
+      let reason = (error as? Failure).map { $0.message + ($0.hint.map { "\n  " + $0 } ?? "") } ?? "\(error)"
+      FileHandle.standardError.write(Data("\(service): \(reason)\n".utf8))
+      exit(1)
+    }
+  }
+
   /// - Throws: a `Failure` that names the variable which is wrong.
-  public init(_ service: String, environment: [String: String] = ProcessInfo.processInfo.environment) throws {
+  private init(_ service: String, environment: [String: String]) throws {
     func variable<T>(_ name: String, _ fallback: T?, _ read: (String) throws -> T?) throws -> T {
       guard let text = environment[name] else {
         guard let fallback else {
@@ -84,7 +93,8 @@ final class WakePipe: Sendable {
 
   init() {
     var ends: [Int32] = [-1, -1]
-    _ = ends.withUnsafeMutableBufferPointer { pipe2($0.baseAddress, O_NONBLOCK | O_CLOEXEC) }
+    pipe(&ends)
+    for end in ends { _ = fcntl(end, F_SETFL, O_NONBLOCK) }
     (descriptor, end) = (ends[0], ends[1])
   }
 
