@@ -148,6 +148,16 @@ struct JSONStreamReaderTests {
     #expect(JSONValue(string: "\(before)\u{1}\"é\(before)").description == "\"\(before)\\u0001\\\"é\(before)\"")
   }
 
+  @Test("reads large values, which are not copied, beside small ones", arguments: [100_000, Int.max])
+  func largeValues(pieces: Int) throws {
+    let large = "\"" + String(repeating: "a", count: 300_000) + "\""
+    #expect(
+      try read("1 \(large)[\(large), 2]\(large)\n\"x\"", pieces: pieces) == [
+        "1", large, "[\(large),2]", large, "\"x\"",
+      ])
+    #expect(throws: JSONError.self) { try read(Array(large.utf8), limits: .init(bytes: 200_000)) }
+  }
+
   @Test("bounds nesting and size")
   func limits() throws {
     let limits = JSONStreamReader.Limits(depth: 3, bytes: 10)

@@ -133,7 +133,7 @@ enum Discover: Verb {
         if let trouble = watch.trouble { throw trouble }
         try http.move(until: watch.wakeTime)
       }
-      console.write(text: Array(text(watch.instances ?? [], services: watch.services, options).utf8))
+      console.write(text: text(watch.instances ?? [], services: watch.services, options))
       return try console.flush()
     }
     if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, http) }
@@ -156,7 +156,7 @@ enum Discover: Verb {
     case .json:
       for instance in found { console.write(value: instance.json) }
     default:
-      console.write(text: Array(text(found, services: nil, options).utf8))
+      console.write(text: text(found, services: nil, options))
     }
     try console.flush()
   }
@@ -233,14 +233,18 @@ enum Discover: Verb {
 
   /// What is written of instances: lines of the wanted form.
   /// - Parameter services: the names of all services, where it is about all.
-  static func text(_ instances: [ServiceInstance], services: [String]?, _ options: Options) -> String {
-    func lines(_ lines: [String]) -> String { lines.map { $0 + "\n" }.joined() }
+  static func text(_ instances: [ServiceInstance], services: [String]?, _ options: Options) -> [UInt8] {
+    func lines(_ lines: [String]) -> [UInt8] { lines.flatMap { Array($0.utf8) + [0x0A] } }
     switch options.format {
-    case .json: return lines(instances.map(\.json.description))
+    case .json:
+      return instances.reduce(into: []) { text, instance in
+        text += instance.json.text
+        text.append(0x0A)
+      }
     case .url: return lines(instances.map(\.url))
     case .hostport: return lines(instances.map(\.hostPort))
     case .env:
-      guard let instance = instances.first else { return "" }
+      guard let instance = instances.first else { return [] }
       let prefix = variableName(instance.service)
       return lines(
         [("URL", instance.url), ("HOST", instance.address), ("PORT", String(instance.port))].map {
@@ -253,10 +257,10 @@ enum Discover: Verb {
           $0.complaints.joined(separator: "; "),
         ]
       }
-      return table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows)
+      return Array(table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows).utf8)
     case .nginx:
       let names = services ?? [options.service?.text].compactMap { $0 }
-      return NginxFormat.text(names, instances, port: options.listenPort ?? gatewayPort)
+      return Array(NginxFormat.text(names, instances, port: options.listenPort ?? gatewayPort).utf8)
     }
   }
 

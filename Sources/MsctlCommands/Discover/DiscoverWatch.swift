@@ -33,7 +33,7 @@ struct DiscoverWatch {
         if command == nil {
           tell(instances)
         } else {
-          command?.tell(Array(Discover.text(instances, services: watch.services, options).utf8))
+          command?.tell(Discover.text(instances, services: watch.services, options))
         }
       }
       try tellTrouble()

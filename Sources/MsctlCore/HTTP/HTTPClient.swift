@@ -9,6 +9,7 @@ public final class HTTPClient {
   package static let bodyLimit = 256 << 20
 
   private let multi: UnsafeMutableRawPointer
+  private let handles = EasyHandles()
   private var running: [HTTPTransfer] = []
   private var ended = 0
   /// Is told each request and each answer's head, credentials masked.
@@ -33,7 +34,7 @@ public final class HTTPClient {
 
   /// Begins a request. It makes progress while `run` is called.
   public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
-    let transfer = try HTTPTransfer(request, trace: trace)
+    let transfer = try HTTPTransfer(request, from: handles, trace: trace)
     try add(transfer)
     running.append(transfer)
     return transfer

@@ -1,7 +1,31 @@
 import CCurl
 import Glibc
 
-/// One request on its way: owns libcurl's easy handle and all memory that it refers to.
+/// Easy handles for one transfer after the other: to set one up takes longer than to set one back
+/// (https://curl.se/libcurl/c/curl_easy_reset.html).
+final class EasyHandles {
+  private static let most = 64
+  private var idle: [UnsafeMutableRawPointer] = []
+
+  deinit { idle.forEach(curl_easy_cleanup) }
+
+  func take() throws(HTTPError) -> UnsafeMutableRawPointer {
+    guard let handle = idle.popLast() ?? curl_easy_init() else {
+      throw HTTPError(kind: .broken, reason: "out of memory")
+    }
+    return handle
+  }
+
+  /// Takes back a handle that no multi handle has.
+  func giveBack(_ handle: UnsafeMutableRawPointer) {
+    guard idle.count < Self.most else { return curl_easy_cleanup(handle) }
+    // Nothing of the transfer may be referred to any more.
+    curl_easy_reset(handle)
+    idle.append(handle)
+  }
+}
+
+/// One request on its way: holds an easy handle of libcurl, and owns all memory that it refers to.
 ///
 /// What has come so far is taken with `takeBody`; `head` is there as soon as the headers are complete, and `outcome` when
 /// the transfer has ended.
@@ -34,10 +58,11 @@ public final class HTTPTransfer {
   private var connectList: UnsafeMutablePointer<curl_slist>?
   private var form: OpaquePointer?
   private let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
+  private let handles: EasyHandles
 
-  init(_ request: HTTPRequest, trace: ((String) -> Void)? = nil) throws(HTTPError) {
-    guard let handle = curl_easy_init() else { throw HTTPError(kind: .broken, reason: "out of memory") }
-    self.handle = handle
+  init(_ request: HTTPRequest, from handles: EasyHandles, trace: ((String) -> Void)? = nil) throws(HTTPError) {
+    handle = try handles.take()
+    self.handles = handles
     self.request = request
     self.trace = trace
     redirectsLeft = request.redirects
@@ -46,7 +71,7 @@ public final class HTTPTransfer {
   }
 
   deinit {
-    curl_easy_cleanup(handle)
+    handles.giveBack(handle)
     releaseLists()
     errorText.deallocate()
   }

@@ -55,6 +55,9 @@ public struct JSONStreamReader: Sendable {
     var isBetweenValues: Bool { self == .top || self == .topAfterWord }
   }
 
+  /// From this size on a value, in bytes, is a part of the input and no copy: a small one would keep all of it in memory.
+  private static let large = 1 << 16
+
   private let limits: Limits
   private let keepsWhiteSpace: Bool
   private var state = State.top
@@ -73,7 +76,6 @@ public struct JSONStreamReader: Sendable {
   private var position = 0
   /// The begin of the value being read, as far as it stood in earlier input.
   private var text: [UInt8] = []
-  private var drained = 0
   private var atEnd = false
   private var atStart = true
 
@@ -91,9 +93,14 @@ public struct JSONStreamReader: Sendable {
   /// Hands in the next piece of the stream.
   public mutating func append(_ bytes: some Collection<UInt8>) {
     inputStart += position
-    input.removeFirst(position)
+    if position == input.count {
+      // An array is taken over as it is.
+      input = Array(bytes)
+    } else {
+      input.removeFirst(position)
+      input += bytes
+    }
     position = 0
-    input += bytes
   }
 
   /// Says that the stream has ended.
@@ -131,7 +138,6 @@ public struct JSONStreamReader: Sendable {
   /// For values that are passed on as they come, whatever their size.
   public mutating func drain() -> [UInt8] {
     let part = text
-    drained += part.count
     text = []
     return part
   }
@@ -146,7 +152,6 @@ public struct JSONStreamReader: Sendable {
   private mutating func take() -> JSONValue {
     let value = JSONValue(trusted: text[...])
     text = []
-    drained = 0
     return value
   }
 
@@ -219,7 +224,7 @@ public struct JSONStreamReader: Sendable {
         index += 1
 
       case .top, .topAfterWord, .value, .firstElement, .firstKey, .key, .colon, .afterValue:
-        if isWhiteSpace(byte) {
+        if byte <= 0x20, isWhiteSpace(byte) {
           let isDropped = !keepsWhiteSpace || state.isBetweenValues
           if isDropped { try keep(bytes[run..<index]) }
           while index < count, isWhiteSpace(bytes[index]) {
@@ -378,6 +383,10 @@ public struct JSONStreamReader: Sendable {
       return nil
     }
     state = isWord ? .topAfterWord : .top
+    if text.isEmpty, run.count >= Self.large, run.count <= limits.bytes {
+      position = run.endIndex
+      return JSONValue(trusted: input[run.startIndex..<run.endIndex])
+    }
     try keep(run)
     position = run.endIndex
     return take()

@@ -1,3 +1,5 @@
+import Glibc
+
 /// A JSON value as its own text: number text, key order, duplicate keys and escapes stay as they were written.
 public struct JSONValue: Sendable, Hashable {
   public enum Kind: Sendable { case object, array, string, number, bool, null }
@@ -71,18 +73,24 @@ public struct JSONValue: Sendable, Hashable {
 
   /// The member of an object, found without decoding the others. Of duplicate names the last one counts, as for `jq`.
   public subscript(_ name: String) -> JSONValue? {
-    self[[name]][0]
+    var name = name
+    return name.withUTF8 { members(named: [UnsafeRawBufferPointer($0)])[0] }
   }
 
   /// The members of these names, found in one go.
-  public subscript(_ names: [String]) -> [JSONValue?] {
+  public subscript(_ names: [StaticString]) -> [JSONValue?] {
+    members(named: names.map { UnsafeRawBufferPointer(start: $0.utf8Start, count: $0.utf8CodeUnitCount) })
+  }
+
+  private func members(named names: [UnsafeRawBufferPointer]) -> [JSONValue?] {
     var found = [JSONValue?](repeating: nil, count: names.count)
-    let wanted = names.map { Array($0.utf8)[...] }
     forEachRawMember { key, value in
       var name = key.text.dropFirst().dropLast()
       let isPlain = name.withUnsafeBufferPointer { endOfPlainText($0, from: 0) == $0.count }
       if !isPlain { name = Array(unescaped(name).utf8)[...] }
-      for place in wanted.indices where wanted[place] == name { found[place] = value }
+      name.withUnsafeBytes { name in
+        for place in names.indices where areSame(names[place], name) { found[place] = value }
+      }
     }
     return found
   }
@@ -170,6 +178,12 @@ private func endOfString(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -
     default: index += 1
     }
   }
+}
+
+private func areSame(_ one: UnsafeRawBufferPointer, _ other: UnsafeRawBufferPointer) -> Bool {
+  guard one.count == other.count else { return false }
+  guard let first = one.baseAddress, let second = other.baseAddress else { return true }
+  return memcmp(first, second, one.count) == 0
 }
 
 private func unescaped(_ text: ArraySlice<UInt8>) -> String {
