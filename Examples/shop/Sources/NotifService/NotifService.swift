@@ -32,10 +32,7 @@ enum NotifService {
         },
         Route("GET /notices") { _ in
           let notices = try await database.read { try Notice.fetchAll($0, sql: "SELECT * FROM notices ORDER BY id") }
-          return WebAnswer(200) { body in
-            body.key("notices")
-            body.array { list in notices.forEach { list.raw($0.json) } }
-          }
+          return WebAnswer("notices", notices.map(\.json))
         },
       ])
     }

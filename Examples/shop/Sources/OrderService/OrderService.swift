@@ -43,10 +43,7 @@ enum OrderService {
         },
         Route("GET /orders") { _ in
           let orders = try await database.read { try Order.fetchAll($0, sql: "SELECT * FROM orders ORDER BY id") }
-          return WebAnswer(200) { body in
-            body.key("orders")
-            body.array { list in orders.forEach { list.raw($0.json) } }
-          }
+          return WebAnswer("orders", orders.map(\.json))
         },
         Route("GET /orders/:id") { request in
           let id = request.id.flatMap { Int64($0) }

@@ -47,10 +47,7 @@ enum PayService {
       try await shop.serve([
         Route("GET /payments") { _ in
           let payments = try await database.read { try Payment.fetchAll($0, sql: "SELECT * FROM payments ORDER BY id") }
-          return WebAnswer(200) { body in
-            body.key("payments")
-            body.array { list in payments.forEach { list.raw($0.json) } }
-          }
+          return WebAnswer("payments", payments.map(\.json))
         },
         Route("GET /payments/:id") { request in
           let id = request.id.flatMap { Int64($0) }

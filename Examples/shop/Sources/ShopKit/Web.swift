@@ -32,6 +32,14 @@ public struct WebAnswer: Sendable {
     self.body = Array(body.text) + [0x0A]
   }
 
+  /// 200 with a list under a name.
+  public init(_ name: String, _ list: [JSONValue]) {
+    self.init(200) { body in
+      body.key(name)
+      body.array { elements in list.forEach { elements.raw($0) } }
+    }
+  }
+
   public init(_ status: Int, _ members: (inout JSONWriter) -> Void) {
     var writer = JSONWriter()
     writer.object(members)
