@@ -70,6 +70,8 @@ bench-quick: bench-setup
 bench-setup: build services-setup
 	@Scripts/setup bench
 	@mkdir -p .build/bench
+	@# As it is installed: a file that was copied is loaded in larger pieces than the one that the linker has left.
+	install -m 755 .build/release/msctl .build/bench/msctl
 	clang -O2 -o .build/bench/measure Tests/Bench/measure.c
 	clang -O2 -Wno-deprecated-declarations -o .build/bench/loop Tests/Bench/loop.c -lrabbitmq
 	MSCTL_BENCH=1 swift build $(RELEASE) --scratch-path .build/bench/swift --product JSONPipe
