@@ -6,6 +6,9 @@ package enum Request<Options: Sendable>: Sendable {
 
 extension Request: Equatable where Options: Equatable {}
 
+/// Words are read as bytes: a combining mark after a dash or an equals sign must not hide it.
+private let dash = UInt8(ascii: "-")
+
 extension Command {
   /// Reads the words after the subcommand's name. Only validates: nothing is opened, read or sent.
   ///
@@ -33,9 +36,9 @@ extension Command {
           operandWords += words[index...]
         }
         break
-      } else if word.hasPrefix("--") {
+      } else if word.utf8.starts(with: "--".utf8) {
         index += try readLong(word, next: index < words.endIndex ? words[index] : nil, &options, &seen)
-      } else if word.hasPrefix("-"), word != "-" {
+      } else if word.utf8.first == dash, word.utf8.count > 1 {
         index += try readShort(word, next: index < words.endIndex ? words[index] : nil, &options, &seen)
       } else {
         operandWords.append(word)
@@ -50,22 +53,23 @@ extension Command {
 
   /// `-qh`: switches, and `-h` among them.
   private func asksForHelpInBundle(_ word: String) -> Bool {
-    guard word.hasPrefix("-"), !word.hasPrefix("--"), word.contains("h") else { return false }
+    guard word.utf8.first == dash, !word.utf8.starts(with: "--".utf8) else { return false }
     let switches = flags.filter { $0.spec.valueName == nil }.compactMap(\.spec.short)
-    return word.dropFirst().allSatisfy { $0 == "h" || switches.contains($0) }
+    let letters = word.dropFirst()
+    return letters.contains("h") && letters.allSatisfy { $0 == "h" || switches.contains($0) }
   }
 
   /// - Returns: how many of the words that follow were used: 1 where the value is the next word.
   private func readLong(
     _ word: String, next: String?, _ options: inout Options, _ seen: inout Set<String>
   ) throws(UsageError) -> Int {
-    let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-    let written = String(parts[0])
+    let equals = word.utf8.firstIndex(of: UInt8(ascii: "="))
+    let written = String(word[..<(equals ?? word.endIndex)])
     guard let flag = flags.first(where: { "--" + $0.spec.long == written }) else {
       throw .unknownFlag(written, known: spec.flags.map { "--" + $0.long }, command: name)
     }
     seen.insert(flag.spec.long)
-    let attached = parts.count == 2 ? String(parts[1]) : nil
+    let attached = equals.map { String(word[word.utf8.index(after: $0)...]) }
     guard let valueName = flag.spec.valueName else {
       if let attached { throw .unexpectedValue(written, attached) }
       try apply(flag, "", as: written, &options)
@@ -109,7 +113,7 @@ extension Command {
   /// The next word as a value. One that begins with two dashes is more likely a forgotten value than a value.
   private func separate(_ next: String?, for written: String, _ valueName: String) throws(UsageError) -> String {
     guard let next else { throw .missingValue(written, valueName) }
-    if next.hasPrefix("--") { throw .valueLooksLikeFlag(written, valueName, word: next) }
+    if next.utf8.starts(with: "--".utf8) { throw .valueLooksLikeFlag(written, valueName, word: next) }
     return next
   }
 

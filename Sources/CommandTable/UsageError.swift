@@ -82,12 +82,14 @@ package struct UsageError: Error, Equatable {
 /// Typing errors are counted as letters added, left out, changed, or swapped with their neighbour (the
 /// optimal string alignment distance).
 package func nearest(to word: String, in known: [String]) -> String? {
+  // The comparison takes the product of both lengths; no known word is longer than this.
+  guard word.utf8.count <= 64 else { return nil }
   let scored = known.map { (word: $0, distance: distance(Array(word), Array($0))) }
   guard let best = scored.min(by: { $0.distance < $1.distance }) else { return nil }
   if best.distance <= max(1, min(3, best.word.count / 3)) { return best.word }
   // A word cut short is meant, too, where just one known word begins with it.
-  let longer = known.filter { $0.count > word.count && $0.hasPrefix(word) }
-  return word.count >= 2 && longer.count == 1 ? longer.first : nil
+  let longer = known.filter { $0.utf8.count > word.utf8.count && $0.utf8.starts(with: word.utf8) }
+  return word.utf8.count >= 2 && longer.count == 1 ? longer.first : nil
 }
 
 private func distance(_ a: [Character], _ b: [Character]) -> Int {

@@ -32,8 +32,8 @@ package struct BodyText: Sendable, Equatable {
   }
 
   private static func isText(_ contentType: String?) -> Bool {
-    guard let type = contentType?.lowercased() else { return false }
-    return type.hasPrefix("text/") && !type.hasPrefix("text/json")
+    guard let type = contentType?.lowercasedASCII else { return false }
+    return type.begins(with: "text/") && !type.begins(with: "text/json")
   }
 
   /// Adds the fields `body` and, unless the body is JSON itself, `bodyEncoding` of an envelope.

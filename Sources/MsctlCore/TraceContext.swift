@@ -22,10 +22,11 @@ public struct TraceContext: Sendable, Equatable {
 
   /// Reads a `traceparent`; nil where it is not valid. Later versions may have more fields, which are left out.
   public init?(_ traceparent: String) {
-    let fields = traceparent.split(separator: "-", omittingEmptySubsequences: false).map(String.init)
+    let fields = traceparent.parts(between: "-").map(String.init)
     guard fields.count >= 4, fields[0] != "ff", fields[0] != "00" || fields.count == 4,
       isHex(fields[0], 2), isHex(fields[1], 32), isHex(fields[2], 16), isHex(fields[3], 2),
-      fields[1].contains(where: { $0 != "0" }), fields[2].contains(where: { $0 != "0" })
+      fields[1].utf8.contains(where: { $0 != UInt8(ascii: "0") }),
+      fields[2].utf8.contains(where: { $0 != UInt8(ascii: "0") })
     else { return nil }
     self.init(traceID: fields[1], parentID: fields[2], flags: fields[3])
   }

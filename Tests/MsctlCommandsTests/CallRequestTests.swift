@@ -113,7 +113,7 @@ struct CallRequestTests {
         == "Basic YWRhOnNlY3JldA==")
     #expect(
       try request("s", "--bearer", "env:TOKEN", environment: environment).header("Authorization") == "Bearer t0ken")
-    #expect(throws: Failure(.usage, "the variable 'NOPE', which should hold a secret, is not set")) {
+    #expect(throws: Failure(.usage, "the variable 'NOPE' is not set")) {
       _ = try request("s", "--bearer", "env:NOPE")
     }
     #expect(refusal(["s", "--bearer", "t0ken"])?.contains("must be '@FILE' or 'env:NAME'") == true)

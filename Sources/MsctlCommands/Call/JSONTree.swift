@@ -21,16 +21,16 @@ indirect enum JSONTree {
   private static func steps(_ name: String) throws(ValueError) -> [Step] {
     var steps: [Step] = []
     var rest = name[...]
-    if !rest.hasPrefix("[") || rest.isEmpty {
-      let first = rest.prefix { $0 != "[" }
-      steps.append(.member(String(first)))
-      rest = rest[first.endIndex...]
+    if !rest.begins(with: "[") {
+      let end = rest.utf8.firstIndex(of: UInt8(ascii: "[")) ?? rest.endIndex
+      steps.append(.member(String(rest[..<end])))
+      rest = rest[end...]
     }
     while !rest.isEmpty {
-      guard rest.hasPrefix("["), let end = rest.firstIndex(of: "]") else {
+      guard let opened = rest.rest(after: "["), let (content, after) = opened.cut(at: "]") else {
         throw ValueError("has the name '\(name)', in which brackets do not match")
       }
-      let inner = String(rest[rest.index(after: rest.startIndex)..<end])
+      let inner = String(content)
       if inner.isEmpty {
         steps.append(.append)
       } else if let index = Int(inner), index >= 0 {
@@ -38,7 +38,7 @@ indirect enum JSONTree {
       } else {
         steps.append(.member(inner))
       }
-      rest = rest[rest.index(after: end)...]
+      rest = after
     }
     return steps
   }
@@ -53,7 +53,7 @@ indirect enum JSONTree {
     switch step {
     case .member(let member):
       guard case .object(var members) = self else { throw clash }
-      if let place = members.firstIndex(where: { $0.name == member }) {
+      if let place = members.firstIndex(where: { $0.name.isSame(as: member) }) {
         var tree = members[place].tree
         if rest.isEmpty || !tree.fits(rest.first) { throw clash }
         try tree.set(rest, value, name)
@@ -94,7 +94,7 @@ indirect enum JSONTree {
   }
 
   /// The tree for a first name: `[]` at its beginning makes the document an array.
-  static func empty(for name: String) -> JSONTree { name.hasPrefix("[") ? .array([]) : .object([]) }
+  static func empty(for name: String) -> JSONTree { name.begins(with: "[") ? .array([]) : .object([]) }
 
   var value: JSONValue {
     var writer = JSONWriter()

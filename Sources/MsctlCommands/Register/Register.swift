@@ -12,9 +12,9 @@ enum Register: Verb {
     case ttl(Duration)
 
     init(argument: String) throws(ValueError) {
-      let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-      switch (parts[0], parts.count == 2 ? String(parts[1]) : nil) {
-      case ("http", let path?) where path.hasPrefix("/") || path.hasPrefix("http://") || path.hasPrefix("https://"):
+      let (kind, value) = argument.cut(at: "=").map { ($0.before, String($0.after)) } ?? (argument[...], nil)
+      switch (kind, value) {
+      case ("http", let path?) where ["/", "http://", "https://"].contains(where: { path.begins(with: $0) }):
         self = .http(path)
       case ("tcp", nil): self = .tcp
       case ("grpc", let service): self = .grpc(service: service)

@@ -8,10 +8,11 @@ extension Duration: ArgumentValue {
 
   /// `5s`, `1.5m`, `250ms`, `2h`; a number alone is seconds.
   package init(argument: String) throws(ValueError) {
-    let digits = argument.prefix { $0.isASCII && ($0.isNumber || $0 == ".") }
-    let suffix = argument.dropFirst(digits.count)
+    let end = argument.utf8.firstIndex { !(0x30...0x39).contains($0) && $0 != UInt8(ascii: ".") }
+    let digits = argument[..<(end ?? argument.endIndex)]
+    let suffix = argument[digits.endIndex...]
     guard let number = Double(digits), number.isFinite,
-      let unit = Self.units.first(where: { $0.suffix == (suffix.isEmpty ? "s" : suffix) })
+      let unit = Self.units.first(where: { $0.suffix.isSame(as: suffix.isEmpty ? "s" : suffix) })
     else { throw ValueError("is not a duration such as 5s, 250ms, 1m or 2h") }
     guard number * unit.nanoseconds < 1e18 else { throw ValueError("is too long a time") }
     self = .nanoseconds(Int64(number * unit.nanoseconds))
@@ -28,7 +29,7 @@ extension ConsulAddress: ArgumentValue {
     guard let address = ConsulAddress(argument) else {
       throw ValueError(
         "is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path",
-        isSecret: argument.contains("@"))
+        isSecret: argument.holds("@"))
     }
     self = address
   }
@@ -60,13 +61,13 @@ struct NameValue: ArgumentValue {
   }
 
   init(argument: String) throws(ValueError) {
-    guard let equals = argument.firstIndex(of: "="), equals > argument.startIndex else {
+    guard let (before, after) = argument.cut(at: "="), !before.isEmpty else {
       throw ValueError("is not of the form NAME=VALUE")
     }
-    name = String(argument[..<equals])
+    name = String(before)
     // A broker closes the connection on a longer one.
     guard name.utf8.count <= 255 else { throw ValueError("has a name of over 255 bytes") }
-    value = String(argument[argument.index(after: equals)...])
+    value = String(after)
   }
 
   var argumentText: String? { nil }
@@ -118,10 +119,10 @@ enum SecretSource: ArgumentValue {
   case variable(String)
 
   init(argument: String) throws(ValueError) {
-    if argument.hasPrefix("@"), argument.count > 1 {
-      self = .file(String(argument.dropFirst()))
-    } else if argument.hasPrefix("env:"), argument.count > 4 {
-      self = .variable(String(argument.dropFirst(4)))
+    if let path = argument.rest(after: "@"), !path.isEmpty {
+      self = .file(String(path))
+    } else if let name = argument.rest(after: "env:"), !name.isEmpty {
+      self = .variable(String(name))
     } else {
       throw ValueError(
         "must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process", isSecret: true)
@@ -132,19 +133,24 @@ enum SecretSource: ArgumentValue {
 
   /// The secret without the white space around it.
   func read(_ environment: [String: String]) throws(Failure) -> String {
-    let text: String
+    var bytes: ArraySlice<UInt8>
     switch self {
     case .file(let path):
-      text = String(decoding: try readFile(path, what: "the secret"), as: UTF8.self)
+      bytes = try readFile(path, what: "the secret")[...]
     case .variable(let name):
       guard let value = environment[name] else {
-        throw Failure(.usage, "the variable '\(name)', which should hold a secret, is not set")
+        throw Failure(.usage, "the variable '\(name)' is not set")
       }
-      text = value
+      bytes = Array(value.utf8)[...]
     }
-    let trimmed = text.drop(while: \.isWhitespace).reversed().drop(while: \.isWhitespace).reversed()
-    guard !trimmed.isEmpty else { throw Failure(.usage, "the secret that '\(shown)' should hold is empty") }
-    return String(trimmed)
+    func isSpace(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0D).contains(byte) }
+    bytes = bytes.drop(while: isSpace)
+    while let last = bytes.last, isSpace(last) { bytes.removeLast() }
+    guard !bytes.isEmpty else { throw Failure(.usage, "the secret in '\(shown)' is empty") }
+    guard let text = String(validating: bytes, as: UTF8.self) else {
+      throw Failure(.usage, "the secret in '\(shown)' is not UTF-8 text")
+    }
+    return text
   }
 
   private var shown: String {
