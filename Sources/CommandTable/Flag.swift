@@ -37,7 +37,7 @@ package struct Flag<Options: Sendable>: Sendable {
 extension Flag where Options: Defaulted {
   /// A switch: its field becomes `value` when it is written.
   package static func toggle(
-    _ long: String, _ short: Character?, into field: any WritableKeyPath<Options, Bool> & Sendable,
+    _ long: String, _ short: Unicode.Scalar?, into field: any WritableKeyPath<Options, Bool> & Sendable,
     to value: Bool = true,
     _ summary: String
   ) -> Self {
@@ -48,7 +48,7 @@ extension Flag where Options: Defaulted {
 
   /// An option with a value; the last one written counts.
   package static func value<V: ArgumentValue>(
-    _ long: String, _ short: Character?, _ name: String,
+    _ long: String, _ short: Unicode.Scalar?, _ name: String,
     into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
@@ -61,7 +61,7 @@ extension Flag where Options: Defaulted {
 
   /// A whole number within bounds, which help and the error name.
   package static func number(
-    _ long: String, _ short: Character?, _ name: String, in range: ClosedRange<Int>,
+    _ long: String, _ short: Unicode.Scalar?, _ name: String, in range: ClosedRange<Int>,
     into field: any WritableKeyPath<Options, Int> & Sendable, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
@@ -73,7 +73,7 @@ extension Flag where Options: Defaulted {
 
   /// As `number`, for a field that may have no value.
   package static func number(
-    _ long: String, _ short: Character?, _ name: String, in range: ClosedRange<Int>,
+    _ long: String, _ short: Unicode.Scalar?, _ name: String, in range: ClosedRange<Int>,
     into field: any WritableKeyPath<Options, Int?> & Sendable, _ summary: String
   ) -> Self {
     Flag(spec: FlagSpec(long: long, short: short, valueName: name, summary: summary)) {
@@ -84,7 +84,7 @@ extension Flag where Options: Defaulted {
 
   /// An option that may be written many times; each use adds a value.
   package static func list<V: ArgumentValue>(
-    _ long: String, _ short: Character?, _ name: String,
+    _ long: String, _ short: Unicode.Scalar?, _ name: String,
     into field: any WritableKeyPath<Options, [V]> & Sendable, _ summary: String
   ) -> Self {
     let spec = FlagSpec(

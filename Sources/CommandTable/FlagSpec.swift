@@ -2,7 +2,7 @@
 package struct FlagSpec: Sendable, Equatable {
   /// The long name, without its dashes.
   package var long: String
-  package var short: Character?
+  package var short: Unicode.Scalar?
   /// What stands for the value in help (`N`, `FILE`); nil for a switch.
   package var valueName: String?
   /// One line, no full stop.

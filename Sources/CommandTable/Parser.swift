@@ -17,7 +17,7 @@ extension Command {
     _ words: [String], environment: [String: String] = [:]
   ) throws(UsageError) -> Request<Options> {
     if let length = Help.asked(in: words) { return .help(length) }
-    if words.prefix(while: { $0 != "--" }).contains(where: asksForHelpInBundle) { return .help(.screen) }
+    if words.prefix(while: { word in word != "--" }).contains(where: asksForHelpInBundle) { return .help(.screen) }
 
     var options = Options()
     var seen: Set<String> = []
@@ -55,8 +55,9 @@ extension Command {
   private func asksForHelpInBundle(_ word: String) -> Bool {
     guard word.utf8.first == dash, !word.utf8.starts(with: "--".utf8) else { return false }
     let switches = flags.filter { $0.spec.valueName == nil }.compactMap(\.spec.short)
-    let letters = word.dropFirst()
-    return letters.contains("h") && letters.allSatisfy { $0 == "h" || switches.contains($0) }
+    let help: Unicode.Scalar = "h"
+    let letters = word.unicodeScalars.dropFirst()
+    return letters.contains(help) && letters.allSatisfy { letter in letter == help || switches.contains(letter) }
   }
 
   /// - Returns: how many of the words that follow were used: 1 where the value is the next word.
@@ -87,7 +88,7 @@ extension Command {
   private func readShort(
     _ word: String, next: String?, _ options: inout Options, _ seen: inout Set<String>
   ) throws(UsageError) -> Int {
-    var rest = word.dropFirst()
+    var rest = word.unicodeScalars.dropFirst()
     while let letter = rest.popFirst() {
       let written = "-\(letter)"
       guard let flag = flags.first(where: { $0.spec.short == letter }) else {

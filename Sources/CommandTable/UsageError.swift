@@ -22,7 +22,7 @@ package struct UsageError: Error, Equatable {
       "'\(word)' is not an option of '\(command)'",
       hint: meant(word, known)
         ?? "'msctl \(command) -h' lists them."
-        + (word.dropFirst().first?.isNumber == true ? " Where it is meant as it stands, write '--' before it." : ""))
+        + ((0x30...0x39).contains(word.utf8.dropFirst().first ?? 0) ? " Where it is meant as it stands, write '--' before it." : ""))
   }
 
   package static func missingValue(_ flag: String, _ name: String) -> Self {
@@ -84,7 +84,7 @@ package struct UsageError: Error, Equatable {
 package func nearest(to word: String, in known: [String]) -> String? {
   // The comparison takes the product of both lengths; no known word is longer than this.
   guard word.utf8.count <= 64 else { return nil }
-  let scored = known.map { (word: $0, distance: distance(Array(word), Array($0))) }
+  let scored = known.map { (word: $0, distance: distance(Array(word.unicodeScalars), Array($0.unicodeScalars))) }
   guard let best = scored.min(by: { $0.distance < $1.distance }) else { return nil }
   if best.distance <= max(1, min(3, best.word.count / 3)) { return best.word }
   // A word cut short is meant, too, where just one known word begins with it.
@@ -92,7 +92,7 @@ package func nearest(to word: String, in known: [String]) -> String? {
   return word.utf8.count >= 2 && longer.count == 1 ? longer.first : nil
 }
 
-private func distance(_ a: [Character], _ b: [Character]) -> Int {
+private func distance(_ a: [Unicode.Scalar], _ b: [Unicode.Scalar]) -> Int {
   var rows = [Array(0...b.count)]
   for i in 1..<(a.count + 1) {
     var row = [i]

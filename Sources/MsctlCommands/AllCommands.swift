@@ -70,7 +70,7 @@ package enum AllCommands {
   package static func run(_ words: [String], environment: [String: String]) -> ExitStatus {
     let console = Console(environment: environment)
     // An error in the command line itself must be written as the command line wants.
-    console.options.jsonErrors = words.prefix { $0 != "--" }.contains("--" + OutputOptions.jsonErrorsFlag)
+    console.options.jsonErrors = words.prefix { word in word != "--" }.contains("--" + OutputOptions.jsonErrorsFlag)
     do {
       try dispatch(words, environment, console)
       return .done
@@ -138,5 +138,5 @@ package enum AllCommands {
 }
 
 extension String {
-  fileprivate var trimmedEnd: String { hasSuffix("\n") ? String(dropLast()) : self }
+  fileprivate var trimmedEnd: String { utf8.last == 0x0A ? String(unicodeScalars.dropLast()) : self }
 }

@@ -207,7 +207,7 @@ enum Register: Verb {
     registration.checks = wanted.map { check in
       let kind: ServiceRegistration.Check.Kind =
         switch check {
-        case .http(let path) where path.hasPrefix("/"): .http(url: "http://\(place)\(path)")
+        case .http(let path) where path.begins(with: "/"): .http(url: "http://\(place)\(path)")
         case .http(let url): .http(url: url)
         case .tcp: .tcp(address: place)
         case .grpc(let service): .grpc(address: place + (service.map { "/" + $0 } ?? ""))

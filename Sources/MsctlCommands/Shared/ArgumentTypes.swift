@@ -15,11 +15,11 @@ extension Duration: ArgumentValue {
       let unit = Self.units.first(where: { $0.suffix.isSame(as: suffix.isEmpty ? "s" : suffix) })
     else { throw ValueError("is not a duration such as 5s, 250ms, 1m or 2h") }
     guard number * unit.nanoseconds < 1e18 else { throw ValueError("is too long a time") }
-    self = .nanoseconds(Int64(number * unit.nanoseconds))
+    self = .nanoseconds(Int64(exactly: (number * unit.nanoseconds).rounded(.down)) ?? .max)
   }
 
   package var argumentText: String? {
-    let milliseconds = Int(components.seconds) * 1000 + Int(components.attoseconds / 1_000_000_000_000_000)
+    let milliseconds = milliseconds
     return milliseconds % 1000 == 0 ? "\(milliseconds / 1000)s" : "\(milliseconds)ms"
   }
 }

@@ -466,7 +466,7 @@ func hexDigit(_ byte: UInt8) -> UInt8? {
 /// A byte as an error names it.
 private func shown(_ byte: UInt8) -> String {
   switch byte {
-  case 0x21...0x7E: "'\(Character(Unicode.Scalar(byte)))'"
+  case 0x21...0x7E: "'\(Unicode.Scalar(byte))'"
   case 0x20: "a space"
   default: "the byte 0x" + String(byte, radix: 16, uppercase: true)
   }

@@ -60,7 +60,8 @@ public struct JSONValue: Sendable, Hashable {
 
   /// A whole number of 64 bits, written without fraction or exponent; nil for anything else.
   public var integer: Int64? {
-    kind == .number ? Int64(description) : nil
+    guard kind == .number, let number = Int64(description) else { return nil }
+    return number
   }
 
   public var number: Double? {
@@ -211,11 +212,11 @@ private func unescaped(_ text: ArraySlice<UInt8>) -> String {
     case UInt8(ascii: "u"):
       let first = unit()
       index += 6
-      var scalar = Unicode.Scalar(UInt32(first))
+      var scalar = Unicode.Scalar(UInt32(clamping: first))
       if UTF16.isLeadSurrogate(first), text[index...].starts(with: Array("\\u".utf8)) {
         let second = unit()
         if UTF16.isTrailSurrogate(second) {
-          scalar = Unicode.Scalar(0x10000 + (UInt32(first) - 0xD800) << 10 + (UInt32(second) - 0xDC00))
+          scalar = Unicode.Scalar(0x10000 + (UInt32(clamping: first) - 0xD800) << 10 + (UInt32(clamping: second) - 0xDC00))
           index += 6
         }
       }

@@ -32,7 +32,8 @@ public struct Deadline: Sendable, Comparable {
   /// What is left as `poll` takes it: -1 for ever; rounded up, so that a wait never ends early and spins.
   package var pollTimeout: Int32 {
     if self == .never { return -1 }
-    return Int32(min(Int64(Int32.max), (remaining.nanoseconds + 999_999) / 1_000_000))
+    let (milliseconds, rest) = remaining.nanoseconds.quotientAndRemainder(dividingBy: 1_000_000)
+    return Int32(clamping: milliseconds + (rest == 0 ? 0 : 1))
   }
 }
 
@@ -40,14 +41,15 @@ extension Duration {
   package var nanoseconds: Int64 {
     let (seconds, attoseconds) = components
     let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-    return overflow ? .max : product + attoseconds / 1_000_000_000
+    let (sum, isTooLong) = product.addingReportingOverflow(attoseconds / 1_000_000_000)
+    return overflow || isTooLong ? (seconds < 0 ? .min : .max) : sum
   }
 
-  package var milliseconds: Int { Int(nanoseconds / 1_000_000) }
+  package var milliseconds: Int { Int(clamping: nanoseconds / 1_000_000) }
 
   package var timeval: timeval {
     let (seconds, attoseconds) = components
-    return Glibc.timeval(tv_sec: Int(seconds), tv_usec: Int(attoseconds / 1_000_000_000_000))
+    return Glibc.timeval(tv_sec: Int(clamping: seconds), tv_usec: Int(clamping: attoseconds / 1_000_000_000_000))
   }
 
   /// `1.5 s`, `250 ms`: as messages show it.
@@ -62,7 +64,7 @@ extension Duration {
 package func clock(_ id: clockid_t) -> Int64 {
   var time = timespec()
   clock_gettime(id, &time)
-  return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
+  return Int64(clamping: time.tv_sec) * 1_000_000_000 + Int64(clamping: time.tv_nsec)
 }
 
 /// Seconds since 1970, in UTC.

@@ -9,7 +9,7 @@ package struct PollSet {
   /// - Returns: the place to ask `isReady` about.
   @discardableResult
   package mutating func add(_ descriptor: Int32, for events: Int32 = POLLIN) -> Int {
-    entries.append(pollfd(fd: descriptor, events: Int16(events), revents: 0))
+    entries.append(pollfd(fd: descriptor, events: Int16(truncatingIfNeeded: events), revents: 0))
     return entries.count - 1
   }
 

@@ -37,5 +37,5 @@ package func freePort() -> Int? {
       bind(descriptor, raw, length) == 0 && getsockname(descriptor, raw, &length) == 0
     }
   }
-  return isBound ? Int(UInt16(bigEndian: address.sin_port)) : nil
+  return isBound ? Int(clamping: UInt16(bigEndian: address.sin_port)) : nil
 }
