@@ -1,3 +1,4 @@
+import Glibc
 import MsctlCommands
 import MsctlCore
 
@@ -10,20 +11,35 @@ private func runDriver(
   _ target: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 ) -> CInt
 
+/// The targets: each takes any bytes. Nothing may crash, hang or grow without bound.
+private let targets: [String: @Sendable ([UInt8]) -> Void] = [
+  "readers": fuzzReaders, "catalogue": fuzzCatalogue, "message": fuzzMessage, "items": fuzzItems, "shell": fuzzShell,
+  "broker": FakeBroker.fuzz, "agent": FakeAgent.fuzz,
+]
+
+private let target = targets[getenv("MSCTL_FUZZ_TARGET").map { String(cString: $0) } ?? "readers"]
+
 @main
 enum Fuzz {
   static func main() {
+    guard target != nil else {
+      print(targets.keys.sorted().joined(separator: "\n"))
+      exit(2)
+    }
+    signal(SIGPIPE, SIG_IGN)
     var count = CommandLine.argc
     var words = CommandLine.unsafeArgv
-    _ = runDriver(&count, &words) { fuzz($0, $1) }
+    _ = runDriver(&count, &words) { start, count in
+      target?(Array(UnsafeBufferPointer(start: start, count: count)))
+      return 0
+    }
   }
 }
 
-/// Takes any bytes: nothing may crash, hang or grow without bound, and what is taken must come out the same.
+/// The readers of JSON, templates, URIs and command lines. What is taken must come out the same.
 /// The first byte says how the stream is cut.
-private func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
-  let bytes = Array(UnsafeBufferPointer(start: start, count: count))
-  guard let cut = bytes.first else { return 0 }
+private func fuzzReaders(_ bytes: [UInt8]) {
+  guard let cut = bytes.first else { return }
   let text = bytes.dropFirst()
   let whole = values(text, cut: .max, keepsWhiteSpace: false)
   precondition(values(text, cut: Int(cut % 16) + 1, keepsWhiteSpace: false) == whole, "the cut must not matter")
@@ -40,7 +56,6 @@ private func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   // Each line is a word; the first byte has said which command.
   let words = string.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
   AllCommands.check([AllCommands.specs[Int(cut) % AllCommands.specs.count].name] + words)
-  return 0
 }
 
 private func values(_ text: ArraySlice<UInt8>, cut: Int, keepsWhiteSpace: Bool) -> [JSONValue] {
