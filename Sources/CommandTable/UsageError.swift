@@ -22,7 +22,8 @@ package struct UsageError: Error, Equatable {
       "'\(word)' is not an option of '\(command)'",
       hint: meant(word, known)
         ?? "'msctl \(command) -h' lists them."
-        + ((0x30...0x39).contains(word.utf8.dropFirst().first ?? 0) ? " Where it is meant as it stands, write '--' before it." : ""))
+        + ((0x30...0x39).contains(word.utf8.dropFirst().first ?? 0)
+          ? " Where it is meant as it stands, write '--' before it." : ""))
   }
 
   package static func missingValue(_ flag: String, _ name: String) -> Self {

@@ -216,7 +216,8 @@ private func unescaped(_ text: ArraySlice<UInt8>) -> String {
       if UTF16.isLeadSurrogate(first), text[index...].starts(with: Array("\\u".utf8)) {
         let second = unit()
         if UTF16.isTrailSurrogate(second) {
-          scalar = Unicode.Scalar(0x10000 + (UInt32(clamping: first) - 0xD800) << 10 + (UInt32(clamping: second) - 0xDC00))
+          scalar = Unicode.Scalar(
+            0x10000 + (UInt32(clamping: first) - 0xD800) << 10 + (UInt32(clamping: second) - 0xDC00))
           index += 6
         }
       }
