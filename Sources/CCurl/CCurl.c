@@ -34,6 +34,7 @@ static __attribute__((noinline)) void *find(const char *name) {
   })
 
 CURLcode curl_global_init(long flags) { return REAL(curl_global_init)(flags); }
+unsigned int msctl_curl_version(void) { return REAL(curl_version_info)(CURLVERSION_NOW)->version_num; }
 char *curl_version(void) { return REAL(curl_version)(); }
 void curl_free(void *memory) { REAL(curl_free)(memory); }
 

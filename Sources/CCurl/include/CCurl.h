@@ -7,6 +7,9 @@
 #define CURL_DISABLE_TYPECHECK
 #include <curl/curl.h>
 
+// The version of the library that runs, as 0xXXYYZZ.
+unsigned int msctl_curl_version(void);
+
 CURLcode msctl_set_long(CURL *handle, CURLoption option, long value);
 CURLcode msctl_set_offset(CURL *handle, CURLoption option, curl_off_t value);
 CURLcode msctl_set_string(CURL *handle, CURLoption option, const char *value);

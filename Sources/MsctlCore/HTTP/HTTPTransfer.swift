@@ -3,8 +3,11 @@ import Glibc
 
 /// Easy handles for one transfer after the other: to set one up takes longer than to set one back
 /// (https://curl.se/libcurl/c/curl_easy_reset.html).
+///
+/// Not before libcurl 8.3: until then a handle that is used again reads freed memory where a server begins its headers with a
+/// space (https://github.com/curl/curl/issues/11620).
 final class EasyHandles {
-  private static let most = 64
+  private static let most = msctl_curl_version() >= 0x080300 ? 64 : 0
   private var idle: [UnsafeMutableRawPointer] = []
 
   deinit { idle.forEach(curl_easy_cleanup) }
@@ -40,7 +43,7 @@ public final class HTTPTransfer {
   /// How the transfer ended; nil while it runs.
   public internal(set) var outcome: Result<Void, HTTPError>?
 
-  let handle: UnsafeMutableRawPointer
+  private(set) var handle: UnsafeMutableRawPointer
   private(set) var request: HTTPRequest
   private var body: [UInt8] = []
   private var headerLines: [HTTPHeader] = []
@@ -307,6 +310,9 @@ public final class HTTPTransfer {
       throw HTTPError(kind: .broken, reason: "a redirect to '\(after.scheme)', which is not followed")
     }
     redirectsLeft -= 1
+    let next = try handles.take()
+    handles.giveBack(handle)
+    handle = next
     request.url = target
     let becomesGet =
       status == 303 && request.method != "HEAD" || [301, 302].contains(status) && request.method == "POST"
@@ -339,6 +345,8 @@ public final class HTTPTransfer {
     case CURLE_OUT_OF_MEMORY where head == nil && status > 0:
       // libcurl's word for one header beyond its own limit.
       return HTTPError(kind: .tooLarge, reason: "a header is larger than libcurl takes")
+    case CURLE_BAD_FUNCTION_ARGUMENT where status > 0:
+      return HTTPError(kind: .broken, reason: "the response headers begin with a continuation line")
     case CURLE_COULDNT_CONNECT:
       var number = 0
       msctl_get_long(handle, CURLINFO_OS_ERRNO, &number)
