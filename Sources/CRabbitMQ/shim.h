@@ -1,5 +1,5 @@
-// What Swift cannot call of librabbitmq: variadic functions and macros with casts. The headers are flat in 0.11 (Debian 12)
-// and under rabbitmq-c/ from 0.12 on.
+// What Swift cannot use of librabbitmq and OpenSSL: macros with casts, and OpenSSL's macros. librabbitmq's headers are flat in
+// 0.11 (Debian 12) and under rabbitmq-c/ from 0.12 on.
 #ifndef MSCTL_CRABBITMQ_SHIM_H
 #define MSCTL_CRABBITMQ_SHIM_H
 
@@ -14,32 +14,48 @@
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 #endif
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
 
-// amqp_login_with_properties is variadic: what follows depends on the SASL method.
-static inline amqp_rpc_reply_t msctl_login_plain(amqp_connection_state_t state, const char *vhost, int channel_max,
-                                                 int frame_max, int heartbeat, const amqp_table_t *properties,
-                                                 const char *user, const char *password) {
-  return amqp_login_with_properties(state, vhost, channel_max, frame_max, heartbeat, properties,
-                                    AMQP_SASL_METHOD_PLAIN, user, password);
-}
-static inline amqp_rpc_reply_t msctl_login_external(amqp_connection_state_t state, const char *vhost, int channel_max,
-                                                    int frame_max, int heartbeat, const amqp_table_t *properties,
-                                                    const char *identity) {
-  return amqp_login_with_properties(state, vhost, channel_max, frame_max, heartbeat, properties,
-                                    AMQP_SASL_METHOD_EXTERNAL, identity);
+// librabbitmq compares certificates with names only: '*.0.0.1' would do for 127.0.0.1, and an IP address in a certificate would
+// not. OpenSSL compares addresses with addresses (X509_VERIFY_PARAM_set_flags(3)). Returns 1 where it is set.
+static inline int msctl_expect_address(amqp_socket_t *socket, const char *address) {
+  SSL_CTX *context = (SSL_CTX *)amqp_ssl_socket_get_context(socket);
+  return X509_VERIFY_PARAM_set1_ip_asc(SSL_CTX_get0_param(context), address);
 }
 
 // Method numbers are macros with casts.
-static const amqp_method_number_t MSCTL_BASIC_DELIVER = AMQP_BASIC_DELIVER_METHOD;
-static const amqp_method_number_t MSCTL_BASIC_RETURN = AMQP_BASIC_RETURN_METHOD;
-static const amqp_method_number_t MSCTL_BASIC_ACK = AMQP_BASIC_ACK_METHOD;
-static const amqp_method_number_t MSCTL_BASIC_NACK = AMQP_BASIC_NACK_METHOD;
-static const amqp_method_number_t MSCTL_BASIC_CANCEL = AMQP_BASIC_CANCEL_METHOD;
-static const amqp_method_number_t MSCTL_CHANNEL_CLOSE = AMQP_CHANNEL_CLOSE_METHOD;
-static const amqp_method_number_t MSCTL_CHANNEL_CLOSE_OK = AMQP_CHANNEL_CLOSE_OK_METHOD;
-static const amqp_method_number_t MSCTL_CONNECTION_CLOSE = AMQP_CONNECTION_CLOSE_METHOD;
-static const amqp_method_number_t MSCTL_CONNECTION_CLOSE_OK = AMQP_CONNECTION_CLOSE_OK_METHOD;
-static const amqp_method_number_t MSCTL_CONNECTION_BLOCKED = AMQP_CONNECTION_BLOCKED_METHOD;
-static const amqp_method_number_t MSCTL_CONNECTION_UNBLOCKED = AMQP_CONNECTION_UNBLOCKED_METHOD;
+#define MSCTL_METHOD(name) static const amqp_method_number_t MSCTL_##name = AMQP_##name##_METHOD
+MSCTL_METHOD(BASIC_ACK);
+MSCTL_METHOD(BASIC_CANCEL);
+MSCTL_METHOD(BASIC_CANCEL_OK);
+MSCTL_METHOD(BASIC_CONSUME);
+MSCTL_METHOD(BASIC_CONSUME_OK);
+MSCTL_METHOD(BASIC_DELIVER);
+MSCTL_METHOD(BASIC_NACK);
+MSCTL_METHOD(BASIC_PUBLISH);
+MSCTL_METHOD(BASIC_QOS);
+MSCTL_METHOD(BASIC_QOS_OK);
+MSCTL_METHOD(BASIC_RETURN);
+MSCTL_METHOD(CHANNEL_CLOSE);
+MSCTL_METHOD(CHANNEL_CLOSE_OK);
+MSCTL_METHOD(CHANNEL_OPEN);
+MSCTL_METHOD(CHANNEL_OPEN_OK);
+MSCTL_METHOD(CONFIRM_SELECT);
+MSCTL_METHOD(CONFIRM_SELECT_OK);
+MSCTL_METHOD(CONNECTION_BLOCKED);
+MSCTL_METHOD(CONNECTION_CLOSE);
+MSCTL_METHOD(CONNECTION_CLOSE_OK);
+MSCTL_METHOD(CONNECTION_OPEN);
+MSCTL_METHOD(CONNECTION_OPEN_OK);
+MSCTL_METHOD(CONNECTION_START);
+MSCTL_METHOD(CONNECTION_START_OK);
+MSCTL_METHOD(CONNECTION_TUNE);
+MSCTL_METHOD(CONNECTION_TUNE_OK);
+MSCTL_METHOD(CONNECTION_UNBLOCKED);
+MSCTL_METHOD(QUEUE_BIND);
+MSCTL_METHOD(QUEUE_BIND_OK);
+MSCTL_METHOD(QUEUE_DECLARE);
+MSCTL_METHOD(QUEUE_DECLARE_OK);
 
 #endif

@@ -5,10 +5,16 @@ package struct EnvelopeError: Error, Equatable {
 
 /// A message as one line of JSON, and back: the same body bytes and properties.
 ///
-/// `{"body","bodyEncoding"?,"exchange","routingKey","redelivered","properties":{…}}`. Header values that JSON has no type for
-/// are tagged: `{"$bytes":"base64"}`, `{"$timestamp":seconds}`, `{"$decimal":"1.25"}`, `{"$double":"NaN"}`; a table whose only
-/// field begins with `$` stands in `{"$table":{…}}`.
+/// `{"body","bodyEncoding"?,"exchange","routingKey","redelivered","properties":{…}}`. A whole number in a header is a signed one
+/// of 32 bits where it fits, else of 64, and a fraction one of 64 bits. Every other type is tagged: `{"$int64":1}`,
+/// `{"$uint8":1}`, `{"$float32":1.5}`, `{"$bytes":"base64"}`, `{"$timestamp":seconds}`, `{"$decimal":"1.25"}`,
+/// `{"$double":"nan"}`, `{"$string":"base64"}` (text that is not UTF-8); a table whose only field begins with `$` stands in
+/// `{"$table":{…}}`.
 package enum Envelope {
+  /// What a broker adds to the headers on delivery. It is shown, as plain numbers, and not published again: beside what the
+  /// next broker adds it would be wrong.
+  private static let brokersOwn = ["x-delivery-count", "x-acquired-count", "x-stream-offset"]
+
   package static func write(_ message: AMQPMessage, redelivered: Bool) -> JSONValue {
     var writer = JSONWriter()
     writer.object { object in
@@ -71,7 +77,16 @@ package enum Envelope {
     if let timestamp = properties.timestamp { object.field("timestamp", timestamp) }
     if let headers = properties.headers {
       object.key("headers")
-      write(headers, to: &object)
+      object.object { object in
+        for field in headers {
+          object.key(field.name)
+          if brokersOwn.contains(where: field.name.isSame), let number = field.value.wholeNumber {
+            object.integer(number)
+          } else {
+            write(field.value, to: &object)
+          }
+        }
+      }
     }
   }
 
@@ -79,8 +94,8 @@ package enum Envelope {
     guard value.kind == .object else { throw EnvelopeError(reason: "has 'properties' that are not an object") }
     var properties = AMQPProperties()
     for (name, value) in value.members {
-      if let field = strings.first(where: { $0.name == name })?.field {
-        guard let text = value.string, text.utf8.count <= 255 else {
+      if let field = strings.first(where: { $0.name.isSame(as: name) })?.field {
+        guard let text = value.string, AMQPText.count(text) <= 255 else {
           throw EnvelopeError(reason: "has the property '\(name)', which is not a string of at most 255 bytes")
         }
         properties[keyPath: field] = text
@@ -94,7 +109,7 @@ package enum Envelope {
         guard case .table(let fields) = try header(value) else {
           throw EnvelopeError(reason: "has 'headers' that are not an object")
         }
-        properties.headers = fields
+        properties.headers = fields.filter { field in !brokersOwn.contains(where: field.name.isSame) }
       default: throw EnvelopeError(reason: "has the property '\(name)', which AMQP does not know")
       }
     }
@@ -123,17 +138,27 @@ package enum Envelope {
     func tagged(_ tag: String, _ text: String) { writer.object { $0.field(tag, text) } }
     switch value {
     case .bool(let flag): writer.bool(flag)
-    case .integer(let number): writer.integer(number)
-    case .unsigned(let number): writer.integer(number)
+    case .narrow(.int32, let number): writer.integer(number)
+    case .narrow(let width, let number): writer.object { $0.field("$" + width.rawValue, number) }
+    case .integer(let number):
+      if Int32(exactly: number) == nil { writer.integer(number) } else { writer.object { $0.field("$int64", number) } }
+    case .unsigned(let number): writer.object { $0.field("$uint64", number) }
+    case .float(let number):
+      guard number.isFinite else { return tagged("$float32", String(number)) }
+      writer.object { object in
+        object.key("$float32")
+        object.number(String(number))
+      }
     case .double(let number):
       // Swift writes a fraction or an exponent always, so that it reads back as no integer.
       if number.isFinite { writer.number(String(number)) } else { tagged("$double", String(number)) }
-    case .string(let text): writer.string(text)
+    case .string(let text):
+      if let bytes = AMQPText.bytes(text) { tagged("$string", Base64.encode(bytes)) } else { writer.string(text) }
     case .bytes(let bytes): tagged("$bytes", Base64.encode(bytes))
     case .timestamp(let seconds): writer.object { $0.field("$timestamp", seconds) }
     case .decimal(let scale, let number): tagged("$decimal", decimal(scale, number))
     case .table(let fields):
-      if fields.count == 1, fields[0].name.hasPrefix("$") {
+      if fields.count == 1, fields[0].name.begins(with: "$") {
         writer.object { object in
           object.key("$table")
           write(fields, to: &object)
@@ -156,8 +181,7 @@ package enum Envelope {
     case .string: return .string(value.string ?? "")
     case .number:
       let text = value.description
-      if let number = Int64(text) { return .integer(number) }
-      if let number = UInt64(text) { return .unsigned(number) }
+      if let number = Int64(text) { return Int32(exactly: number) == nil ? .integer(number) : .narrow(.int32, number) }
       guard let number = Double(text), number.isFinite else {
         throw EnvelopeError(reason: "has the header value \(text), which is too large")
       }
@@ -168,7 +192,7 @@ package enum Envelope {
       return .array(values)
     case .object:
       let members = value.members
-      if members.count == 1, members[0].name.hasPrefix("$") { return try tagged(members[0].name, members[0].value) }
+      if members.count == 1, members[0].name.begins(with: "$") { return try tagged(members[0].name, members[0].value) }
       return .table(try fields(members))
     }
   }
@@ -176,23 +200,48 @@ package enum Envelope {
   private static func fields(_ members: [(name: String, value: JSONValue)]) throws(EnvelopeError) -> [AMQPField] {
     var fields: [AMQPField] = []
     for member in members {
-      guard member.name.utf8.count <= 255 else { throw EnvelopeError(reason: "has a header's name of over 255 bytes") }
+      guard AMQPText.count(member.name) <= 255 else {
+        throw EnvelopeError(reason: "has a header's name of over 255 bytes")
+      }
       fields.append(AMQPField(member.name, try header(member.value)))
     }
     return fields
   }
 
+  /// The values of a type with fewer than 64 bits.
+  private static func range(_ width: AMQPValue.Width) -> ClosedRange<Int64> {
+    switch width {
+    case .int8: -0x80...0x7F
+    case .uint8: 0...0xFF
+    case .int16: -0x8000...0x7FFF
+    case .uint16: 0...0xFFFF
+    case .int32: -0x8000_0000...0x7FFF_FFFF
+    case .uint32: 0...0xFFFF_FFFF
+    }
+  }
+
   private static func tagged(_ tag: String, _ value: JSONValue) throws(EnvelopeError) -> AMQPValue {
+    if let width = AMQPValue.Width(rawValue: String(tag.dropFirst())) {
+      guard let number = value.integer, range(width).contains(number) else {
+        throw EnvelopeError(reason: "has a header value tagged '\(tag)' that is not such a number")
+      }
+      return .narrow(width, number)
+    }
     let found: AMQPValue? =
       switch tag {
+      case "$int64": value.integer.map { .integer($0) }
+      case "$uint64": UInt64(value.description).map { .unsigned($0) }
+      case "$float32": value.kind == .number ? Float(value.description).flatMap { $0.isFinite ? .float($0) : nil } : nil
       case "$bytes": value.string.flatMap(Base64.decode).map { .bytes($0) }
+      case "$string":
+        value.string.flatMap(Base64.decode).map { bytes in .string(bytes.withUnsafeBytes { AMQPText.text($0) }) }
       case "$timestamp": UInt64(value.description).map { .timestamp($0) }
       case "$decimal": value.string.flatMap(decimal)
       case "$table": value.kind == .object ? .table(try fields(value.members)) : nil
       default: nil
       }
     // Written for whoever reads it, but a broker of RabbitMQ closes the connection that sends it one.
-    guard tag != "$double" else {
+    guard tag != "$double", tag != "$float32" || value.kind != .string else {
       throw EnvelopeError(reason: "has the header value \(value.description), a number that RabbitMQ cannot carry")
     }
     guard let found else { throw EnvelopeError(reason: "has a header value tagged '\(tag)' that is not understood") }
@@ -207,9 +256,9 @@ package enum Envelope {
   }
 
   private static func decimal(_ text: String) -> AMQPValue? {
-    let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+    let parts = text.parts(between: ".")
     guard parts.count <= 2, let value = Int32(parts.joined()) else { return nil }
-    let scale = parts.count == 2 ? parts[1].count : 0
+    let scale = parts.count == 2 ? parts[1].utf8.count : 0
     return scale <= 255 && !parts[0].isEmpty ? .decimal(scale: UInt8(scale), value: value) : nil
   }
 }

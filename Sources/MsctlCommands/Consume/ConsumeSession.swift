@@ -183,7 +183,7 @@ struct ConsumeSession {
     while hasReconnected || canTake, let event = try connection.nextEvent() {
       switch event {
       case .delivery(let delivery):
-        if options.isStream, case .integer(let offset) = delivery.message.properties.header("x-stream-offset") {
+        if options.isStream, let offset = delivery.message.properties.header("x-stream-offset")?.wholeNumber {
           streamOffset = offset
         }
         if try isKnown(delivery) { continue }

@@ -112,7 +112,7 @@ struct Attempts {
   /// - Returns: how many there were, with this one.
   mutating func add(_ message: AMQPMessage) -> Int {
     var count = counts[key(message), default: 0] + 1
-    if case .integer(let delivered) = message.properties.header("x-delivery-count") {
+    if let delivered = message.properties.header("x-delivery-count")?.wholeNumber {
       count = max(count, Int(delivered) + 1)
     }
     if counts.count >= Self.limit { counts = [:] }

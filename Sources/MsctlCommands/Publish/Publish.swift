@@ -276,7 +276,7 @@ private struct PublishSession: ~Copyable {
           hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
       }
       let canGoOn = refused.isEmpty && !isAtEnd && !needsInput && publisher.hasRoom && expected.count < options.window
-      wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn)
+      wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn || publisher.hasInput)
     }
   }
 

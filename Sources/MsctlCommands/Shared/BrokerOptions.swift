@@ -53,6 +53,8 @@ struct BrokerOptions: Defaulted {
   func failure(_ error: AMQPError, queue: String, _ uri: AMQPURI) -> Failure {
     var failure = error.failure(uri)
     switch error.kind {
+    case .unreadableFrame:
+      failure.message = "cannot read what RabbitMQ at \(uri.shown) sent for '\(queue)': \(error.reason)"
     case .channelClosed(code: 404):
       failure.message = "there is no queue '\(queue)' at \(uri.shown)"
       failure.hint = "'msctl publish' makes it; without '--passive', so does 'msctl consume'."

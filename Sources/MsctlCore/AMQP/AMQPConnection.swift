@@ -10,11 +10,15 @@ import Glibc
 public final class AMQPConnection {
   /// librabbitmq may drop queued frames of one channel while it reads another: so there is one only.
   private static let channel: amqp_channel_t = 1
-  /// What a frame holds at most; RabbitMQ's default.
-  private static let frameMax: Int32 = 131_072
+  /// The size of a frame that is asked for: RabbitMQ's default.
+  private static let frameMax = 131_072
+  /// What a frame may hold beyond that when it comes: a broker adds headers of its own to those that filled a frame.
+  private static let headerRoom = 65_536
   /// RabbitMQ takes no body above this (`max_message_size`), so none is believed.
   private static let bodyLimit: UInt64 = 512 << 20
-  /// How long the broker may take to answer a method.
+  /// How much may be put by, in bytes, while nobody can take messages.
+  private static let putByLimit = 2 << 30
+  /// How long the broker may take to respond to a method.
   private static let replyTimeout: Duration = .seconds(30)
 
   /// A message whose frames have not all come.
@@ -34,7 +38,14 @@ public final class AMQPConnection {
   private var isAlive = true
   private var pool = AMQPPool()
   private var events = Deque<AMQPEvent>()
+  /// The size of `events`, in bytes.
+  private var putBy = 0
   private var partial: (kind: Partial, message: AMQPMessage, left: UInt64)?
+  private var bounds = AMQPBounds()
+  /// The size of a frame that the broker agreed to.
+  private var frameMax = AMQPConnection.frameMax
+  /// What the broker says of itself: its version, for one.
+  package private(set) var serverProperties: [AMQPField] = []
 
   // MARK: Opening
 
@@ -51,8 +62,7 @@ public final class AMQPConnection {
     let connection = AMQPConnection(uri, state, trace)
     try connection.connect()
     try connection.logIn(name: name)
-    _ = amqp_channel_open(state, channel)
-    try connection.checkReply()
+    try connection.openChannel()
     return connection
   }
 
@@ -92,9 +102,8 @@ public final class AMQPConnection {
       let cause = status == AMQP_STATUS_SOCKET_ERROR.rawValue ? connectError(uri.host, uri.port, until: deadline) : nil
       throw AMQPError(kind: isTLS ? .tls : .unreachable, reason: cause ?? statusText(status))
     }
-    amqp_set_handshake_timeout(state, &timeout)
-    var replyTimeout = Self.replyTimeout.timeval
-    amqp_set_rpc_timeout(state, &replyTimeout)
+    // A child that inherited it would keep the connection open.
+    _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
   }
 
   /// librabbitmq 0.11 sets neither a minimum version nor a path of authorities.
@@ -106,14 +115,18 @@ public final class AMQPConnection {
     }
     try check(amqp_ssl_socket_set_ssl_versions(socket, AMQP_TLSv1_2, AMQP_TLSvLATEST), "TLS 1.2")
     amqp_ssl_socket_set_verify_peer(socket, uri.verifiesPeer ? 1 : 0)
-    amqp_ssl_socket_set_verify_hostname(socket, uri.verifiesPeer ? 1 : 0)
+    let address = numericAddress(uri.host)
+    amqp_ssl_socket_set_verify_hostname(socket, uri.verifiesPeer && address == nil ? 1 : 0)
+    if uri.verifiesPeer, let address, msctl_expect_address(socket, address) != 1 {
+      throw AMQPError(kind: .tls, reason: "cannot verify a certificate for the address \(address)")
+    }
     if let file = uri.authorityFile ?? (uri.verifiesPeer ? Self.systemAuthorities : nil) {
-      try check(amqp_ssl_socket_set_cacert(socket, file), "the authorities in '\(file)'")
+      try check(amqp_ssl_socket_set_cacert(socket, file), "CA certificates in '\(file)'")
     }
     if let certificate = uri.certificateFile {
       // One file may hold both.
       try check(
-        amqp_ssl_socket_set_key(socket, certificate, uri.keyFile ?? certificate), "the certificate in '\(certificate)'")
+        amqp_ssl_socket_set_key(socket, certificate, uri.keyFile ?? certificate), "certificate in '\(certificate)'")
     }
   }
 
@@ -122,39 +135,78 @@ public final class AMQPConnection {
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"].first { access($0, R_OK) == 0 }
   }
 
-  /// librabbitmq announces almost no capabilities by itself; without them the broker never says that it blocks us or that a
-  /// queue is gone (https://www.rabbitmq.com/docs/consumer-cancel, https://www.rabbitmq.com/docs/connection-blocked).
+  /// Logs in. librabbitmq's own login, as every call of it that waits for a reply, keeps whatever else comes meanwhile without
+  /// bound; and it announces almost no capabilities, without which the broker never says that it blocks us or that a queue is
+  /// gone (https://www.rabbitmq.com/docs/consumer-cancel, https://www.rabbitmq.com/docs/connection-blocked).
   private func logIn(name: String) throws(AMQPError) {
-    let capabilities = [
-      "consumer_cancel_notify", "connection.blocked", "basic.nack", "publisher_confirms",
-      "authentication_failure_close",
-    ]
-    var properties = pool.table([
-      AMQPField("product", .string("msctl")),
-      AMQPField("version", .string(Version.msctl)),
-      AMQPField("connection_name", .string(name)),
-      AMQPField("capabilities", .table(capabilities.map { AMQPField($0, .bool(true)) })),
-    ])
-    let heartbeat = Int32(uri.heartbeat)
-    let reply =
-      switch uri.mechanism {
-      case .plain:
-        msctl_login_plain(state, uri.vhost, 0, Self.frameMax, heartbeat, &properties, uri.user, uri.password)
-      case .external:
-        msctl_login_external(state, uri.vhost, 0, Self.frameMax, heartbeat, &properties, uri.user)
-      }
-    pool.recycle()
-    do { try check(reply) } catch {
+    let deadline = Deadline.after(uri.connectTimeout)
+    do { try shakeHands(name, until: deadline) } catch {
       switch error.kind {
       case .connectionClosed(let code) where [403, 530].contains(code):
         throw AMQPError(kind: .denied, reason: error.reason)
       case .timedOut:
-        throw AMQPError(kind: .timedOut, reason: "no AMQP handshake within \(uri.connectTimeout.shown)")
-      case .broken:
-        throw AMQPError(kind: .unreachable, reason: "what listens there does not speak AMQP 0-9-1 (\(error.reason))")
+        throw dead(.timedOut, "no AMQP handshake within \(uri.connectTimeout.shown)")
+      case .broken, .unreadableFrame, .violation:
+        throw dead(.unreachable, "what listens there does not speak AMQP 0-9-1 (\(error.reason))")
       default: throw error
       }
     }
+  }
+
+  /// AMQP 0-9-1, section 2.2.4.
+  private func shakeHands(_ name: String, until deadline: Deadline) throws(AMQPError) {
+    try check(status: amqp_send_header(state))
+    let start = try reply(MSCTL_CONNECTION_START, as: amqp_connection_start_t.self, on: 0, until: deadline)
+    guard start.version_major == 0, start.version_minor == 9 else {
+      throw dead(.unreachable, "it speaks AMQP \(start.version_major)-\(start.version_minor), not 0-9-1")
+    }
+    serverProperties = AMQPField.list(start.server_properties)
+    let mechanism = uri.mechanism == .plain ? "PLAIN" : "EXTERNAL"
+    guard String(start.mechanisms).utf8.split(separator: 0x20).contains(where: { $0.elementsEqual(mechanism.utf8) })
+    else {
+      throw dead(.denied, "it does not offer the mechanism \(mechanism)")
+    }
+    let capabilities = [
+      "consumer_cancel_notify", "connection.blocked", "basic.nack", "publisher_confirms",
+      "authentication_failure_close",
+    ]
+    let response =
+      uri.mechanism == .plain ? [0] + Array(uri.user.utf8) + [0] + Array(uri.password.utf8) : Array(uri.user.utf8)
+    try send(
+      MSCTL_CONNECTION_START_OK,
+      amqp_connection_start_ok_t(
+        client_properties: pool.table([
+          AMQPField("product", .string("msctl")),
+          AMQPField("version", .string(Version.msctl)),
+          AMQPField("connection_name", .string(name)),
+          AMQPField("capabilities", .table(capabilities.map { AMQPField($0, .bool(true)) })),
+        ]), mechanism: pool.bytes(mechanism), response: response.withUnsafeBytes { pool.bytes($0) },
+        locale: pool.bytes("en_US")), on: 0)
+
+    let tune = try reply(MSCTL_CONNECTION_TUNE, as: amqp_connection_tune_t.self, on: 0, until: deadline)
+    // 0 stands for no limit; 4096 is what every peer must take (section 4.2.3).
+    if tune.frame_max != 0 { frameMax = min(frameMax, max(4096, Int(tune.frame_max))) }
+    let heartbeat = tune.heartbeat == 0 ? uri.heartbeat : min(uri.heartbeat, Int(tune.heartbeat))
+    try check(status: amqp_tune_connection(state, 1, Int32(frameMax + Self.headerRoom), Int32(heartbeat)))
+    try send(
+      MSCTL_CONNECTION_TUNE_OK,
+      amqp_connection_tune_ok_t(channel_max: 1, frame_max: UInt32(frameMax), heartbeat: UInt16(heartbeat)), on: 0)
+    try send(
+      MSCTL_CONNECTION_OPEN,
+      amqp_connection_open_t(virtual_host: pool.bytes(uri.vhost), capabilities: amqp_bytes_t(), insist: 1), on: 0)
+    _ = try reply(MSCTL_CONNECTION_OPEN_OK, as: amqp_connection_open_ok_t.self, on: 0, until: deadline)
+  }
+
+  /// Opens the channel; also anew, where the broker has closed it over a method of ours. Consumers, confirms and unacknowledged
+  /// messages of the old one are gone.
+  package func openChannel() throws(AMQPError) {
+    bounds = AMQPBounds()
+    events = []
+    putBy = 0
+    partial = nil
+    _ = try call(
+      MSCTL_CHANNEL_OPEN, amqp_channel_open_t(out_of_band: amqp_bytes_t()), MSCTL_CHANNEL_OPEN_OK,
+      as: amqp_channel_open_ok_t.self)
   }
 
   // MARK: Methods
@@ -181,37 +233,47 @@ public final class AMQPConnection {
     _ name: String, isPassive: Bool, _ arguments: [AMQPField]
   ) throws(AMQPError) -> QueueState {
     trace?("> queue.declare \(name)\(isPassive ? " (passive)" : "")")
-    let ok = amqp_queue_declare(
-      state, Self.channel, pool.bytes(name), isPassive ? 1 : 0, 1, 0, 0, pool.table(arguments))
-    pool.recycle()
-    guard let ok else { throw replyError() }
+    let ok = try call(
+      MSCTL_QUEUE_DECLARE,
+      amqp_queue_declare_t(
+        ticket: 0, queue: pool.bytes(name), passive: isPassive ? 1 : 0, durable: 1, exclusive: 0, auto_delete: 0,
+        nowait: 0, arguments: pool.table(arguments)), MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
     return QueueState(
-      name: String(ok.pointee.queue), messages: Int(ok.pointee.message_count),
-      consumers: Int(ok.pointee.consumer_count))
+      name: String(ok.queue), messages: Int(ok.message_count), consumers: Int(ok.consumer_count))
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
   public func setPrefetch(_ count: Int) throws(AMQPError) {
-    amqp_basic_qos(state, Self.channel, 0, UInt16(clamping: count), 0)
-    try checkReply()
+    let count = UInt16(clamping: count)
+    _ = try call(
+      MSCTL_BASIC_QOS, amqp_basic_qos_t(prefetch_size: 0, prefetch_count: count, global: 0), MSCTL_BASIC_QOS_OK,
+      as: amqp_basic_qos_ok_t.self)
+    bounds.prefetch = count == 0 ? nil : max(bounds.prefetch ?? 0, Int(count))
   }
 
   /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
   /// to the exchange with each key.
   public func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
-    let ok = amqp_queue_declare(state, Self.channel, amqp_bytes_t(), 0, 0, 1, 1, amqp_table_t())
-    guard let ok else { throw replyError() }
-    let queue = String(ok.pointee.queue)
+    let ok = try call(
+      MSCTL_QUEUE_DECLARE,
+      amqp_queue_declare_t(
+        ticket: 0, queue: amqp_bytes_t(), passive: 0, durable: 0, exclusive: 1, auto_delete: 1, nowait: 0,
+        arguments: amqp_table_t()), MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
+    let queue = String(ok.queue)
     for key in keys { try bindQueue(queue, to: exchange, key: key) }
     return queue
   }
 
   /// `queue.bind`: the queue gets what is published to the exchange with this routing key.
-  public func bindQueue(_ queue: String, to exchange: String, key: String) throws(AMQPError) {
+  public func bindQueue(
+    _ queue: String, to exchange: String, key: String, arguments: [AMQPField] = []
+  ) throws(AMQPError) {
     trace?("> queue.bind \(queue) to \(exchange) with \(key)")
-    amqp_queue_bind(state, Self.channel, pool.bytes(queue), pool.bytes(exchange), pool.bytes(key), amqp_table_t())
-    pool.recycle()
-    try checkReply()
+    _ = try call(
+      MSCTL_QUEUE_BIND,
+      amqp_queue_bind_t(
+        ticket: 0, queue: pool.bytes(queue), exchange: pool.bytes(exchange), routing_key: pool.bytes(key), nowait: 0,
+        arguments: pool.table(arguments)), MSCTL_QUEUE_BIND_OK, as: amqp_queue_bind_ok_t.self)
   }
 
   /// `basic.consume`, with manual acknowledgement unless `isAutomatic`.
@@ -220,58 +282,103 @@ public final class AMQPConnection {
     _ queue: String, isAutomatic: Bool = false, arguments: [AMQPField] = []
   ) throws(AMQPError) -> String {
     trace?("> basic.consume \(queue)")
-    let ok = amqp_basic_consume(
-      state, Self.channel, pool.bytes(queue), amqp_bytes_t(), 0, isAutomatic ? 1 : 0, 0, pool.table(arguments))
-    pool.recycle()
-    guard let ok else { throw replyError() }
-    return String(ok.pointee.consumer_tag)
+    // Deliveries may come before the reply.
+    bounds.expectDeliveries(acknowledged: !isAutomatic)
+    let ok = try call(
+      MSCTL_BASIC_CONSUME,
+      amqp_basic_consume_t(
+        ticket: 0, queue: pool.bytes(queue), consumer_tag: amqp_bytes_t(), no_local: 0, no_ack: isAutomatic ? 1 : 0,
+        exclusive: 0, nowait: 0, arguments: pool.table(arguments)), MSCTL_BASIC_CONSUME_OK,
+      as: amqp_basic_consume_ok_t.self)
+    return String(ok.consumer_tag)
   }
 
   /// `basic.cancel`: no more deliveries, those on their way excepted.
   public func cancel(consumer tag: String) throws(AMQPError) {
-    amqp_basic_cancel(state, Self.channel, pool.bytes(tag))
-    pool.recycle()
-    try checkReply()
+    _ = try call(
+      MSCTL_BASIC_CANCEL, amqp_basic_cancel_t(consumer_tag: pool.bytes(tag), nowait: 0), MSCTL_BASIC_CANCEL_OK,
+      as: amqp_basic_cancel_ok_t.self)
   }
 
   /// `basic.ack` of this delivery, and with `multiple` of all before it.
   public func acknowledge(_ tag: UInt64, multiple: Bool) throws(AMQPError) {
     trace?("> basic.ack \(tag)\(multiple ? " and all before" : "")")
+    bounds.settle(tag, multiple: multiple)
     try check(status: amqp_basic_ack(state, Self.channel, tag, multiple ? 1 : 0))
   }
 
   /// `basic.reject` of this delivery: back to the queue or, without `requeue`, dropped or dead-lettered.
   public func reject(_ tag: UInt64, requeue: Bool) throws(AMQPError) {
     trace?("> basic.reject \(tag)\(requeue ? " (requeue)" : "")")
+    bounds.settle(tag, multiple: false)
     try check(status: amqp_basic_reject(state, Self.channel, tag, requeue ? 1 : 0))
+  }
+
+  /// `basic.nack` of this delivery, and with `multiple` of all before it: as `reject`, and RabbitMQ 4.3 does not count it as a
+  /// failed delivery (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+  public func refuse(_ tag: UInt64, multiple: Bool = false, requeue: Bool) throws(AMQPError) {
+    trace?("> basic.nack \(tag)\(multiple ? " and all before" : "")\(requeue ? " (requeue)" : "")")
+    bounds.settle(tag, multiple: multiple)
+    try check(status: amqp_basic_nack(state, Self.channel, tag, multiple ? 1 : 0, requeue ? 1 : 0))
   }
 
   /// `confirm.select`: from here on the broker confirms each message.
   public func selectConfirms() throws(AMQPError) {
-    amqp_confirm_select(state, Self.channel)
-    try checkReply()
+    _ = try call(
+      MSCTL_CONFIRM_SELECT, amqp_confirm_select_t(nowait: 0), MSCTL_CONFIRM_SELECT_OK, as: amqp_confirm_select_ok_t.self
+    )
   }
 
   /// `basic.publish` with `mandatory`: a message that reaches no queue comes back. That it was sent says nothing of its
   /// arrival; the confirm does.
+  /// - Throws: `invalid` where the message cannot be sent; the connection is as it was then.
   public func publish(_ message: AMQPMessage) throws(AMQPError) {
+    if let obstacle = message.obstacle(frameMax: frameMax) { throw AMQPError(kind: .invalid, reason: obstacle) }
     trace?(
       "> basic.publish \(message.exchange.isEmpty ? "" : message.exchange + " ")\(message.routingKey) "
         + "(\(message.body.count) bytes, message_id \(message.properties.messageID ?? "none"))")
+    bounds.published(message.body.count)
     var properties = message.properties.c(in: &pool)
     // A direct reply arrives, and yet the broker returns it as unroutable where it is mandatory.
-    let isMandatory: Int32 = message.routingKey.hasPrefix(Self.directReply + ".") ? 0 : 1
-    let status = message.body.withUnsafeBytes { body in
-      amqp_basic_publish(
-        state, Self.channel, pool.bytes(message.exchange), pool.bytes(message.routingKey), isMandatory, 0,
-        &properties,
-        amqp_bytes_t(len: body.count, bytes: UnsafeMutableRawPointer(mutating: body.baseAddress)))
+    let isMandatory: Int32 = message.routingKey.begins(with: Self.directReply + ".") ? 0 : 1
+    let (exchange, routingKey) = (pool.bytes(message.exchange), pool.bytes(message.routingKey))
+    defer { pool.recycle() }
+    // librabbitmq fills frames up to the size in which it takes them in, which is above what was agreed.
+    let piece = frameMax - 8
+    guard message.body.count > piece else {
+      let status = message.body.withUnsafeBytes { body in
+        amqp_basic_publish(
+          state, Self.channel, exchange, routingKey, isMandatory, 0, &properties,
+          amqp_bytes_t(len: body.count, bytes: UnsafeMutableRawPointer(mutating: body.baseAddress)))
+      }
+      return try check(status: status)
     }
-    pool.recycle()
-    if status == AMQP_STATUS_TABLE_TOO_BIG.rawValue || status == AMQP_STATUS_BAD_AMQP_DATA.rawValue {
-      throw AMQPError(kind: .invalid, reason: "its headers do not fit into a frame of \(Self.frameMax) bytes")
+    try send(
+      MSCTL_BASIC_PUBLISH,
+      amqp_basic_publish_t(
+        ticket: 0, exchange: exchange, routing_key: routingKey, mandatory: isMandatory, immediate: 0))
+    let status = withUnsafeMutablePointer(to: &properties) { properties in
+      var frame = amqp_frame_t()
+      frame.frame_type = UInt8(AMQP_FRAME_HEADER)
+      frame.channel = Self.channel
+      frame.payload.properties.class_id = UInt16(MSCTL_BASIC_PUBLISH >> 16)
+      frame.payload.properties.body_size = UInt64(message.body.count)
+      frame.payload.properties.decoded = UnsafeMutableRawPointer(properties)
+      return amqp_send_frame(state, &frame)
     }
     try check(status: status)
+    for start in stride(from: 0, to: message.body.count, by: piece) {
+      let status = message.body.withUnsafeBytes { body in
+        var frame = amqp_frame_t()
+        frame.frame_type = UInt8(AMQP_FRAME_BODY)
+        frame.channel = Self.channel
+        frame.payload.body_fragment = amqp_bytes_t(
+          len: min(piece, body.count - start),
+          bytes: UnsafeMutableRawPointer(mutating: body.baseAddress.map { $0 + start }))
+        return amqp_send_frame(state, &frame)
+      }
+      try check(status: status)
+    }
   }
 
   /// Ends a send that the broker takes nothing of for so long, as one does that is out of memory or disk
@@ -285,9 +392,15 @@ public final class AMQPConnection {
   public func close() {
     guard isAlive else { return }
     isAlive = false
-    var timeout = Duration.seconds(2).timeval
-    amqp_set_rpc_timeout(state, &timeout)
-    _ = amqp_connection_close(state, AMQP_REPLY_SUCCESS)
+    let deadline = Deadline.after(.seconds(2))
+    let close = amqp_connection_close_t(reply_code: 200, reply_text: pool.bytes("bye"), class_id: 0, method_id: 0)
+    do {
+      try send(MSCTL_CONNECTION_CLOSE, close, on: 0)
+      while let frame = try readFrame(until: deadline), !deadline.isPast {
+        let isMethod = Int32(frame.frame_type) == AMQP_FRAME_METHOD
+        if isMethod, frame.channel == 0, frame.payload.method.id == MSCTL_CONNECTION_CLOSE_OK { return }
+      }
+    } catch {}
   }
 
   // MARK: Events
@@ -297,17 +410,42 @@ public final class AMQPConnection {
 
   /// The next thing that has come, without waiting; nil where there is nothing. Sends heartbeats that are due.
   public func nextEvent() throws(AMQPError) -> AMQPEvent? {
-    if let event = events.popFirst() { return event }
+    if let event = events.popFirst() {
+      putBy -= event.size
+      return event
+    }
     return try readEvent()
   }
 
   /// Takes in what has come, to be handed out later, so that heartbeats go on while nobody can handle events.
   public func pump() throws(AMQPError) {
-    while let event = try readEvent() { events.append(event) }
+    // Bounded, since a broker may send without end.
+    for _ in 0..<Self.pumpLimit {
+      guard let event = try readEvent() else { return }
+      try put(by: event)
+    }
   }
+
+  /// How much is taken in before the caller can look at other things again.
+  private static let pumpLimit = 10_000
 
   /// Whether `pump` has put something by.
   public var hasEvents: Bool { !events.isEmpty }
+
+  /// Whether something has come already that no wait on the descriptor would notice.
+  package var hasInput: Bool { !events.isEmpty || amqp_data_in_buffer(state) != 0 || amqp_frames_enqueued(state) != 0 }
+
+  private func put(by event: AMQPEvent) throws(AMQPError) {
+    // Only the last word on this counts.
+    if event.isAboutBlocking, let last = events.last, last.isAboutBlocking { putBy -= events.removeLast().size }
+    putBy += event.size
+    events.append(event)
+    guard putBy <= Self.putByLimit else {
+      throw dead(
+        .violation,
+        "over \(Self.putByLimit >> 30) GiB of messages came before they could be handled (a smaller prefetch helps)")
+    }
+  }
 
   private func readEvent() throws(AMQPError) -> AMQPEvent? {
     let event = try readFrames()
@@ -316,41 +454,58 @@ public final class AMQPConnection {
   }
 
   private func readFrames() throws(AMQPError) -> AMQPEvent? {
-    while true {
-      var frame = amqp_frame_t()
-      var noWait = timeval()
-      amqp_maybe_release_buffers(state)
-      let status = amqp_simple_wait_frame_noblock(state, &frame, &noWait)
-      if status == AMQP_STATUS_TIMEOUT.rawValue { return nil }
-      try check(status: status)
+    while let frame = try readFrame(until: nil) {
       if let event = try take(frame) { return event }
     }
+    return nil
+  }
+
+  /// - Parameter deadline: until when to wait; nil: not at all.
+  /// - Returns: a frame, whose memory goes with the next one; nil where none came.
+  private func readFrame(until deadline: Deadline?) throws(AMQPError) -> amqp_frame_t? {
+    var frame = amqp_frame_t()
+    var time = deadline?.remaining.timeval ?? timeval()
+    amqp_maybe_release_buffers(state)
+    let status = amqp_simple_wait_frame_noblock(state, &frame, &time)
+    switch status {
+    case AMQP_STATUS_TIMEOUT.rawValue: return nil
+    case AMQP_STATUS_BAD_AMQP_DATA.rawValue, AMQP_STATUS_TABLE_TOO_BIG.rawValue:
+      throw dead(
+        .unreadableFrame, "a frame that is malformed or larger than \(frameMax + Self.headerRoom) bytes")
+    default: try check(status: status)
+    }
+    return frame
   }
 
   /// Adds a frame to what has come. Everything is copied out of it: its memory goes with the next one.
   private func take(_ frame: amqp_frame_t) throws(AMQPError) -> AMQPEvent? {
+    guard frame.channel <= Self.channel else {
+      throw violation("a frame on channel \(frame.channel), which is not open")
+    }
     switch Int32(frame.frame_type) {
     case AMQP_FRAME_METHOD:
       return try take(frame.payload.method)
     case AMQP_FRAME_HEADER:
       let header = frame.payload.properties
-      guard partial != nil, header.body_size <= Self.bodyLimit else {
-        throw dead(.broken, "a message header that does not belong here")
-      }
+      guard partial?.left == .max, let kind = partial?.kind else { throw violation("a message header out of place") }
+      var limit = Self.bodyLimit
+      if case .returned = kind { limit = UInt64(bounds.largest) }
+      guard header.body_size <= limit else { throw violation("a message of \(header.body_size) bytes") }
       if let decoded = header.decoded?.assumingMemoryBound(to: amqp_basic_properties_t.self) {
         partial?.message.properties = AMQPProperties(decoded.pointee)
       }
-      partial?.message.body.reserveCapacity(Int(header.body_size))
+      // What it says of its size is believed as far as it has come.
+      partial?.message.body.reserveCapacity(min(Int(header.body_size), 1 << 20))
       partial?.left = header.body_size
     case AMQP_FRAME_BODY:
       let fragment = frame.payload.body_fragment
-      guard let left = partial?.left, left >= UInt64(fragment.len) else {
-        throw dead(.broken, "a message body that does not belong here")
+      guard let left = partial?.left, left != .max, fragment.len > 0, left >= UInt64(fragment.len) else {
+        throw violation("a message body out of place")
       }
       partial?.message.body += UnsafeRawBufferPointer(start: fragment.bytes, count: fragment.len)
       partial?.left -= UInt64(fragment.len)
     default:
-      return nil
+      throw violation("a frame of type \(frame.frame_type)")
     }
     guard let (kind, message, left) = partial, left == 0 else { return nil }
     partial = nil
@@ -363,72 +518,108 @@ public final class AMQPConnection {
   }
 
   private func take(_ method: amqp_method_t) throws(AMQPError) -> AMQPEvent? {
-    func decoded<T>(_ type: T.Type) throws(AMQPError) -> T {
-      guard let decoded = method.decoded else { throw dead(.broken, "a method without arguments") }
-      return decoded.assumingMemoryBound(to: type).pointee
-    }
     switch method.id {
     case MSCTL_BASIC_DELIVER:
-      let deliver = try decoded(amqp_basic_deliver_t.self)
+      let deliver = try decoded(method, as: amqp_basic_deliver_t.self)
+      try check(bounds.delivered(deliver.delivery_tag))
+      guard partial == nil else { throw violation("a message in the middle of another") }
       partial = (
         .delivery(tag: deliver.delivery_tag, redelivered: deliver.redelivered != 0),
         AMQPMessage(body: [], exchange: String(deliver.exchange), routingKey: String(deliver.routing_key)), .max
       )
     case MSCTL_BASIC_RETURN:
-      let back = try decoded(amqp_basic_return_t.self)
+      let back = try decoded(method, as: amqp_basic_return_t.self)
+      try check(bounds.returned())
+      guard partial == nil else { throw violation("a message in the middle of another") }
       partial = (
         .returned(code: Int(back.reply_code), text: String(back.reply_text)),
         AMQPMessage(body: [], exchange: String(back.exchange), routingKey: String(back.routing_key)), .max
       )
     case MSCTL_BASIC_ACK:
-      let ack = try decoded(amqp_basic_ack_t.self)
+      let ack = try decoded(method, as: amqp_basic_ack_t.self)
+      try check(bounds.confirmed())
       return .ack(tag: ack.delivery_tag, multiple: ack.multiple != 0)
     case MSCTL_BASIC_NACK:
-      let nack = try decoded(amqp_basic_nack_t.self)
+      let nack = try decoded(method, as: amqp_basic_nack_t.self)
+      try check(bounds.confirmed())
       return .nack(tag: nack.delivery_tag, multiple: nack.multiple != 0)
     case MSCTL_BASIC_CANCEL:
+      try check(bounds.cancelled())
       return .cancelled
     case MSCTL_CONNECTION_BLOCKED:
-      return .blocked(reason: String(try decoded(amqp_connection_blocked_t.self).reason))
+      return .blocked(reason: String(try decoded(method, as: amqp_connection_blocked_t.self).reason))
     case MSCTL_CONNECTION_UNBLOCKED:
       return .unblocked
     case MSCTL_CHANNEL_CLOSE, MSCTL_CONNECTION_CLOSE:
       throw closed(by: method)
     default:
-      break
+      throw violation(amqp_method_name(method.id).map { String(cString: $0) } ?? "method \(method.id)")
     }
     return nil
   }
 
-  // MARK: Results
+  /// What the broker sent that it must not.
+  private func violation(_ what: String) -> AMQPError { dead(.violation, "the broker sent \(what)") }
 
-  private func checkReply() throws(AMQPError) {
-    try check(amqp_get_rpc_reply(state))
+  /// - Parameter excess: what the broker sent too much of.
+  private func check(_ excess: String?) throws(AMQPError) {
+    if let excess { throw dead(.violation, excess) }
   }
 
-  private func replyError() -> AMQPError {
-    do {
-      try checkReply()
-      return dead(.broken, "no reply")
-    } catch { return error }
-  }
+  // MARK: Sending and replies
 
-  private func check(_ reply: amqp_rpc_reply_t) throws(AMQPError) {
-    switch reply.reply_type {
-    case AMQP_RESPONSE_NORMAL: return
-    case AMQP_RESPONSE_SERVER_EXCEPTION: throw closed(by: reply.reply)
-    default: try check(status: reply.library_error)
+  private func send<Arguments>(
+    _ method: amqp_method_number_t, _ arguments: Arguments, on channel: amqp_channel_t = AMQPConnection.channel
+  ) throws(AMQPError) {
+    var arguments = arguments
+    let status = withUnsafeMutablePointer(to: &arguments) { amqp_send_method(state, channel, method, $0) }
+    pool.recycle()
+    if status == AMQP_STATUS_TABLE_TOO_BIG.rawValue {
+      throw AMQPError(kind: .invalid, reason: "the arguments do not fit into a frame of \(frameMax) bytes")
     }
+    try check(status: status)
   }
+
+  /// Sends a method on the channel and waits for its reply.
+  private func call<Arguments, Reply>(
+    _ method: amqp_method_number_t, _ arguments: Arguments, _ answer: amqp_method_number_t, as type: Reply.Type
+  ) throws(AMQPError) -> Reply {
+    try send(method, arguments)
+    return try reply(answer, as: type, on: Self.channel, until: .after(Self.replyTimeout))
+  }
+
+  /// Waits for a method. What else comes meanwhile is put by.
+  /// - Returns: its arguments; the memory that they name goes with the next frame.
+  private func reply<Reply>(
+    _ method: amqp_method_number_t, as type: Reply.Type, on channel: amqp_channel_t, until deadline: Deadline
+  ) throws(AMQPError) -> Reply {
+    while let frame = try readFrame(until: deadline), !deadline.isPast {
+      let isMethod = Int32(frame.frame_type) == AMQP_FRAME_METHOD
+      if isMethod, frame.channel == channel, frame.payload.method.id == method {
+        return try decoded(frame.payload.method, as: type)
+      }
+      if let event = try take(frame) {
+        trace?("< " + event.shown)
+        try put(by: event)
+      }
+    }
+    throw dead(.timedOut, "no response within \(Self.replyTimeout.shown)")
+  }
+
+  private func decoded<T>(_ method: amqp_method_t, as type: T.Type) throws(AMQPError) -> T {
+    guard let decoded = method.decoded else { throw violation("a method without arguments") }
+    return decoded.assumingMemoryBound(to: type).pointee
+  }
+
+  // MARK: Results
 
   private func check(status: Int32) throws(AMQPError) {
     switch status {
     case AMQP_STATUS_OK.rawValue...: return
-    case AMQP_STATUS_TIMEOUT.rawValue: throw dead(.timedOut, "no answer within \(Self.replyTimeout.shown)")
     case AMQP_STATUS_HEARTBEAT_TIMEOUT.rawValue:
-      throw dead(.broken, "it was silent for two heartbeats of \(uri.heartbeat) s")
+      throw dead(.broken, "nothing was heard for two heartbeats of \(uri.heartbeat) s")
     case AMQP_STATUS_CONNECTION_CLOSED.rawValue, AMQP_STATUS_SOCKET_ERROR.rawValue:
-      throw dead(.broken, "it was closed without a word")
+      throw dead(.broken, "the connection was closed without an AMQP close")
     default: throw dead(.broken, statusText(status))
     }
   }
@@ -451,7 +642,7 @@ public final class AMQPConnection {
       return error
     default: break
     }
-    return dead(.broken, "an answer that was not expected")
+    return violation("a method without arguments")
   }
 
   private func dead(_ kind: AMQPError.Kind, _ reason: String) -> AMQPError {
@@ -464,6 +655,23 @@ public final class AMQPConnection {
 private func connectError(_ host: String, _ port: Int, until deadline: Deadline) -> String? {
   guard let cause = tryConnect(host, port, until: deadline), cause != 0 else { return nil }
   return String(cString: strerror(cause)).lowercased()
+}
+
+/// The address that a host's name is, as OpenSSL reads one; nil where it is no address. Also for `127.1` and the like.
+private func numericAddress(_ host: String) -> String? {
+  var hints = addrinfo()
+  hints.ai_flags = AI_NUMERICHOST
+  hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+  var found: UnsafeMutablePointer<addrinfo>?
+  guard getaddrinfo(host, nil, &hints, &found) == 0, let address = found?.pointee else { return nil }
+  defer { freeaddrinfo(found) }
+  var text = [CChar](repeating: 0, count: 256)
+  guard
+    getnameinfo(address.ai_addr, address.ai_addrlen, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST) == 0
+  else { return nil }
+  // The interface of a link-local address is no part of a certificate.
+  let bytes = text.prefix { $0 != 0 && $0 != 0x25 }.map { UInt8(bitPattern: $0) }
+  return String(decoding: bytes, as: UTF8.self)
 }
 
 private func statusText(_ status: Int32) -> String {

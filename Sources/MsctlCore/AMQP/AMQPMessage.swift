@@ -1,9 +1,18 @@
 /// A value of a field table (AMQP 0-9-1, section 4.2.5.5, with RabbitMQ's types).
+///
+/// Each case is a type of its own on the wire: a consumer that reads a 32-bit number may fail on a 64-bit one.
 public indirect enum AMQPValue: Sendable, Equatable {
+  /// Whole numbers of up to 32 bits.
+  public enum Width: String, Sendable, CaseIterable { case int8, uint8, int16, uint16, int32, uint32 }
+
   case bool(Bool)
+  /// A signed number of 64 bits.
   case integer(Int64)
-  /// A number above the range of `integer`.
+  /// A number of fewer bits, which must be in the range of its width.
+  case narrow(Width, Int64)
+  /// An unsigned number of 64 bits.
   case unsigned(UInt64)
+  case float(Float)
   case double(Double)
   /// `value` divided by ten to the power of `scale`.
   case decimal(scale: UInt8, value: Int32)
@@ -14,6 +23,15 @@ public indirect enum AMQPValue: Sendable, Equatable {
   case table([AMQPField])
   case array([AMQPValue])
   case void
+
+  /// A whole number of any type that 64 signed bits hold.
+  public var wholeNumber: Int64? {
+    switch self {
+    case .integer(let number), .narrow(_, let number): number
+    case .unsigned(let number): Int64(exactly: number)
+    default: nil
+    }
+  }
 }
 
 /// An entry of a field table.
@@ -49,8 +67,9 @@ public struct AMQPProperties: Sendable, Equatable {
 
   public init() {}
 
+  /// The first header of this name: a broker puts its own before one that the publisher wrote.
   public func header(_ name: String) -> AMQPValue? {
-    headers?.last { $0.name == name }?.value
+    headers?.first { $0.name.isSame(as: name) }?.value
   }
 }
 
@@ -94,6 +113,22 @@ public enum AMQPEvent: Sendable, Equatable {
 }
 
 extension AMQPEvent {
+  /// About how many bytes it takes in memory.
+  var size: Int {
+    switch self {
+    case .delivery(let delivery): 1024 + delivery.message.body.count
+    case .returned(let message, _, _): 1024 + message.body.count
+    case .ack, .nack, .cancelled, .blocked, .unblocked: 512
+    }
+  }
+
+  var isAboutBlocking: Bool {
+    switch self {
+    case .blocked, .unblocked: true
+    default: false
+    }
+  }
+
   /// As it is shown to people.
   var shown: String {
     switch self {
@@ -123,8 +158,12 @@ public struct AMQPError: Error, Sendable, Equatable {
     /// The broker closed the channel, with its reply code (AMQP 0-9-1, section 1.2).
     case channelClosed(code: Int)
     case connectionClosed(code: Int)
-    /// Something that librabbitmq refuses to send.
+    /// A message that cannot be sent. Nothing of it was.
     case invalid
+    /// The broker sent what it must not, or more than it may: the connection was closed for it.
+    case violation
+    /// A frame that librabbitmq cannot read. Another connection may meet it again.
+    case unreadableFrame
   }
 
   public let kind: Kind
@@ -138,13 +177,31 @@ public struct AMQPError: Error, Sendable, Equatable {
   /// Whether another connection may mend it: this one broke, or the broker is going down or coming up.
   package var isPassing: Bool {
     switch kind {
-    case .unreachable, .broken, .connectionClosed(code: 320), .connectionClosed(code: 541), .channelClosed(code: 541):
+    case .unreachable, .broken, .unreadableFrame, .connectionClosed(code: 320), .connectionClosed(code: 541),
+      .channelClosed(code: 541):
       true
     // What a node of a cluster says of a queue whose own node is away.
-    case .channelClosed(code: 404), .denied:
-      ["down", "inaccessible", "stopped"].contains { reason.contains($0) }
+    case .channelClosed(code: 404):
+      ["down", "inaccessible", "stopped"].contains { reason.holds(text: $0) }
+    // A login that was good for a time (https://www.rabbitmq.com/docs/oauth2#token-expiration): the next one has the new password.
+    case .denied:
+      ["down", "inaccessible", "stopped", "expired"].contains { reason.holds(text: $0) }
+    case .channelClosed(code: 403), .connectionClosed(code: 403), .connectionClosed(code: 530):
+      reason.holds(text: "expired")
     default: false
     }
+  }
+
+  /// Whether it says that the broker has more rules for messages than AMQP has, one of which a message broke: its size, its
+  /// `user_id`, its `expiration`.
+  package var isAboutOneMessage: Bool { kind == .channelClosed(code: 406) }
+
+  /// The size of the message that was too large for the broker, and the limit, where that is what the broker says.
+  package var refusedSize: (size: Int, limit: Int)? {
+    // "PRECONDITION_FAILED - message size 20000000 is larger than configured max size 16777216"; before 4.0 "max size".
+    guard isAboutOneMessage, reason.holds(text: "message size ") else { return nil }
+    let numbers = reason.utf8.split { !(0x30...0x39).contains($0) }.compactMap { Int(String(Substring($0))) }
+    return numbers.count == 2 ? (numbers[0], numbers[1]) : nil
   }
 
   /// As a failure: which broker it was, and what to look at.
@@ -158,18 +215,26 @@ public struct AMQPError: Error, Sendable, Equatable {
     case .tls:
       return Failure(
         .unreachable, "no trusted connection to RabbitMQ at \(broker): \(reason)",
-        hint: "'?cacertfile=FILE' in the URI names the authority that signed its certificate.")
+        hint: "To trust another CA certificate, add '?cacertfile=FILE' to the URI.")
     case .denied:
-      let isVhost = reason.contains("vhost")
+      let isVhost = reason.holds(text: "vhost")
       return Failure(
         .denied, "RabbitMQ at \(broker) refused the login: \(reason)",
         hint: isVhost && uri.vhost.isEmpty
           ? "The URI ends in '/', which names the empty virtual host; leave it out for '/'."
           : "Check \(isVhost ? "the virtual host" : "user name and password") in AMQP_URL or '--broker'.")
     case .timedOut:
-      return Failure(.timedOut, "RabbitMQ at \(broker) did not answer in time: \(reason)")
+      return Failure(.timedOut, "RabbitMQ at \(broker) did not respond in time: \(reason)")
     case .broken:
-      return Failure(.unreachable, "the connection to RabbitMQ at \(broker) broke: \(reason)")
+      return Failure(.unreachable, "lost the connection to RabbitMQ at \(broker): \(reason)")
+    case .unreadableFrame:
+      return Failure(
+        .unreachable, "cannot read what RabbitMQ at \(broker) sent: \(reason)",
+        hint:
+          "A message's headers may be too large for a frame. Remove it with 'rabbitmqadmin' or RabbitMQ's management page."
+      )
+    case .violation:
+      return Failure(.failed, "closed the connection to RabbitMQ at \(broker): \(reason)")
     case .channelClosed(let code), .connectionClosed(let code):
       let meaning: Failure.Code =
         switch code {
@@ -180,7 +245,7 @@ public struct AMQPError: Error, Sendable, Equatable {
         }
       return Failure(meaning, "RabbitMQ at \(broker) refused: \(reason)")
     case .invalid:
-      return Failure(.badInput, "the message cannot be sent: \(reason)")
+      return Failure(.badInput, "cannot send the message: \(reason)")
     }
   }
 }

@@ -21,6 +21,9 @@ public final class AMQPPublisher {
     var outcome: Outcome?
   }
 
+  /// How many events are taken in at a time: a broker may send without end.
+  private static let turn = 4096
+
   private let connection: AMQPConnection
   private let window: Int
   private var inFlight = Deque<InFlight>()
@@ -79,18 +82,22 @@ public final class AMQPPublisher {
     }
   }
 
-  /// Takes in what the broker has said, without waiting.
+  /// Whether `settle` has more to take in, which no wait on the connection's descriptor would notice.
+  package var hasInput: Bool { connection.hasInput }
+
+  /// Takes in what the broker has said, without waiting, and at most as much as lets the caller look at other things soon.
   /// - Returns: the messages that are settled, in the order in which they were sent.
   public func settle() throws(AMQPError) -> [(message: AMQPMessage, outcome: Outcome)] {
-    while let event = try connection.nextEvent() {
+    for _ in 0..<Self.turn {
+      guard let event = try connection.nextEvent() else { break }
       switch event {
       case .ack(let tag, let multiple): mark(tag, multiple, .confirmed)
       case .nack(let tag, let multiple): mark(tag, multiple, .nacked)
       case .returned(let message, let code, let text):
         // A return comes before the confirm of its message, and names it by nothing but its properties.
         let place = inFlight.firstIndex {
-          $0.returned == nil && $0.message.properties.messageID == message.properties.messageID
-            && $0.message.routingKey == message.routingKey
+          $0.returned == nil && areSame($0.message.properties.messageID, message.properties.messageID)
+            && $0.message.routingKey.isSame(as: message.routingKey)
         }
         if let place { inFlight[place].returned = .returned(code: code, text: text) }
       case .blocked(let reason): blockedReason = reason
@@ -118,4 +125,9 @@ public final class AMQPPublisher {
       inFlight[place].outcome = outcome == .confirmed ? inFlight[place].returned ?? .confirmed : outcome
     }
   }
+}
+
+private func areSame(_ one: String?, _ other: String?) -> Bool {
+  guard let one, let other else { return one == nil && other == nil }
+  return one.isSame(as: other)
 }

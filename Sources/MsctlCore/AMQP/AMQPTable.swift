@@ -19,6 +19,7 @@ struct AMQPPool: ~Copyable {
   }
 
   mutating func bytes(_ text: String) -> amqp_bytes_t {
+    if let raw = AMQPText.bytes(text) { return raw.withUnsafeBytes { bytes($0) } }
     var text = text
     return text.withUTF8 { bytes(UnsafeRawBufferPointer($0)) }
   }
@@ -54,6 +55,30 @@ struct AMQPPool: ~Copyable {
     case .unsigned(let number):
       kind(AMQP_FIELD_KIND_U64)
       field.value.u64 = number
+    case .narrow(let width, let number):
+      switch width {
+      case .int8:
+        kind(AMQP_FIELD_KIND_I8)
+        field.value.i8 = Int8(clamping: number)
+      case .uint8:
+        kind(AMQP_FIELD_KIND_U8)
+        field.value.u8 = UInt8(clamping: number)
+      case .int16:
+        kind(AMQP_FIELD_KIND_I16)
+        field.value.i16 = Int16(clamping: number)
+      case .uint16:
+        kind(AMQP_FIELD_KIND_U16)
+        field.value.u16 = UInt16(clamping: number)
+      case .int32:
+        kind(AMQP_FIELD_KIND_I32)
+        field.value.i32 = Int32(clamping: number)
+      case .uint32:
+        kind(AMQP_FIELD_KIND_U32)
+        field.value.u32 = UInt32(clamping: number)
+      }
+    case .float(let number):
+      kind(AMQP_FIELD_KIND_F32)
+      field.value.f32 = number
     case .double(let number):
       kind(AMQP_FIELD_KIND_F64)
       field.value.f64 = number
@@ -103,21 +128,19 @@ extension AMQPValue {
     let value = field.value
     switch amqp_field_value_kind_t(UInt32(field.kind)) {
     case AMQP_FIELD_KIND_BOOLEAN: self = .bool(value.boolean != 0)
-    case AMQP_FIELD_KIND_I8: self = .integer(Int64(value.i8))
-    case AMQP_FIELD_KIND_U8: self = .integer(Int64(value.u8))
-    case AMQP_FIELD_KIND_I16: self = .integer(Int64(value.i16))
-    case AMQP_FIELD_KIND_U16: self = .integer(Int64(value.u16))
-    case AMQP_FIELD_KIND_I32: self = .integer(Int64(value.i32))
-    case AMQP_FIELD_KIND_U32: self = .integer(Int64(value.u32))
+    case AMQP_FIELD_KIND_I8: self = .narrow(.int8, Int64(value.i8))
+    case AMQP_FIELD_KIND_U8: self = .narrow(.uint8, Int64(value.u8))
+    case AMQP_FIELD_KIND_I16: self = .narrow(.int16, Int64(value.i16))
+    case AMQP_FIELD_KIND_U16: self = .narrow(.uint16, Int64(value.u16))
+    case AMQP_FIELD_KIND_I32: self = .narrow(.int32, Int64(value.i32))
+    case AMQP_FIELD_KIND_U32: self = .narrow(.uint32, Int64(value.u32))
     case AMQP_FIELD_KIND_I64: self = .integer(value.i64)
-    case AMQP_FIELD_KIND_U64: self = Int64(exactly: value.u64).map { .integer($0) } ?? .unsigned(value.u64)
-    case AMQP_FIELD_KIND_F32: self = .double(Double(value.f32))
+    case AMQP_FIELD_KIND_U64: self = .unsigned(value.u64)
+    case AMQP_FIELD_KIND_F32: self = .float(value.f32)
     case AMQP_FIELD_KIND_F64: self = .double(value.f64)
     case AMQP_FIELD_KIND_DECIMAL:
       self = .decimal(scale: value.decimal.decimals, value: Int32(bitPattern: value.decimal.value))
-    case AMQP_FIELD_KIND_UTF8:
-      let bytes = [UInt8](value.bytes)
-      self = String(validating: bytes, as: UTF8.self).map { .string($0) } ?? .bytes(bytes)
+    case AMQP_FIELD_KIND_UTF8: self = .string(String(value.bytes))
     case AMQP_FIELD_KIND_BYTES: self = .bytes([UInt8](value.bytes))
     case AMQP_FIELD_KIND_TIMESTAMP: self = .timestamp(value.u64)
     case AMQP_FIELD_KIND_TABLE: self = .table(AMQPField.list(value.table))
@@ -189,8 +212,67 @@ extension Array<UInt8> {
   }
 }
 
-extension String {
-  init(_ bytes: amqp_bytes_t) {
-    self = String(decoding: UnsafeRawBufferPointer(start: bytes.bytes, count: bytes.len), as: UTF8.self)
+// MARK: Sizes
+
+extension AMQPMessage {
+  /// Why this message cannot be sent in frames of `frameMax` bytes; nil where it can. librabbitmq notices some of it too late,
+  /// when half of the message is sent and the broker closes the connection over it.
+  func obstacle(frameMax: Int) -> String? {
+    // The frame's own bytes, the class, the weight, the size of the body, the flags and the properties that are numbers.
+    var size = 8 + 12 + 2 + 1 + 1 + 8
+    var tooLong: StaticString?
+    func add(_ name: StaticString, _ text: String?) {
+      guard let text else { return }
+      let count = AMQPText.count(text)
+      if count > 255 { tooLong = name }
+      size += 1 + count
+    }
+    add("exchange", exchange)
+    add("routing key", routingKey)
+    add("content_type", properties.contentType)
+    add("content_encoding", properties.contentEncoding)
+    add("correlation_id", properties.correlationID)
+    add("reply_to", properties.replyTo)
+    add("expiration", properties.expiration)
+    add("message_id", properties.messageID)
+    add("type", properties.type)
+    add("user_id", properties.userID)
+    add("app_id", properties.appID)
+    add("cluster_id", properties.clusterID)
+    if let tooLong { return "its \(tooLong) is longer than 255 bytes" }
+    guard let headers = properties.headers else { return nil }
+    guard AMQPValue.hasShortNames(headers) else { return "the name of a header is longer than 255 bytes" }
+    size += AMQPValue.table(headers).encodedSize
+    return size <= frameMax ? nil : "its headers do not fit into a frame of \(frameMax) bytes"
+  }
+}
+
+extension AMQPValue {
+  fileprivate static func hasShortNames(_ fields: [AMQPField]) -> Bool {
+    fields.allSatisfy { AMQPText.count($0.name) <= 255 && $0.value.hasShortNames }
+  }
+
+  private var hasShortNames: Bool {
+    switch self {
+    case .table(let fields): Self.hasShortNames(fields)
+    case .array(let values): values.allSatisfy(\.hasShortNames)
+    default: true
+    }
+  }
+
+  /// How many bytes the value takes, its type not counted.
+  fileprivate var encodedSize: Int {
+    switch self {
+    case .void: 0
+    case .bool, .narrow(.int8, _), .narrow(.uint8, _): 1
+    case .narrow(.int16, _), .narrow(.uint16, _): 2
+    case .narrow, .float: 4
+    case .decimal: 5
+    case .integer, .unsigned, .double, .timestamp: 8
+    case .string(let text): 4 + AMQPText.count(text)
+    case .bytes(let bytes): 4 + bytes.count
+    case .array(let values): values.reduce(4) { $0 + 1 + $1.encodedSize }
+    case .table(let fields): fields.reduce(4) { $0 + 2 + AMQPText.count($1.name) + $1.value.encodedSize }
+    }
   }
 }
