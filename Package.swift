@@ -16,19 +16,20 @@ let package = Package(
   ],
   targets: [
     .target(name: "CCurl"),
+    .systemLibrary(name: "CPosix"),
     .systemLibrary(name: "CRabbitMQ", pkgConfig: "librabbitmq", providers: [.apt(["librabbitmq-dev"])]),
     .target(name: "CommandTable", swiftSettings: strict),
     .target(
       name: "MsctlCore",
       dependencies: [
-        "CCurl", "CRabbitMQ",
+        "CCurl", "CPosix", "CRabbitMQ",
         .product(name: "DequeModule", package: "swift-collections"),
         .product(name: "SystemPackage", package: "swift-system"),
       ],
       swiftSettings: strict),
     .target(
       name: "MsctlCommands",
-      dependencies: ["CommandTable", "MsctlCore", .product(name: "DequeModule", package: "swift-collections")],
+      dependencies: ["CommandTable", "CPosix", "MsctlCore", .product(name: "DequeModule", package: "swift-collections")],
       swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
     .target(name: "Support", path: "Tests/Support", swiftSettings: strict),

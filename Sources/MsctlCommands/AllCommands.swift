@@ -69,6 +69,7 @@ package enum AllCommands {
   /// Does what the words after the program's name ask for.
   package static func run(_ words: [String], environment: [String: String]) -> ExitStatus {
     let console = Console(environment: environment)
+    defer { console.close() }
     // An error in the command line itself must be written as the command line wants.
     console.options.jsonErrors = words.prefix { word in word != "--" }.contains("--" + OutputOptions.jsonErrorsFlag)
     do {

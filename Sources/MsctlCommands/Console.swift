@@ -34,7 +34,7 @@ package final class Console {
 
   private let environment: [String: String]
   private let output = FileDescriptor.standardOutput
-  private let error = FileDescriptor.standardError
+  private var errors = ErrorStream()
   private var buffer: [UInt8] = []
   /// How much of the buffer is written out. It is cut off only when it is most of it, so that a large value costs no more a
   /// byte than a small one.
@@ -90,9 +90,15 @@ package final class Console {
     buffer += bytes
   }
 
-  /// Writes out everything.
+  /// Writes out everything. A signal that is caught ends it.
   package func flush() throws(Failure) {
-    try writeOut(bufferedBytes)
+    moveErrors()
+    while hasUnwritten {
+      // A write that blocks would outlast the signal.
+      if Signals.areCaught { try Signals.wait(for: outputDescriptor, POLLOUT) }
+      let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, Self.pipeSlice) : bufferedBytes)
+      if !isTaken { try Signals.wait(for: outputDescriptor, POLLOUT) }
+    }
   }
 
   package var bufferedBytes: Int { buffer.count - start }
@@ -107,25 +113,29 @@ package final class Console {
 
   /// Writes out as much as goes without blocking, once `poll` says that there is room.
   package func flushSlice() throws(Failure) {
-    try writeOut(min(bufferedBytes, Self.pipeSlice))
+    _ = try writeOut(min(bufferedBytes, Self.pipeSlice))
   }
 
-  private func writeOut(_ count: Int) throws(Failure) {
-    guard count > 0 else { return }
-    do {
-      start += try buffer.withUnsafeBytes {
-        try output.writeAll(UnsafeRawBufferPointer(rebasing: $0[start..<(start + count)]))
-      }
+  /// - Returns: whether anything was taken; who started us may have left standard output non-blocking.
+  private func writeOut(_ count: Int) throws(Failure) -> Bool {
+    guard count > 0 else { return true }
+    let taken = buffer[start..<(start + count)].withUnsafeBytes {
+      Glibc.write(outputDescriptor, $0.baseAddress, $0.count)
+    }
+    if taken >= 0 {
+      start += taken
       if start > buffer.count / 2 {
         buffer.removeFirst(start)
         start = 0
       }
-    } catch {
-      buffer = []
-      start = 0
-      if error as? Errno == .brokenPipe { throw Failure(.outputClosed, "standard output is closed") }
-      throw Failure(.failed, "cannot write to standard output: \(error)")
+      return true
     }
+    let error = Errno(rawValue: errno)
+    if error == .wouldBlock || error == .interrupted { return false }
+    buffer = []
+    start = 0
+    if error == .brokenPipe { throw Failure(.outputClosed, "standard output is closed") }
+    throw Failure(.failed, "cannot write to standard output: \(error)")
   }
 
   // MARK: Everything else
@@ -150,7 +160,7 @@ package final class Console {
 
   /// Text on standard error that the next one takes the place of.
   package func progress(_ text: String) {
-    say("\r\u{1B}[K" + text)
+    errors.write("\r\u{1B}[K" + text, isCounted: false)
   }
 
   /// An error. It is never left out.
@@ -180,8 +190,28 @@ package final class Console {
   }
 
   private func say(_ text: String) {
-    // Nobody is left to be told where even standard error is gone.
-    _ = try? error.writeAll(text.utf8)
+    errors.write(text)
+  }
+
+  /// Goes on writing what standard error did not take.
+  package func moveErrors() {
+    errors.move()
+    guard let count = errors.takeDropped() else { return }
+    let text = "\(counted(count)) dropped, since standard error was blocked"
+    guard options.jsonErrors else { return say("msctl: " + text + "\n") }
+    var writer = JSONWriter()
+    writer.object { object in
+      object.key("note")
+      object.object { $0.field("message", text) }
+    }
+    say(writer.value.description + "\n")
+  }
+
+  /// Writes what is left of standard error, within a bounded time.
+  package func close() {
+    errors.finish()
+    moveErrors()
+    errors.finish()
   }
 }
 

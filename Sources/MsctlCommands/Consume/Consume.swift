@@ -52,6 +52,7 @@ enum Consume: Verb {
     var isStream = false
     var offset: Offset?
     var prefetch: Int?
+    var children = ChildEnvironment()
     var broker = BrokerOptions()
     var output = OutputOptions()
 
@@ -82,7 +83,8 @@ enum Consume: Verb {
       the answer to the oldest message without one.
 
       A queue that does not exist is made (durable), unless --passive, --drain or --peek says that it must exist. SIGINT and \
-      SIGTERM end it cleanly.
+      SIGTERM end it cleanly: running commands may finish for 10 s, then get SIGTERM, and SIGKILL after another 10 s. So \
+      does the end of '--for'.
       """,
     flags: flags,
     operands: [.optional("QUEUE", into: \.queue, "The queue (none with --exchange)", completion: .live("queue"))],
@@ -115,6 +117,9 @@ enum Consume: Verb {
       if options.maxAttempts != nil, options.exec == nil, !options.restarts {
         throw ValueError("'--max-attempts' needs '--exec', or '--through' with '--restart'")
       }
+      if options.children.isClean, options.exec == nil, options.through == nil {
+        throw ValueError("'--clean-env' needs '--exec' or '--through'")
+      }
       if options.restarts, options.through == nil { throw ValueError("'--restart' needs '--through'") }
       if options.format.isRaw, options.exec != nil || options.through != nil {
         throw ValueError("'--raw' and '-0' are for standard output; '--exec' hands over the body as it is anyhow")
@@ -145,15 +150,23 @@ enum Consume: Verb {
     ].under("Form")
     + [
       .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; its exit code 0 acknowledges")
-        .details("Its output is written when it has succeeded."),
+        .details(
+          """
+          Its output, up to \(KeptOutput.limit >> 30) GiB, is written when it has succeeded; beyond a few MiB it is kept in a \
+          file in TMPDIR until then. \(ChildEnvironment.note)
+          """),
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
       .value("on-error", nil, "WHAT", into: \.onError, "What becomes of a message whose command failed"),
       .value("through", nil, "COMMAND", into: \.through, "Hand all messages to one filter, a line each")
-        .details("A filter that ends while messages are unanswered has failed; they go back to the queue."),
+        .details(
+          """
+          A filter that ends while messages are unanswered has failed; they are requeued. One that closes its input or \
+          output, or writes nothing more after its end, may be silent for 10 s before it is ended. \(ChildEnvironment.note)
+          """),
       .toggle("restart", nil, into: \.restarts, "Start a filter again that has failed"),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details("A queue with a dead-letter exchange hands it there."),
-    ].under("Commands")
+    ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
     + [
       .toggle("peek", nil, into: \.peeks, "Show the messages that wait, and put them back"),
       .value("exchange", "x", "NAME", into: \.exchange, "Consume an own queue that is bound to this exchange"),

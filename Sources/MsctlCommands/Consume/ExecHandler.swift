@@ -14,17 +14,28 @@ enum OnError: String, ArgumentChoice {
 }
 
 /// Runs a command for each message, with the body on its standard input. Exit code 0 acknowledges.
+///
+/// After a failure that ends `consume`, and after `terminate`, it goes on with the commands that run: the success of each still
+/// counts, and a message whose command fails then goes back to the queue.
 final class ExecHandler: MessageHandler {
   private struct Run {
     var delivery: AMQPDelivery
     let child: ChildProcess
     var input: ArraySlice<UInt8>
-    var output: [UInt8] = []
+    let output: KeptOutput
+    /// What is wrong beside its exit code.
+    var fault: String?
   }
 
   /// How long a failed message is kept before it goes back, at first and at most: without it, one bad message would spin.
   private static let shortestDelay: Duration = .milliseconds(200)
   private static let longestDelay: Duration = .seconds(30)
+  /// How much is read from one command before others and the broker have their turn, in bytes. More than a pipe holds.
+  private static let readLimit = 1 << 20
+  /// How much output of commands may wait in memory to be written, in bytes.
+  private static let writeLimit = 1 << 20
+  /// How much of the output of a command that failed is shown.
+  private static let shownOutput = 64 << 10
 
   private let command: String
   private let format: MessageFormat
@@ -32,12 +43,20 @@ final class ExecHandler: MessageHandler {
   private let onError: OnError
   private let maxAttempts: Int?
   private let environment: [String: String]
+  private let temporaryFolder: String
   private let console: Console
   private var runs: [Run] = []
+  /// They have succeeded; their output is being written.
+  private var succeeded = Deque<Run>()
   private var delayed: [(delivery: AMQPDelivery, until: Deadline)] = []
   private var attempts = Attempts()
-  /// What went wrong once the settlements before it are carried out.
+  /// Settled without a run.
+  private var settled: [Settlement] = []
+  /// What ends `consume`, until it is thrown: once the settlements before it are carried out.
   private var failure: Failure?
+  /// No other command is started.
+  private var isStopping = false
+  private var isTerminated = false
 
   init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console) {
     self.command = command
@@ -45,25 +64,40 @@ final class ExecHandler: MessageHandler {
     parallel = options.parallel
     onError = options.onError
     maxAttempts = options.maxAttempts
-    self.environment = environment
+    self.environment = options.children.variables(environment)
+    temporaryFolder = environment["TMPDIR"].flatMap { $0.isEmpty ? nil : $0 } ?? "/tmp"
     self.console = console
   }
 
-  var hasRoom: Bool { runs.count < parallel }
-  var outstanding: Int { runs.count + delayed.count }
-  var wakeTime: Deadline { failure == nil ? delayed.map(\.until).min() ?? .never : .now }
-  var isFinished: Bool { runs.isEmpty }
+  var hasRoom: Bool { !isStopping && runs.count + succeeded.count < parallel }
+  var outstanding: Int { runs.count + succeeded.count + delayed.count }
+  var wakeTime: Deadline {
+    if failure != nil || !succeeded.isEmpty || !settled.isEmpty { return .now }
+    return min(delayed.map(\.until).min() ?? .never, runs.map(\.child.wakeTime).min() ?? .never)
+  }
+  var isFinished: Bool { runs.isEmpty && succeeded.isEmpty }
   var hasEnded: Bool { false }
 
   func take(_ delivery: AMQPDelivery) throws(Failure) {
-    let child = try ChildProcess(shell: command, environment: variables(delivery))
-    let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
-    runs.append(Run(delivery: delivery, child: child, input: input[...]))
+    do {
+      let child = try ChildProcess(shell: command, environment: variables(delivery))
+      let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
+      let output = KeptOutput(in: temporaryFolder, sharers: parallel)
+      runs.append(Run(delivery: delivery, child: child, input: input[...], output: output))
+    } catch {
+      // Another message may fit.
+      guard error.isTooLarge else { throw error.failure }
+      fail(delivery, 126, "its properties do not fit the environment of a command (\(error.failure.message))")
+    }
   }
 
   func adopt(_ delivery: AMQPDelivery) -> Bool {
     if let place = runs.firstIndex(where: { delivery.isAgain($0.delivery) }) {
       runs[place].delivery = delivery
+      return true
+    }
+    if let place = succeeded.firstIndex(where: { delivery.isAgain($0.delivery) }) {
+      succeeded[place].delivery = delivery
       return true
     }
     guard let place = delayed.firstIndex(where: { delivery.isAgain($0.delivery) }) else { return false }
@@ -79,26 +113,21 @@ final class ExecHandler: MessageHandler {
   }
 
   func work() throws(Failure) -> [Settlement] {
-    if let failure { throw failure }
-    var settlements: [Settlement] = []
+    if let failure = failure.take() { throw failure }
     for index in runs.indices {
       feed(index)
       runs[index].child.checkEnd()
-      // After its end nothing more can come, though a grandchild may hold the pipe open.
-      while case let piece = runs[index].child.read(), !piece.isEmpty { runs[index].output += piece }
+      read(index)
     }
     let ended = runs.filter { $0.child.status != nil }
     runs.removeAll { $0.child.status != nil }
-    do {
-      for run in ended { settlements += try settle(run) }
-    } catch {
-      if settlements.isEmpty { throw error }
-      failure = error
-    }
+    for run in ended { finish(run) }
+    try writeOutput()
     for index in delayed.indices.reversed() where delayed[index].until.isPast {
-      settlements.append(.requeue(delayed.remove(at: index).delivery))
+      settled.append(.requeue(delayed.remove(at: index).delivery))
     }
-    return settlements
+    defer { settled = [] }
+    return settled
   }
 
   func finish() {
@@ -107,6 +136,7 @@ final class ExecHandler: MessageHandler {
   }
 
   func terminate() {
+    isTerminated = true
     for run in runs { run.child.terminate() }
   }
 
@@ -120,53 +150,92 @@ final class ExecHandler: MessageHandler {
     runs[index].child.closeInput()
   }
 
-  private func settle(_ run: Run) throws(Failure) -> [Settlement] {
+  /// Takes what the command has written. After its end nothing of its own can come any more, though what it left behind may
+  /// hold the pipe open and go on writing.
+  private func read(_ index: Int) {
+    var left = Self.readLimit
+    while left > 0, case let piece = runs[index].child.read(), !piece.isEmpty {
+      left -= piece.count
+      guard runs[index].fault == nil else { continue }
+      do { try runs[index].output.add(piece) } catch {
+        runs[index].fault = error.message
+        runs[index].child.terminate()
+      }
+    }
+  }
+
+  private func finish(_ run: Run) {
     let status = run.child.status ?? 0
-    let message = run.delivery.message
-    if status == 0 {
-      attempts.forget(message)
-      console.write(bytes: run.output)
-      return [.acknowledge(run.delivery)]
+    if status == 0, run.fault == nil { return succeeded.append(run) }
+    if let output = try? run.output.tail(Self.shownOutput) { console.passOn(output) }
+    if let failure = cannotRun(command, status) { return stop(failure) }
+    fail(run.delivery, status, run.fault ?? (run.child.wasKilled ? killedText : "the command exited with \(status)"))
+  }
+
+  private var killedText: String { "the command did not end within \(ChildProcess.grace.shown) and was killed" }
+
+  /// Passes on the output of what has succeeded, in parts. A message is acknowledged once all of its output is written.
+  private func writeOutput() throws(Failure) {
+    while let run = succeeded.first, console.bufferedBytes < Self.writeLimit {
+      let piece = try run.output.next()
+      guard piece.isEmpty else {
+        console.write(bytes: piece)
+        continue
+      }
+      succeeded.removeFirst()
+      attempts.forget(run.delivery.message)
+      settled.append(.acknowledge(run.delivery))
     }
-    console.passOn(run.output)
-    if let failure = cannotRun(command, status) { throw failure }
-    let count = attempts.add(message)
+  }
+
+  /// The command of a message has failed: what becomes of the message.
+  private func fail(_ delivery: AMQPDelivery, _ status: Int32, _ reason: String) {
+    let message = delivery.message
     let name = message.properties.messageID.map { "message \($0)" } ?? "a message"
-    var failure = Failure(.command(status), "\(name): the command ended with \(status)")
-    switch onError {
-    case .stop:
-      failure.hint = "The message goes back to the queue."
-      throw failure
-    case .requeue where maxAttempts.map { count < $0 } ?? true:
-      let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
-      failure.message += " (attempt \(count)); it goes back to the queue in \(delay.shown)"
-      console.report(failure)
-      delayed.append((run.delivery, .after(delay)))
-      return []
-    case .requeue, .reject:
-      failure.message += " (attempt \(count)); it is rejected"
-      console.report(failure)
-      attempts.forget(message)
-      return [.reject(run.delivery)]
+    var failure = Failure(.command(status), "\(name): \(reason)")
+    guard !isStopping, !isTerminated else {
+      // It was ended by us, or nothing waits for it any more: no attempt of the message's own.
+      failure.message += "; the message is requeued"
+      return console.report(failure)
     }
+    if onError == .stop {
+      failure.hint = "The message is requeued."
+      return stop(failure)
+    }
+    let count = attempts.add(message)
+    if onError == .requeue, maxAttempts.map({ count < $0 }) ?? true {
+      let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
+      failure.message += " (attempt \(count)); requeued in \(delay.shown)"
+      delayed.append((delivery, .after(delay)))
+    } else {
+      failure.message += " (attempt \(count)); rejected"
+      attempts.forget(message)
+      settled.append(.reject(delivery))
+    }
+    console.report(failure)
+  }
+
+  private func stop(_ failure: Failure) {
+    if isStopping { return console.report(failure) }
+    isStopping = true
+    self.failure = failure
   }
 
   /// The message in the child's environment.
   private func variables(_ delivery: AMQPDelivery) -> [String: String] {
     let message = delivery.message
-    var variables = environment
-    variables["MSCTL_EXCHANGE"] = message.exchange
-    variables["MSCTL_ROUTING_KEY"] = message.routingKey
-    variables["MSCTL_REDELIVERED"] = delivery.redelivered ? "1" : "0"
-    variables["MSCTL_ATTEMPT"] = String(attempts.count(message) + 1)
     let properties = message.properties
-    let texts = [
-      "CONTENT_TYPE": properties.contentType, "CONTENT_ENCODING": properties.contentEncoding,
-      "CORRELATION_ID": properties.correlationID, "REPLY_TO": properties.replyTo, "MESSAGE_ID": properties.messageID,
+    let texts: [String: String?] = [
+      "EXCHANGE": message.exchange, "ROUTING_KEY": message.routingKey, "REDELIVERED": delivery.redelivered ? "1" : "0",
+      "ATTEMPT": String(attempts.count(message) + 1), "CONTENT_TYPE": properties.contentType,
+      "CONTENT_ENCODING": properties.contentEncoding, "CORRELATION_ID": properties.correlationID,
+      "REPLY_TO": properties.replyTo, "MESSAGE_ID": properties.messageID,
       "TIMESTAMP": properties.timestamp.map { String($0) }, "TYPE": properties.type, "USER_ID": properties.userID,
       "APP_ID": properties.appID, "PRIORITY": properties.priority.map { String($0) },
     ]
-    for (name, text) in texts { variables["MSCTL_" + name] = text?.filter { $0 != "\0" } }
+    var variables = environment
+    // What the message does not have must not be left from a message around us.
+    for (name, text) in texts { variables["MSCTL_" + name] = text.map(variableValue) }
     variables["TRACEPARENT"] = trace(of: message, environment).child().traceparent
     return variables
   }
@@ -181,8 +250,8 @@ func trace(of message: AMQPMessage, _ environment: [String: String]) -> TraceCon
 /// The shell's word that a command cannot be run or was not found: then no message can fare better.
 func cannotRun(_ command: String, _ status: Int32) -> Failure? {
   switch status {
-  case 126: Failure(.command(126), "'\(command)' could not be run", hint: "Its message goes back to the queue.")
-  case 127: Failure(.command(127), "'\(command)' was not found", hint: "Its message goes back to the queue.")
+  case 126: Failure(.command(126), "'\(command)' could not be run", hint: "Its message is requeued.")
+  case 127: Failure(.command(127), "'\(command)' was not found", hint: "Its message is requeued.")
   default: nil
   }
 }

@@ -4,10 +4,18 @@ import MsctlCore
 
 /// Hands all messages to one long-lived filter: each is a line of its standard input, and each line that it writes is the
 /// answer to the oldest message that has none. The line is passed on, and the message acknowledged.
+///
+/// A filter that breaks this, that closes its input or its output, or that leaves somebody behind who holds its output, is
+/// given a bounded time to end.
 final class FilterHandler: MessageHandler {
   /// How much may wait to be written to the filter, in bytes.
   private static let inputLimit = 1 << 20
-  /// After how long without an answer there is a remark.
+  /// How long a line of the filter may be, in bytes.
+  private static let lineLimit = 256 << 20
+  /// How much is read from the filter before the broker and signals have their turn, in bytes.
+  private static let readLimit = 1 << 20
+  /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
+  /// before it is ended.
   private static let patience: Duration = .seconds(10)
   private static let shortestPause: Duration = .milliseconds(200)
   private static let longestPause: Duration = .seconds(30)
@@ -25,12 +33,18 @@ final class FilterHandler: MessageHandler {
   private var fed = 0
   /// The begin of a line that is not complete.
   private var partial: [UInt8] = []
+  private var held = HeldBytes(limit: lineLimit)
   private var attempts = Attempts()
   private var pause = shortestPause
   private var restartTime = Deadline.never
   private var remarkTime = Deadline.never
   private var isFinishing = false
   private var isTerminated = false
+  /// Until when a filter that is over, but still there, may be silent; nil while it is not over.
+  private var overTime: Deadline?
+  private var hasClosedInput = false
+  /// Its output is of no use any more.
+  private var isBroken = false
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
   private(set) var hasEnded = false
@@ -43,15 +57,17 @@ final class FilterHandler: MessageHandler {
     restarts = options.restarts
     maxAttempts = options.maxAttempts
     // One filter is one step of one trace, whatever the messages come from.
-    self.environment = environment.merging(
+    self.environment = options.children.variables(environment).merging(
       ["TRACEPARENT": TraceContext(environment: environment).child().traceparent]) { $1 }
     self.console = console
-    child = try ChildProcess(shell: command, environment: self.environment)
+    child = try start()
   }
 
-  var hasRoom: Bool { child != nil && !isFinishing && input.count - fed < Self.inputLimit }
+  var hasRoom: Bool { child != nil && !isFinishing && overTime == nil && input.count - fed < Self.inputLimit }
   var outstanding: Int { unanswered.count }
-  var wakeTime: Deadline { failure == nil ? min(restartTime, remarkTime) : .now }
+  var wakeTime: Deadline {
+    failure == nil ? min(restartTime, remarkTime, overTime ?? .never, child?.wakeTime ?? .never) : .now
+  }
   var isFinished: Bool { hasEnded }
 
   func take(_ delivery: AMQPDelivery) {
@@ -69,39 +85,69 @@ final class FilterHandler: MessageHandler {
   func addInterests(to polls: inout PollSet) {
     guard let child else { return }
     if child.output >= 0 { polls.add(child.output) }
-    if child.input >= 0, fed < input.count { polls.add(child.input, for: POLLOUT) }
+    // With nothing to be written, it is only to be noticed that nobody reads any more.
+    if child.input >= 0 { polls.add(child.input, for: fed < input.count ? POLLOUT : 0) }
   }
 
   func work() throws(Failure) -> [Settlement] {
-    if let failure { throw failure }
+    if let failure = failure.take() { throw failure }
     guard let child else { return try startAgain() }
     if remarkTime.isPast {
       remarkTime = .never
       console.note(
-        "the filter has not answered for \(Self.patience.shown), \(counted(unanswered.count)) wait; if it holds back its output, "
-          + "make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, else stdbuf -oL)")
+        "the filter has written no line for \(Self.patience.shown), \(counted(unanswered.count)) unanswered; "
+          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)")
     }
     var settlements: [Settlement] = []
-    do { try goOn(child, &settlements) } catch {
+    do { try move(child, &settlements) } catch {
+      isBroken = true
+      partial = []
+      child.terminate()
       if settlements.isEmpty { throw error }
       failure = error
     }
     return settlements
   }
 
-  private func goOn(_ child: ChildProcess, _ settlements: inout [Settlement]) throws(Failure) {
+  private func move(_ child: ChildProcess, _ settlements: inout [Settlement]) throws(Failure) {
     feed(child)
-    while case let piece = child.read(), !piece.isEmpty {
-      partial += piece
-      var start = partial.startIndex
-      while let end = partial[start...].firstIndex(of: 0x0A) {
-        settlements.append(.acknowledge(try answer(partial[start..<end])))
-        start = end + 1
-      }
-      partial.removeFirst(start)
+    var left = Self.readLimit
+    while left > 0, case let piece = child.read(), !piece.isEmpty {
+      left -= piece.count
+      if !isBroken { try takeLines(piece, &settlements) }
     }
     child.checkEnd()
-    if child.output < 0, let status = child.status { settlements += try end(status) }
+    if let status = child.status, child.output < 0 {
+      settlements += try end(status)
+    } else if child.status != nil || child.output < 0 || hasClosedInput {
+      pressForEnd(child)
+    }
+  }
+
+  /// Adds to what the filter has written. Each byte is looked at once, however long a line is.
+  private func takeLines(_ piece: [UInt8], _ settlements: inout [Settlement]) throws(Failure) {
+    try held.check(partial.count + piece.count, "a line of the filter '\(command)'")
+    var searched = partial.count
+    var start = 0
+    partial += piece
+    while let end = partial[searched...].firstIndex(of: 0x0A) {
+      settlements.append(.acknowledge(try answer(partial[start..<end])))
+      start = end + 1
+      searched = start
+    }
+    guard start > 0 else { return }
+    partial.removeFirst(start)
+    held.reset()
+  }
+
+  /// The filter can take or give nothing more, but is still there: it may answer what it has read, and is ended once it is
+  /// silent.
+  private func pressForEnd(_ child: ChildProcess) {
+    if overTime == nil { overTime = .after(Self.patience) }
+    if overTime?.isPast == true {
+      overTime = .never
+      child.terminate()
+    }
   }
 
   func finish() {
@@ -124,6 +170,12 @@ final class FilterHandler: MessageHandler {
       if count == 0 { break }
       fed += count
     }
+    if child.isInputUnread {
+      // What it has not read it will never answer.
+      hasClosedInput = true
+      child.closeInput()
+      fed = input.count
+    }
     if fed == input.count || fed > Self.inputLimit {
       input.removeFirst(fed)
       fed = 0
@@ -135,10 +187,11 @@ final class FilterHandler: MessageHandler {
   private func answer(_ line: ArraySlice<UInt8>) throws(Failure) -> AMQPDelivery {
     guard let delivery = unanswered.popFirst() else {
       throw Failure(
-        .failed, "the filter '\(command)' wrote more lines than it got messages",
-        hint: "Each line must be the answer to one message; remarks belong on standard error.")
+        .failed, "the filter '\(command)' wrote more lines than it was given messages",
+        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
     }
     remarkTime = unanswered.isEmpty ? .never : .after(Self.patience)
+    if let overTime, overTime != .never { self.overTime = .after(Self.patience) }
     console.write(line: Array(line))
     attempts.forget(delivery.message)
     pause = Self.shortestPause
@@ -147,40 +200,64 @@ final class FilterHandler: MessageHandler {
 
   /// The filter has ended.
   private func end(_ status: Int32) throws(Failure) -> [Settlement] {
-    if let failure = cannotRun(command, status) { throw failure }
-    if unanswered.isEmpty, status == 0 || !restarts || isFinishing {
+    let wasKilled = child?.wasKilled == true
+    child = nil
+    overTime = nil
+    remarkTime = .never
+    // Why has been said.
+    if isBroken {
       hasEnded = true
-      if status == 0 { return [] }
-      throw Failure(.command(status), "the filter '\(command)' ended with \(status)")
+      return []
+    }
+    let text = "the filter '\(command)' \(endText(status, wasKilled: wasKilled))"
+    if let failure = cannotRun(command, status) { throw over(failure) }
+    if unanswered.isEmpty, status == 0 || isTerminated || !restarts || isFinishing {
+      hasEnded = true
+      if wasKilled || isTerminated, status != 0 { console.note(text) }
+      if status == 0 || isTerminated { return [] }
+      throw Failure(.command(status), text)
     }
     let failure = Failure(
-      .command(status == 0 ? 1 : status),
-      "the filter '\(command)' ended with \(status), and \(counted(unanswered.count)) unanswered",
-      hint: "They go back to the queue.")
-    guard restarts, !isTerminated else { throw failure }
-    child = nil
+      .command(status == 0 ? 1 : status), "\(text), with \(counted(unanswered.count)) unanswered",
+      hint: "They are requeued.")
+    guard restarts, !isTerminated else { throw over(failure) }
     partial = []
+    held.reset()
     input = []
     fed = 0
+    hasClosedInput = false
     restartTime = .after(pause)
-    console.report(Failure(failure.code, failure.message, hint: "It is started again in \(pause.shown)."))
+    console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
     pause = min(pause * 2, Self.longestPause)
     // The oldest one is what it died on, as far as anybody can know.
     guard let first = unanswered.first, let maxAttempts, attempts.add(first.message) >= maxAttempts else { return [] }
     unanswered.removeFirst()
     hasEnded = isFinishing && unanswered.isEmpty
     attempts.forget(first.message)
-    console.report(
-      Failure(
-        failure.code, "message \(first.message.properties.messageID ?? "") is rejected after \(maxAttempts) attempts"))
+    let name = first.message.properties.messageID.map { "message \($0)" } ?? "a message"
+    console.report(Failure(failure.code, "\(name): rejected after \(maxAttempts) attempts"))
     return [.reject(first)]
   }
 
+  private func over(_ failure: Failure) -> Failure {
+    hasEnded = true
+    return failure
+  }
+
+  private func endText(_ status: Int32, wasKilled: Bool) -> String {
+    if wasKilled { return "did not end within \(ChildProcess.grace.shown) and was killed" }
+    return (hasClosedInput && !isFinishing ? "closed its input and " : "") + "exited with \(status)"
+  }
+
   private func startAgain() throws(Failure) -> [Settlement] {
-    guard restartTime.isPast else { return [] }
+    guard !hasEnded, restartTime.isPast else { return [] }
     restartTime = .never
-    child = try ChildProcess(shell: command, environment: environment)
+    child = try start()
     for delivery in unanswered { add(delivery) }
     return []
+  }
+
+  private func start() throws(Failure) -> ChildProcess {
+    do { return try ChildProcess(shell: command, environment: environment) } catch { throw error.failure }
   }
 }

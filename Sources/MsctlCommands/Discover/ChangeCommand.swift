@@ -6,7 +6,7 @@ struct ChangeCommand {
   /// How long nothing may have changed before it is run, and how long a restless service can put that off.
   private static let quiet: Duration = .milliseconds(200)
   private static let longestDelay: Duration = .seconds(2)
-  /// How long a command that runs may go on at the end.
+  /// How long a command that runs may go on at the end, before it is asked to end.
   private static let grace: Duration = .seconds(5)
 
   private let command: String
@@ -65,23 +65,32 @@ struct ChangeCommand {
     news = nil
     told = text
     input = text[...]
-    let new = try ChildProcess(shell: command, environment: environment, readsOutput: false)
+    let new: ChildProcess
+    do { new = try ChildProcess(shell: command, environment: environment, readsOutput: false) } catch {
+      throw error.failure
+    }
     child = new
     feed(new)
   }
 
-  /// Lets what runs come to its end.
+  /// Lets what runs come to its end. What does not is terminated, and killed in the end.
   mutating func finish() {
     guard let child else { return }
     let deadline = Deadline.after(Self.grace)
-    while child.status == nil, !deadline.isPast {
+    var isAsked = false
+    while true {
       feed(child)
       child.checkEnd()
+      if child.status != nil { break }
+      if deadline.isPast, !isAsked {
+        isAsked = true
+        child.terminate()
+      }
       var polls = PollSet()
       if child.input >= 0 { polls.add(child.input, for: POLLOUT) }
       polls.wait(until: .after(.milliseconds(20)))
     }
-    child.terminate()
+    if child.wasKilled { console.note("'\(command)' did not end within \(ChildProcess.grace.shown) and was killed") }
   }
 
   private mutating func feed(_ child: ChildProcess) {

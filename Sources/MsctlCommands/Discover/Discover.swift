@@ -25,6 +25,7 @@ enum Discover: Verb {
     var watches = false
     var exec: String?
     var listenPort: Int?
+    var children = ChildEnvironment()
     var agent = AgentOptions()
     var output = OutputOptions()
 
@@ -78,9 +79,11 @@ enum Discover: Verb {
         .value("exec", nil, "COMMAND", into: \.exec, "With --watch, run COMMAND after each change")
           .details(
             """
-            Once nothing has changed for 200 ms, and never two at once. After a failure it is run again, after a pause.
+            Once nothing has changed for 200 ms, and never two at once. After a failure it is run again, after a pause. \
+            When msctl is interrupted, a running COMMAND may finish for 5 s; then it gets SIGTERM, and after 10 s SIGKILL. \
+            \(ChildEnvironment.note)
             """),
-      ].under("Waiting") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
+      ].under("Waiting") + ChildEnvironment.flags.lifted(to: \.children).under("Waiting") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional(
         "NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))
@@ -102,6 +105,7 @@ enum Discover: Verb {
       if options.watches, options.isOne || options.wait != nil || options.minimum != 1 {
         throw ValueError("'--watch' goes on: it does not go together with '--one', '--wait' or '--min'")
       }
+      if options.children.isClean, options.exec == nil { throw ValueError("'--clean-env' needs '--exec'") }
       if options.listenPort != nil, options.format != .nginx { throw ValueError("'--listen' needs '-o nginx'") }
       if options.service == nil, options.wait != nil || options.minimum != 1 {
         throw ValueError("'--wait' and '--min' count instances, so 'discover' needs NAME: the service")

@@ -21,13 +21,20 @@ struct DiscoverWatch {
     self.console = console
     watch = HealthWatch(agent, service: options.service?.text, options.selection, where: options.status.accepts)
     command = options.exec.map { line in
-      var variables = environment
+      var variables = options.children.variables(environment)
       variables["MSCTL_SERVICE"] = options.service?.text
       return ChangeCommand(line, variables, console)
     }
   }
 
   mutating func run() throws(Failure) {
+    do { try watchOn() } catch {
+      command?.finish()
+      throw error
+    }
+  }
+
+  private mutating func watchOn() throws(Failure) {
     while true {
       if try watch.advance(), let instances = watch.instances {
         if command == nil {
@@ -42,7 +49,6 @@ struct DiscoverWatch {
       if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
       let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never)
       if try http.move(until: end, orReading: signals.descriptor), let number = signals.take() {
-        command?.finish()
         throw Failure(.signal(number), "interrupted")
       }
     }

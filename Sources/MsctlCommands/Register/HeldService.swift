@@ -77,9 +77,13 @@ struct HeldService {
     self.http = http
     self.console = console
     signals = Signals(children: true, passing: true)
-    child = try ChildProcess(
-      program: options.command,
-      environment: environment.merging(["PORT": "\(port)", "MSCTL_SERVICE_ID": registration.id]) { $1 })
+    do {
+      child = try ChildProcess(
+        program: options.command,
+        environment: environment.merging([
+          "PORT": "\(port)", "MSCTL_SERVICE_ID": variableValue(registration.id),
+        ]) { $1 })
+    } catch { throw error.failure }
   }
 
   mutating func run() throws(Failure) {
@@ -90,26 +94,35 @@ struct HeldService {
         if child.status != nil { break }
         while let number = signals.take() { handle(number) }
         goOn()
+        console.moveErrors()
         try http.move(until: wakeTime, orReading: signals.descriptor)
       }
     } catch {
       // What msctl itself cannot go on with must not leave the command behind.
       fault = error
-      child.signalGroup(SIGTERM)
+      child.terminate()
       while child.status == nil {
         child.checkEnd()
         usleep(10_000)
       }
     }
+    if child.wasKilled { tellKilled("'\(options.command.first ?? "")'") }
     // A process that the command has left behind would go on with the port.
+    let end = Deadline.after(ChildProcess.grace)
     child.signalGroup(SIGTERM)
+    child.signalGroup(SIGCONT)
     deregister()
+    if child.endGroup(until: end) { tellKilled("what '\(options.command.first ?? "")' left behind") }
     if let failure = refusal ?? fault { throw failure }
     try leave()
   }
 
+  private func tellKilled(_ what: String) {
+    console.note("\(what) did not end within \(ChildProcess.grace.shown) and was killed")
+  }
+
   private var wakeTime: Deadline {
-    var time = Deadline.after(.seconds(1))
+    var time = min(Deadline.after(.seconds(1)), child.wakeTime)
     switch phase {
     case .starting: time = min(time, nextProbe)
     case .up: break
@@ -130,7 +143,7 @@ struct HeldService {
   }
 
   private mutating func end(_ number: Int32) {
-    child.signalGroup(number)
+    child.terminate(with: number)
     phase = .ending
   }
 

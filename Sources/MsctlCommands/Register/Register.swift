@@ -67,7 +67,11 @@ enum Register: Verb {
       accepts connections on its port, kept alive by a TTL check of \(heldTTL.shown), and deregistered when COMMAND ends, \
       whatever ends it. The exit code is COMMAND's. SIGTERM, SIGINT and SIGQUIT first put the instance into maintenance, so \
       that nobody calls it any more, and reach COMMAND's process group after '--drain'; other signals are passed on at once. \
-      After SIGKILL the instance is critical within \(heldTTL.shown) and removed by Consul after a minute.
+      COMMAND gets SIGKILL if it has not ended 10 s after the signal, and so does what it leaves behind in its process group. \
+      After SIGKILL of msctl itself the instance is critical within \(heldTTL.shown) and removed by Consul after a minute.
+
+      COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN included; to withhold it, run COMMAND with \
+      'env -u CONSUL_HTTP_TOKEN'.
 
       Without COMMAND the registration stays until it is removed. An instance with the same id is replaced.
       """,

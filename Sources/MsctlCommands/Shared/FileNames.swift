@@ -14,6 +14,12 @@ func existingFile(_ path: String) -> (path: FilePath, isRegular: Bool, permissio
   )
 }
 
+/// Whether a path leads to a pipe with a name.
+func isPipe(_ path: FilePath) -> Bool {
+  var status = stat()
+  return path.withPlatformString { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFIFO
+}
+
 func unlink(_ path: FilePath) {
   _ = path.withPlatformString { Glibc.unlink($0) }
 }

@@ -1,30 +1,46 @@
+import Glibc
 import MsctlCore
 import SystemPackage
+
+/// The largest file that is read into memory, in bytes.
+private let fileLimit = 1 << 30
 
 /// Reads a whole file; `-` is standard input.
 func readFile(_ path: String, what: String) throws(Failure) -> [UInt8] {
   do {
-    guard path != "-" else { return try readAll(.standardInput) }
-    let file = try FileDescriptor.open(FilePath(path), .readOnly)
-    return try file.closeAfter { try readAll(file) }
+    guard path != "-" else { return try readAll(.standardInput, "standard input") }
+    let file = try FileDescriptor.open(FilePath(path), .readOnly, options: .closeOnExec)
+    return try file.closeAfter { try readAll(file, "'\(path)'") }
+  } catch let failure as Failure {
+    throw failure
   } catch {
     throw Failure(.usage, "cannot read \(what) from '\(path)': \(error)")
   }
 }
 
-private func readAll(_ file: FileDescriptor) throws -> [UInt8] {
+private func readAll(_ file: FileDescriptor, _ name: String) throws -> [UInt8] {
   var bytes: [UInt8] = []
+  var held = HeldBytes(limit: fileLimit)
   while true {
-    let piece = try readPiece(file)
+    guard let piece = try readPiece(file) else {
+      try Signals.wait(for: file.rawValue)
+      continue
+    }
     if piece.isEmpty { return bytes }
+    try held.check(bytes.count + piece.count, name)
     bytes += piece
   }
 }
 
 /// What a read brings, at most 64 KiB; nothing at the end.
-func readPiece(_ file: FileDescriptor) throws -> [UInt8] {
-  try [UInt8](unsafeUninitializedCapacity: 64 << 10) { buffer, count in
-    count = try file.read(into: UnsafeMutableRawBufferPointer(buffer))
+/// - Returns: nil where there is nothing yet, and the file does not block.
+func readPiece(_ file: FileDescriptor) throws -> [UInt8]? {
+  do {
+    return try [UInt8](unsafeUninitializedCapacity: 64 << 10) { buffer, count in
+      count = try file.read(into: UnsafeMutableRawBufferPointer(buffer))
+    }
+  } catch Errno.wouldBlock {
+    return nil
   }
 }
 
@@ -74,11 +90,13 @@ struct WholeFile: ~Copyable {
       file =
         if let draft {
           try FileDescriptor.open(
-            draft, .writeOnly, options: [.create, .exclusiveCreate],
+            draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
             permissions: existing?.permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
         } else {
-          try FileDescriptor.open(target, .writeOnly)
+          try Self.openWaiting(target)
         }
+    } catch let failure as Failure {
+      throw failure
     } catch {
       throw Failure(.failed, "cannot write the file '\(path)': \(error)")
     }
@@ -87,13 +105,31 @@ struct WholeFile: ~Copyable {
     self.draft = draft
   }
 
+  /// Opens what is no regular file, without blocking: a pipe that nobody reads yet is waited for, and a signal ends that.
+  private static func openWaiting(_ target: FilePath) throws -> FileDescriptor {
+    while true {
+      do {
+        return try FileDescriptor.open(target, .writeOnly, options: [.nonBlocking, .closeOnExec])
+      } catch Errno.noSuchAddressOrDevice where isPipe(target) {
+        try Signals.wait(for: nil, until: .after(.milliseconds(50)))
+      }
+    }
+  }
+
   deinit {
     if isOpen { try? file.close() }
     if !isKept, let draft { unlink(draft) }
   }
 
   func write(_ bytes: [UInt8]) throws(Failure) {
-    do { try file.writeAll(bytes) } catch { throw Failure(.failed, "cannot write the file '\(path)': \(error)") }
+    var rest = bytes[...]
+    while !rest.isEmpty {
+      do { rest = rest.dropFirst(try rest.withUnsafeBytes { try file.write($0) }) } catch Errno.wouldBlock {
+        try Signals.wait(for: file.rawValue, POLLOUT)
+      } catch {
+        throw Failure(.failed, "cannot write the file '\(path)': \(error)")
+      }
+    }
   }
 
   consuming func keep() throws(Failure) {

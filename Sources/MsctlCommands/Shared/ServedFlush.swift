@@ -6,7 +6,9 @@ extension Console {
   func flush(serving connection: AMQPConnection, _ signals: Signals) throws {
     // A signal lets the line be ended that stands half written, unless nobody reads it.
     let patience = Deadline.after(.seconds(2))
-    while hasUnwritten {
+    repeat {
+      moveErrors()
+      guard hasUnwritten else { return }
       var polls = PollSet()
       let output = polls.add(outputDescriptor, for: POLLOUT)
       let signal = polls.add(signals.descriptor)
@@ -17,6 +19,6 @@ extension Console {
       if polls.isReady(signal), !hasRoom || patience.isPast, let number = signals.take() {
         throw Failure(.signal(number), "interrupted")
       }
-    }
+    } while hasUnwritten
   }
 }

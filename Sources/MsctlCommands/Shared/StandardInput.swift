@@ -1,3 +1,4 @@
+import Glibc
 import MsctlCore
 import SystemPackage
 
@@ -15,6 +16,11 @@ struct StandardInput {
     case whole
   }
 
+  /// The largest item, in bytes.
+  private static let limit = 256 << 20
+  /// How long is waited where there is nothing to be read after all.
+  private static let pause: Duration = .milliseconds(50)
+
   private let kind: Kind
   private var reader: JSONStreamReader
   private var pending: [UInt8] = []
@@ -22,6 +28,9 @@ struct StandardInput {
   private var start = 0
   private var searched = 0
   private var hasEnded = false
+  /// How much has been read of the item that is not complete.
+  private var heldCount = 0
+  private var held: HeldBytes
   private var failure: Failure?
   /// Whether everything has been handed out.
   private(set) var isExhausted = false
@@ -29,13 +38,23 @@ struct StandardInput {
   init(_ kind: Kind) {
     self.kind = kind
     reader = JSONStreamReader(keepsWhiteSpace: kind == .exactJSON)
+    // The reader of JSON has a limit of its own, which does not count white space.
+    held = HeldBytes(limit: kind == .lines || kind == .whole ? Self.limit : .max)
   }
 
-  /// Reads what is there; `poll` has said that there is something.
+  /// Reads what is there; `poll` has said that there is something. It may be gone again, where others read it, too, and
+  /// standard input does not block.
   mutating func readMore() {
     do {
-      let piece = try readPiece(.standardInput)
+      guard let piece = try readPiece(.standardInput) else {
+        var polls = PollSet()
+        polls.add(STDIN_FILENO)
+        return polls.wait(until: .after(Self.pause))
+      }
       hasEnded = piece.isEmpty
+      heldCount += piece.count
+      let name = itemName + " of standard input"
+      try held.check(heldCount, name)
       switch kind {
       case .json, .exactJSON:
         reader.append(piece)
@@ -47,8 +66,16 @@ struct StandardInput {
         pending += piece
       }
     } catch {
-      failure = Failure(.badInput, "cannot read standard input: \(error)")
+      failure = error as? Failure ?? Failure(.badInput, "cannot read standard input: \(error)")
       hasEnded = true
+    }
+  }
+
+  private var itemName: String {
+    switch kind {
+    case .json, .exactJSON: "a value"
+    case .lines: "a line"
+    case .whole: "the message"
     }
   }
 
@@ -69,6 +96,11 @@ struct StandardInput {
       return item
     }
     if item == nil, hasEnded { isExhausted = true }
+    if item != nil || kind != .lines && reader.isBetweenValues {
+      // What stands behind the item is less than a piece.
+      heldCount = 0
+      held.reset()
+    }
     return item
   }
 

@@ -1,9 +1,34 @@
+import CPosix
 import Glibc
+
+/// Why a process could not be started.
+package struct SpawnError: Error {
+  /// The error number.
+  let number: Int32
+  package let failure: Failure
+
+  /// Whether its arguments and environment are larger than the system takes.
+  package var isTooLarge: Bool { number == E2BIG }
+}
 
 /// A child process: a line of shell with pipes to its standard input and output, or a program with ours. It has a process
 /// group of its own, so that Ctrl-C reaches it only through us. Owns the process and the pipes; when nobody holds it any more,
 /// it is killed.
 package final class ChildProcess {
+  /// How long a process group may take to end after it was asked to; then it is killed.
+  package static let grace: Duration = .seconds(10)
+  /// How long it is waited for after SIGKILL, which cannot end what is stuck in the kernel, and does not reach a descendant in a
+  /// group of its own that holds the output.
+  private static let lastWait: Duration = .seconds(1)
+
+  /// How far its end has been pressed for.
+  private enum Pressure {
+    case none
+    case asked(until: Deadline)
+    case killed(until: Deadline)
+    case abandoned
+  }
+
   package let pid: pid_t
   /// What is written to its standard input, without blocking; -1 once it is closed.
   package private(set) var input: Int32
@@ -13,13 +38,15 @@ package final class ChildProcess {
   package private(set) var status: Int32?
   /// The signal that ended it.
   package private(set) var endSignal: Int32?
+  private var pressure = Pressure.none
+  private var isReaped = false
 
   /// Starts `/bin/sh -c command`, with pipes.
   /// - Parameters:
   ///   - environment: the variables of the child, all of them.
   ///   - output: whether its standard output comes here; else it is ours.
   package convenience init(shell command: String, environment: [String: String], readsOutput: Bool = true)
-    throws(Failure)
+    throws(SpawnError)
   {
     try self.init(["/bin/sh", "-c", command], environment, hasInput: true, hasOutput: readsOutput)
   }
@@ -27,19 +54,22 @@ package final class ChildProcess {
   /// Starts a program, which is searched for in PATH, with our standard input and output. It does not get a terminal as its
   /// input: who reads from one in the background is stopped.
   /// - Throws: `command(127)` where it is not found, `command(126)` where it cannot be run.
-  package convenience init(program words: [String], environment: [String: String]) throws(Failure) {
+  package convenience init(program words: [String], environment: [String: String]) throws(SpawnError) {
     try self.init(words, environment, hasInput: false, hasOutput: false)
   }
 
   private init(
     _ line: [String], _ environment: [String: String], hasInput: Bool, hasOutput: Bool
-  ) throws(Failure) {
+  ) throws(SpawnError) {
     var toChild: [Int32] = [-1, -1]
     var fromChild: [Int32] = [-1, -1]
-    guard !hasInput || pipe(&toChild) == 0, !hasOutput || pipe(&fromChild) == 0 else {
-      throw Failure(.failed, "cannot start a process: \(String(cString: strerror(errno)))")
+    // Closed on exec from the first moment: another child that held an end would keep this one from its end of input.
+    guard !hasInput || pipe2(&toChild, O_CLOEXEC) == 0, !hasOutput || pipe2(&fromChild, O_CLOEXEC) == 0 else {
+      let number = errno
+      for descriptor in toChild where descriptor >= 0 { close(descriptor) }
+      throw SpawnError(
+        number: number, failure: Failure(.failed, "cannot start a process: \(String(cString: strerror(number)))"))
     }
-    for descriptor in toChild + fromChild where descriptor >= 0 { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
 
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
@@ -67,7 +97,7 @@ package final class ChildProcess {
 
     var pid: pid_t = 0
     let words: [UnsafeMutablePointer<CChar>?] = line.map { strdup($0) } + [nil]
-    let variables: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0.key + "=" + $0.value) } + [nil]
+    let variables: [UnsafeMutablePointer<CChar>?] = Self.entries(environment) + [nil]
     defer { for pointer in words + variables { free(pointer) } }
     let result = posix_spawnp(&pid, line[0], &actions, &attributes, words, variables)
     for descriptor in [toChild[0], fromChild[1]] where descriptor >= 0 { close(descriptor) }
@@ -77,22 +107,46 @@ package final class ChildProcess {
     for descriptor in [input, output] where descriptor >= 0 { _ = fcntl(descriptor, F_SETFL, O_NONBLOCK) }
     guard result == 0 else {
       status = 126
+      isReaped = true
       closeInput()
       closeOutput()
-      throw result == ENOENT
-        ? Failure(.command(127), "'\(line[0])' was not found")
-        : Failure(.command(126), "'\(line[0])' could not be run: \(String(cString: strerror(result)).lowercased())")
+      throw SpawnError(
+        number: result,
+        failure: result == ENOENT
+          ? Failure(.command(127), "'\(line[0])' was not found")
+          : Failure(.command(126), "'\(line[0])' could not be run: \(String(cString: strerror(result)).lowercased())"))
     }
+  }
+
+  /// The variables as a program gets them. One that is as in our own environment keeps its bytes, which need not be UTF-8.
+  private static func entries(_ environment: [String: String]) -> [UnsafeMutablePointer<CChar>?] {
+    var rest = environment
+    var entries: [UnsafeMutablePointer<CChar>?] = []
+    var own = environ
+    while let entry = own.pointee {
+      own += 1
+      guard let sign = strchr(entry, Int32(UInt8(ascii: "="))) else { continue }
+      let name = UnsafeRawBufferPointer(start: entry, count: UnsafePointer(sign) - UnsafePointer(entry))
+      let key = String(decoding: name, as: UTF8.self)
+      guard rest[key] == String(cString: sign + 1) else { continue }
+      rest[key] = nil
+      entries.append(strdup(entry))
+    }
+    return entries + rest.map { strdup($0.key + "=" + $0.value) }
   }
 
   deinit {
     closeInput()
     closeOutput()
     if status == nil {
-      kill(-pid, SIGKILL)
-      var ignored: Int32 = 0
-      waitpid(pid, &ignored, 0)
+      signalGroup(SIGKILL)
+      let deadline = Deadline.after(Self.lastWait)
+      while status == nil, !deadline.isPast {
+        checkEnd()
+        usleep(1000)
+      }
     }
+    reap()
   }
 
   /// Writes as much as goes.
@@ -102,6 +156,13 @@ package final class ChildProcess {
     let count = bytes.withUnsafeBytes { Glibc.write(input, $0.baseAddress, $0.count) }
     if count >= 0 { return count }
     return errno == EAGAIN || errno == EINTR ? 0 : nil
+  }
+
+  /// Whether nobody reads its standard input any more: see pipe(7).
+  package var isInputUnread: Bool {
+    guard input >= 0 else { return false }
+    var entry = pollfd(fd: input, events: 0, revents: 0)
+    return poll(&entry, 1, 0) > 0
   }
 
   /// Says that there is no more input.
@@ -123,24 +184,92 @@ package final class ChildProcess {
     return bytes
   }
 
-  /// Looks whether the child has ended, without waiting.
+  // MARK: The end
+
+  /// Looks whether the child has ended, without waiting, and goes on pressing for its end where it was asked to.
   package func checkEnd() {
-    guard status == nil else { return }
-    var raw: Int32 = 0
-    guard waitpid(pid, &raw, WNOHANG) == pid else { return }
-    let signal = raw & 0x7F
-    if signal != 0 { endSignal = signal }
-    status = signal == 0 ? raw >> 8 & 0xFF : 128 + signal
+    if status == nil {
+      // Its number stays its own until `reap`, so that no signal to its group can reach another.
+      var information = siginfo_t()
+      if waitid(P_PID, id_t(pid), &information, Int32(WEXITED) | WNOHANG | WNOWAIT) == 0,
+        information._sifields._sigchld.si_pid == pid
+      {
+        let value = information._sifields._sigchld.si_status
+        let hasExited = information.si_code == Int32(CLD_EXITED)
+        if !hasExited { endSignal = value }
+        status = hasExited ? value & 0xFF : 128 + value
+      }
+    }
+    guard !isOver else { return }
+    switch pressure {
+    case .asked(let until) where until.isPast:
+      signalGroup(SIGKILL)
+      pressure = .killed(until: .after(Self.lastWait))
+    case .killed(let until) where until.isPast:
+      pressure = .abandoned
+      closeInput()
+      closeOutput()
+      if status == nil {
+        status = 128 + SIGKILL
+        endSignal = SIGKILL
+      }
+    default: break
+    }
   }
 
-  /// Asks the whole process group to end.
-  package func terminate() {
-    if status == nil { signalGroup(SIGTERM) }
+  /// Whether it has ended and nothing more can come from it.
+  private var isOver: Bool { status != nil && output < 0 }
+
+  /// When `checkEnd` is due although nothing else has happened.
+  package var wakeTime: Deadline {
+    switch pressure {
+    case .asked(let until) where !isOver, .killed(let until) where !isOver: until
+    default: .never
+    }
+  }
+
+  /// Whether it did not end when it was asked to.
+  package var wasKilled: Bool {
+    switch pressure {
+    case .none, .asked: false
+    case .killed, .abandoned: true
+    }
+  }
+
+  /// Asks the whole process group to end. What does not within the grace is killed, and given up a moment later: so that every
+  /// end has a bound.
+  package func terminate(with number: Int32 = SIGTERM) {
+    guard !isOver else { return }
+    signalGroup(number)
+    // What is stopped acts on no other signal.
+    signalGroup(SIGCONT)
+    if case .none = pressure { pressure = .asked(until: .after(Self.grace)) }
   }
 
   /// Sends a signal to the process group: also to those that the process has left behind.
   package func signalGroup(_ number: Int32) {
     kill(-pid, number)
+  }
+
+  /// Ends what the process has left behind in its group, after its own end.
+  /// - Returns: whether it had to be killed.
+  package func endGroup(until deadline: Deadline) -> Bool {
+    reap()
+    while kill(-pid, 0) == 0 {
+      if deadline.isPast {
+        signalGroup(SIGKILL)
+        return true
+      }
+      usleep(10_000)
+    }
+    return false
+  }
+
+  private func reap() {
+    guard !isReaped else { return }
+    isReaped = true
+    var ignored: Int32 = 0
+    waitpid(pid, &ignored, WNOHANG)
   }
 
   private func closeOutput() {

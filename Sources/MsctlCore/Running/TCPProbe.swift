@@ -26,7 +26,7 @@ package func tryConnect(_ host: String, _ port: Int, until deadline: Deadline) -
 
 /// A port on which nobody listens now, as the system picks it.
 package func freePort() -> Int? {
-  let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+  let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
   guard descriptor >= 0 else { return nil }
   defer { close(descriptor) }
   var address = sockaddr_in()
