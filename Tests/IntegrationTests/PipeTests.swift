@@ -289,8 +289,8 @@ struct ConsumeSourceTests {
           "consume", queue, "--drain", "--max-attempts", "2", "--exec", "read x; echo try $x; test $x != 2")
         #expect(output.status == 1)
         #expect(Set(output.lines) == ["try 1", "try 3"])
-        #expect(output.err.contains("the command ended with 1 (attempt 1); it goes back to the queue in 200 ms"))
-        #expect(output.err.contains("the command ended with 1 (attempt 2); it is rejected"))
+        #expect(output.err.contains("the command exited with 1 (attempt 1); requeued in 200 ms"))
+        #expect(output.err.contains("the command exited with 1 (attempt 2); rejected"))
         #expect(output.err.hasSuffix("msctl: 1 message rejected\n"))
         #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
         #expect(try await Services.messages(in: queue).isEmpty)
@@ -304,7 +304,7 @@ struct ConsumeSourceTests {
       _ = try await Tool.run("publish", queue, input: "1")
       let stopped = try await Tool.run("consume", queue, "--exec", "exit 42", "--on-error", "stop")
       #expect(stopped.status == 42)
-      #expect(stopped.err.contains(": the command ended with 42\n       The message goes back to the queue.\n"))
+      #expect(stopped.err.contains(": the command exited with 42\n       The message is requeued.\n"))
       #expect(try await Services.messages(in: queue).count == 1)
       let rejected = try await Tool.run("consume", queue, "--drain", "--exec", "exit 42", "--on-error", "reject")
       #expect(rejected.status == 1)
@@ -365,7 +365,7 @@ struct ConsumeSourceTests {
       _ = try await Tool.run("publish", queue, input: "1 2 3")
       let output = try await Tool.run("consume", queue, "--through", filter)
       #expect(output.status == status)
-      #expect(output.err.contains("the filter '\(filter)' ended with \(status == 1 ? 0 : status), and \(left) message"))
+      #expect(output.err.contains("the filter '\(filter)' exited with \(status == 1 ? 0 : status), with \(left) message"))
       #expect(try await Services.messages(in: queue).count == left)
     }
   }
@@ -376,7 +376,7 @@ struct ConsumeSourceTests {
       _ = try await Tool.run("publish", queue, input: "1")
       let output = try await Tool.run("consume", queue, "--through", "echo banner; echo more; cat")
       #expect(output.status == 1)
-      #expect(output.err.contains("wrote more lines than it got messages\n"))
+      #expect(output.err.contains("wrote more lines than it was given messages\n"))
     }
   }
 
@@ -399,7 +399,7 @@ struct ConsumeSourceTests {
       let consumer = try Tool.start("consume", queue, "--through", "cat > /dev/null")
       try await eventually("the remark") {
         consumer.err.contains(
-          "msctl: the filter has not answered for 10 s, 3 messages wait; if it holds back its output,")
+          "msctl: the filter has written no line for 10 s, 3 messages unanswered; if it buffers its output,")
       }
       consumer.signal(SIGTERM)
       #expect(try await consumer.end().status == 1)
@@ -432,7 +432,7 @@ struct ConsumeSourceTests {
           "while read x; do test $x = 2 && exit 5; echo $x; done")
         #expect(output.out == "1\n3\n")
         #expect(output.status == 1)
-        #expect(output.err.contains("ended with 5, and 2 messages unanswered\n       It is started again in "))
+        #expect(output.err.contains("exited with 5, with 2 messages unanswered\n       It is restarted in "))
         #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
       }
     }

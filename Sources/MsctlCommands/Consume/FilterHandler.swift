@@ -130,7 +130,7 @@ final class FilterHandler: MessageHandler {
     var searched = partial.count
     var start = 0
     partial += piece
-    while let end = partial[searched...].firstIndex(of: 0x0A) {
+    while let end = firstLineFeed(in: partial, from: searched) {
       settlements.append(.acknowledge(try answer(partial[start..<end])))
       start = end + 1
       searched = start
@@ -143,6 +143,7 @@ final class FilterHandler: MessageHandler {
   /// The filter can take or give nothing more, but is still there: it may answer what it has read, and is ended once it is
   /// silent.
   private func pressForEnd(_ child: ChildProcess) {
+    remarkTime = .never
     if overTime == nil { overTime = .after(Self.patience) }
     if overTime?.isPast == true {
       overTime = .never
@@ -190,7 +191,7 @@ final class FilterHandler: MessageHandler {
         .failed, "the filter '\(command)' wrote more lines than it was given messages",
         hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
     }
-    remarkTime = unanswered.isEmpty ? .never : .after(Self.patience)
+    remarkTime = unanswered.isEmpty || overTime != nil ? .never : .after(Self.patience)
     if let overTime, overTime != .never { self.overTime = .after(Self.patience) }
     console.write(line: Array(line))
     attempts.forget(delivery.message)
@@ -200,6 +201,7 @@ final class FilterHandler: MessageHandler {
 
   /// The filter has ended.
   private func end(_ status: Int32) throws(Failure) -> [Settlement] {
+    let text = "the filter '\(command)' \(endText(status))"
     let wasKilled = child?.wasKilled == true
     child = nil
     overTime = nil
@@ -209,7 +211,6 @@ final class FilterHandler: MessageHandler {
       hasEnded = true
       return []
     }
-    let text = "the filter '\(command)' \(endText(status, wasKilled: wasKilled))"
     if let failure = cannotRun(command, status) { throw over(failure) }
     if unanswered.isEmpty, status == 0 || isTerminated || !restarts || isFinishing {
       hasEnded = true
@@ -244,9 +245,14 @@ final class FilterHandler: MessageHandler {
     return failure
   }
 
-  private func endText(_ status: Int32, wasKilled: Bool) -> String {
-    if wasKilled { return "did not end within \(ChildProcess.grace.shown) and was killed" }
-    return (hasClosedInput && !isFinishing ? "closed its input and " : "") + "exited with \(status)"
+  private func endText(_ status: Int32) -> String {
+    // It was we who ended it.
+    let isPressed = overTime == .never
+    let cause = hasClosedInput ? "closed its input" : isPressed ? "was silent at its end" : ""
+    guard child?.wasKilled == true else {
+      return (isPressed ? cause + ", was terminated and " : "") + "exited with \(status)"
+    }
+    return (isPressed ? cause + ", " : "") + "did not end within \(ChildProcess.grace.shown) and was killed"
   }
 
   private func startAgain() throws(Failure) -> [Settlement] {
@@ -259,5 +265,13 @@ final class FilterHandler: MessageHandler {
 
   private func start() throws(Failure) -> ChildProcess {
     do { return try ChildProcess(shell: command, environment: environment) } catch { throw error.failure }
+  }
+}
+
+/// The index of the first line feed from `start` on.
+private func firstLineFeed(in bytes: [UInt8], from start: Int) -> Int? {
+  bytes.withUnsafeBytes { bytes in
+    guard let base = bytes.baseAddress, let found = memchr(base + start, 0x0A, bytes.count - start) else { return nil }
+    return UnsafeRawPointer(found) - base
   }
 }
