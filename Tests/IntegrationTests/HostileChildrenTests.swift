@@ -93,13 +93,6 @@ struct ChildEnvironmentTests {
       let through = try await start(["consume", queue, "--drain", "--through", "\(Self.list); cat"]).end()
       #expect(through.err == "listed\n")
     }
-    let held = try await start(["register", Services.uniqueName("held"), "-p", "0", "--", "sh", "-c", Self.list]).end()
-    #expect(held.err == "listed\n")
-    let watch = try start(["discover", Services.uniqueName("none"), "--watch", "--exec", Self.list])
-    try await eventually("the command has run") { watch.err.contains("listed\n") }
-    #expect(watch.err == "listed\n")
-    watch.signal(SIGTERM)
-    _ = try await end(of: watch)
   }
 
   @Test("a message whose properties do not fit a command's environment fails by itself, and the next one is handled")
@@ -122,7 +115,7 @@ struct ChildEnvironmentTests {
         export PAD1=$(head -c 60000 /dev/zero | tr '\\0' x) PAD2=$(head -c $((size - 900)) /dev/zero | tr '\\0' x)
         msctl consume \(queue) --drain --on-error reject --exec cat; echo "status $?"
         """)
-      #expect(output.out == "2\nstatus 1\n", "\(output.err.prefix(2000))")
+      #expect(output.out == "2status 1\n", "\(output.err.prefix(2000))")
       #expect(output.err.contains("its properties do not fit the environment of a command"))
       #expect(output.err.hasSuffix("msctl: 1 message rejected\n"))
     }
@@ -189,7 +182,7 @@ struct ChildEndTests {
   func closedInput() async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2 3")
-      let script = "read x; exec <&-; sleep 2; echo $x; exec sleep 300"
+      let script = "sleep 1; read x; exec <&-; sleep 2; echo $x; exec sleep 300"
       let output = try await Tool.shell(
         "timeout -k 1 60 msctl consume \(queue) --through '\(script)'; echo status $?; times")
       #expect(output.lines.prefix(2) == ["1", "status 143"], "\(output)")
