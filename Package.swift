@@ -29,7 +29,9 @@ let package = Package(
       swiftSettings: strict),
     .target(
       name: "MsctlCommands",
-      dependencies: ["CommandTable", "CPosix", "MsctlCore", .product(name: "DequeModule", package: "swift-collections")],
+      dependencies: [
+        "CommandTable", "CPosix", "MsctlCore", .product(name: "DequeModule", package: "swift-collections"),
+      ],
       swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
     .target(name: "Support", path: "Tests/Support", swiftSettings: strict),

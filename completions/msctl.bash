@@ -48,7 +48,7 @@ _msctl() {
         -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--offset|--prefetch|--broker|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --peek --exchange --bind --stream --offset --prefetch --broker --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --stream --offset --prefetch --broker --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list queue 2>/dev/null)" -- "$cur"))
       fi ;;
@@ -73,7 +73,7 @@ _msctl() {
         --tag|--filter|--near|--dc|--listen|-w|--wait|--min|--exec|--consul-addr) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--status --one --tag --filter --near --dc --output --listen --wait --min --watch --exec --consul-addr --consul-token-file --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--status --one --tag --filter --near --dc --output --listen --wait --min --watch --exec --clean-env --consul-addr --consul-token-file --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
       fi ;;

@@ -14,10 +14,14 @@ struct ChildEnvironmentTests {
 
   private func names(_ output: String) -> Set<String> {
     // The shell itself sets the folder.
-    Set(output.split(separator: "\n").map { String($0.prefix { $0 != "=" }) }).subtracting(["PWD", "OLDPWD", "_", "SHLVL"])
+    Set(output.split(separator: "\n").map { String($0.prefix { $0 != "=" }) }).subtracting([
+      "PWD", "OLDPWD", "_", "SHLVL",
+    ])
   }
 
-  @Test("--clean-env leaves a command PATH, HOME, LANG, the trace and what msctl says of the message", arguments: [true, false])
+  @Test(
+    "--clean-env leaves a command PATH, HOME, LANG, the trace and what msctl says of the message",
+    arguments: [true, false])
   func cleanEnvironment(_ isClean: Bool) async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1")
@@ -128,7 +132,9 @@ struct ChildEndTests {
 
   @Test(
     "a command of --exec that ignores SIGTERM is killed, one that is stopped is ended, and the message goes back",
-    arguments: [("trap '' TERM; echo up >&2; while :; do sleep 1; done", true), ("echo up >&2; kill -STOP $$; exit 3", false)])
+    arguments: [
+      ("trap '' TERM; echo up >&2; while :; do sleep 1; done", true), ("echo up >&2; kill -STOP $$; exit 3", false),
+    ])
   func exec(_ script: String, _ isKilled: Bool) async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1")
@@ -250,7 +256,8 @@ struct ChildOutputTests {
       #expect(failed.err.contains("a line of the filter 'tr '\\0' y < /dev/zero' is larger than 256 MiB, the limit\n"))
       #expect(try await Services.messages(in: queue).count == 1)
 
-      let slow = try Tool.start("consume", queue, "--through", "echo up >&2; while printf yyyyyyyyyyyyyyyyyy; do :; done")
+      let slow = try Tool.start(
+        "consume", queue, "--through", "echo up >&2; while printf yyyyyyyyyyyyyyyyyy; do :; done")
       try await eventually("it writes") { slow.err.contains("up\n") }
       slow.signal(SIGTERM)
       #expect(try await end(of: slow).status == 128 + SIGTERM)

@@ -17,9 +17,11 @@ struct HostileStreamTests {
   @Test("non-blocking input loses nothing, in any verb")
   func input() async throws {
     try await withQueue { queue in
-      let published = try await Tool.shell("(sleep 0.5; echo 1; sleep 0.5; echo 2) | \(Self.nonBlocking) 0 publish \(queue)")
+      let published = try await Tool.shell(
+        "(sleep 0.5; echo 1; sleep 0.5; echo 2) | \(Self.nonBlocking) 0 publish \(queue)")
       #expect(published.status == 0 && published.err.hasSuffix("2 messages confirmed\n"), "\(published)")
-      let dry = try await Tool.shell("(sleep 0.5; echo 1; sleep 0.5; echo 2) | \(Self.nonBlocking) 0 publish \(queue) --dry-run")
+      let dry = try await Tool.shell(
+        "(sleep 0.5; echo 1; sleep 0.5; echo 2) | \(Self.nonBlocking) 0 publish \(queue) --dry-run")
       #expect(dry.status == 0 && dry.lines.count == 2, "\(dry)")
     }
     let server = try TestServer { .kept("[\($0.body)]") }
@@ -30,7 +32,8 @@ struct HostileStreamTests {
       "(sleep 0.5; printf 1; sleep 0.5; printf 2) | \(Self.nonBlocking) 0 call \(server.url) --data -")
     #expect(data.out == "[12]\n", "\(data)")
     let definition = try await Tool.shell(
-      "(sleep 0.5; echo '{\"service\":'; sleep 0.5; echo '{\"name\":\"s\",\"port\":1}}') | \(Self.nonBlocking) 0 register --file - --dry-run")
+      "(sleep 0.5; echo '{\"service\":'; sleep 0.5; echo '{\"name\":\"s\",\"port\":1}}') | \(Self.nonBlocking) 0 register --file - --dry-run"
+    )
     #expect(definition.status == 0 && definition.lines.count == 1, "\(definition)")
   }
 

@@ -365,7 +365,8 @@ struct ConsumeSourceTests {
       _ = try await Tool.run("publish", queue, input: "1 2 3")
       let output = try await Tool.run("consume", queue, "--through", filter)
       #expect(output.status == status)
-      #expect(output.err.contains("the filter '\(filter)' exited with \(status == 1 ? 0 : status), with \(left) message"))
+      #expect(
+        output.err.contains("the filter '\(filter)' exited with \(status == 1 ? 0 : status), with \(left) message"))
       #expect(try await Services.messages(in: queue).count == left)
     }
   }

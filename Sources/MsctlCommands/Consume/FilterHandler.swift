@@ -96,7 +96,8 @@ final class FilterHandler: MessageHandler {
       remarkTime = .never
       console.note(
         "the filter has written no line for \(Self.patience.shown), \(counted(unanswered.count)) unanswered; "
-          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)")
+          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
+      )
     }
     var settlements: [Settlement] = []
     do { try move(child, &settlements) } catch {

@@ -65,7 +65,7 @@ final class KeptOutput {
     guard let file else { return Array(memory[start..<min(memory.count, start + most)]) }
     do {
       return try [UInt8](unsafeUninitializedCapacity: most) { buffer, got in
-        got = try file.read(fromAbsoluteOffset: Int64(start), into: UnsafeMutableRawBufferPointer(buffer))
+        got = try file.read(fromAbsoluteOffset: Int64(clamping: start), into: UnsafeMutableRawBufferPointer(buffer))
       }
     } catch {
       throw Failure(.failed, "cannot read the command's output in '\(folder)': \(error)")

@@ -83,7 +83,8 @@ enum Discover: Verb {
             When msctl is interrupted, a running COMMAND may finish for 5 s; then it gets SIGTERM, and after 10 s SIGKILL. \
             \(ChildEnvironment.note)
             """),
-      ].under("Waiting") + ChildEnvironment.flags.lifted(to: \.children).under("Waiting") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
+      ].under("Waiting") + ChildEnvironment.flags.lifted(to: \.children).under("Waiting")
+      + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional(
         "NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))

@@ -26,5 +26,5 @@ struct ChildEnvironment: Defaulted {
 
 /// A text from outside as the value of a variable, which ends at a NUL.
 func variableValue(_ text: String) -> String {
-  String(String.UnicodeScalarView(text.unicodeScalars.filter { $0 != "\0" }))
+  String(String.UnicodeScalarView(text.unicodeScalars.filter { $0.value != 0 }))
 }

@@ -114,7 +114,8 @@ package final class ChildProcess {
         number: result,
         failure: result == ENOENT
           ? Failure(.command(127), "'\(line[0])' was not found")
-          : Failure(.command(126), "'\(line[0])' could not be run: \(String(cString: strerror(result)).lowercased())"))
+          : Failure(
+            .command(126), "'\(line[0])' could not be run: \(String(cString: strerror(result)).lowercasedASCII)"))
     }
   }
 

@@ -32,7 +32,8 @@ package struct HeldBytes {
     while asked < count { asked *= 2 }
     guard hasMemory(for: asked * Self.copies) else {
       throw Failure(
-        .failed, "not enough memory: \(what()) is larger than \(count >> 20) MiB", hint: "Raise the limit ('ulimit -v').")
+        .failed, "not enough memory: \(what()) is larger than \(count >> 20) MiB",
+        hint: "Raise the limit ('ulimit -v').")
     }
   }
 

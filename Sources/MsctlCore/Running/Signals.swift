@@ -58,7 +58,7 @@ package final class Signals {
   package func take() -> Int32? {
     var byte: UInt8 = 0
     while read(descriptor, &byte, 1) == 1 {
-      if Int32(byte) != SIGCHLD { return Int32(byte) }
+      if Int32(clamping: byte) != SIGCHLD { return Int32(clamping: byte) }
     }
     return nil
   }
