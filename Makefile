@@ -110,7 +110,7 @@ format:
 lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p $(SWIFT_FILES)
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -12,6 +12,8 @@ package enum Services {
   package static var folder: String { variable("MSCTL_TEST_SERVICES") }
   package static var managementAPI: String { variable("MSCTL_TEST_RABBITMQ_API") }
 
+  package static let promises = BrokerPromises(version: variable("MSCTL_TEST_RABBITMQ"))
+
   /// A name that no other test has.
   package static func uniqueName(_ prefix: String) -> String {
     "\(prefix)-\(UUID().uuidString.prefix(8).lowercased())"
@@ -51,6 +53,38 @@ package enum Services {
       fatalError("\(name) is not set; run the tests with 'make test' or 'Scripts/services run -- swift test'")
     }
     return value
+  }
+}
+
+/// What the broker under test promises, by its version. Tests ask for a promise and never for a version.
+package struct BrokerPromises: Sendable {
+  /// A quorum queue without an argument drops a message at its 21st failed delivery (since 4.0).
+  package let limitsDeliveries: Bool
+  /// Every return to a quorum queue counts as a failed delivery, `basic.nack` with requeue included (4.0 to 4.2).
+  /// Without it only a closed channel or connection counts.
+  package let countsReturns: Bool
+  /// A consumer that holds a message too long gets `basic.cancel` (since 4.3); before, its channel is closed with 406.
+  package let cancelsLateConsumers: Bool
+  /// A queue that is neither durable nor exclusive can be declared (up to 4.2).
+  package let takesTransientQueues: Bool
+  /// With the connected node of three killed, the other two go on to take messages for a quorum queue.
+  package let publishesWithoutLostNode: Bool
+  /// The size of the largest message, in bytes (`max_message_size`). Above it the channel is closed with 406.
+  package let largestMessage: Int
+
+  init(version: String) {
+    switch version {
+    case "3.10":
+      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (false, false, false)
+      (takesTransientQueues, publishesWithoutLostNode, largestMessage) = (true, false, 128 << 20)
+    case "4.0":
+      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, true, false)
+      (takesTransientQueues, publishesWithoutLostNode, largestMessage) = (true, true, 16 << 20)
+    case "4.3":
+      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, false, true)
+      (takesTransientQueues, publishesWithoutLostNode, largestMessage) = (false, true, 16 << 20)
+    default: fatalError("no promises are known of RabbitMQ \(version)")
+    }
   }
 }
 
