@@ -184,18 +184,20 @@ struct ChildEndTests {
     }
   }
 
-  @Test("a filter that closes its input costs no time, may answer what it has read, and is ended")
-  func closedInput() async throws {
+  @Test(
+    "a filter that closes its input or output costs no time, may answer what it has read, and is ended",
+    arguments: [("exec <&-; sleep 2; echo $x", "input"), ("echo $x; exec >&-", "output")])
+  func closed(_ script: String, _ what: String) async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2 3")
-      let script = "sleep 1; read x; exec <&-; sleep 2; echo $x; exec sleep 300"
+      let script = "sleep 1; read x; \(script); exec sleep 300"
       let output = try await Tool.shell(
         "timeout -k 1 60 msctl consume \(queue) --through '\(script)'; echo status $?; times")
       #expect(output.lines.prefix(2) == ["1", "status 143"], "\(output)")
       #expect(
         output.err
-          == "msctl: the filter '\(script)' closed its input, was terminated and exited with 143, with 2 messages unanswered\n"
-          + "       They are requeued.\n")
+          == "msctl: the filter '\(script)' closed its \(what), was terminated and exited with 143, "
+          + "with 2 messages unanswered\n       They are requeued.\n")
       // Ten seconds and more were waited; `times` shows what the children used on its last line: 0m0.123s 0m0.045s
       let used = try #require(output.lines.last).split(separator: " ").map { Double($0.dropFirst(2).dropLast()) ?? 99 }
       #expect(used.reduce(0, +) < 5, "\(used)")

@@ -77,10 +77,10 @@ enum Consume: Verb {
       base64. A message is acknowledged when its line has been written and flushed, so that none is lost where a pipe or \
       this process dies; it is delivered again then.
 
-      '--exec' and '--through' hand messages to other programs and acknowledge after their success. '--exec' runs COMMAND \
+      '--exec' and '--through' pass messages to other programs and acknowledge each one after success. '--exec' runs COMMAND \
       for each message, with the body on its standard input and MSCTL_MESSAGE_ID, MSCTL_ROUTING_KEY and other variables in \
-      its environment. '--through' runs one filter for all: each message is a line of its input, each line of its output \
-      the answer to the oldest message without one.
+      its environment. '--through' runs one filter for all messages: each message is one line of its input, and it must write \
+      exactly one line per message, in order. A filter that drops or adds lines acknowledges the wrong messages.
 
       A queue that does not exist is made (durable), unless --passive, --drain or --peek says that it must exist. SIGINT and \
       SIGTERM end it cleanly: running commands may finish for 10 s, then get SIGTERM, and SIGKILL after another 10 s. So \
@@ -149,19 +149,20 @@ enum Consume: Verb {
       .toggle("null", "0", into: \.format.endsWithNUL, "As --raw, with a NUL in place of the line feed"),
     ].under("Form")
     + [
-      .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; its exit code 0 acknowledges")
+      .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; exit code 0 acknowledges")
         .details(
           """
-          Its output, up to \(KeptOutput.limit >> 30) GiB, is written when it has succeeded; beyond a few MiB it is kept in a \
-          file in TMPDIR until then. \(ChildEnvironment.note)
+          Its output, up to \(KeptOutput.limit >> 30) GiB, is written after it has succeeded; until then, more than a few MiB \
+          are kept in an unnamed file in TMPDIR. \(ChildEnvironment.note)
           """),
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
       .value("on-error", nil, "WHAT", into: \.onError, "What becomes of a message whose command failed"),
-      .value("through", nil, "COMMAND", into: \.through, "Hand all messages to one filter, a line each")
+      .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(
           """
-          A filter that ends while messages are unanswered has failed; they are requeued. One that closes its input or \
-          output, or writes nothing more after its end, may be silent for 10 s before it is ended. \(ChildEnvironment.note)
+          If the filter ends while messages are unanswered, they are requeued and 'consume' fails. A filter that closes its \
+          input or output, or leaves a process running that holds its output, is terminated once it has been silent for \
+          10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
           """),
       .toggle("restart", nil, into: \.restarts, "Start a filter again that has failed"),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")

@@ -11,7 +11,7 @@ final class FilterHandler: MessageHandler {
   /// How much may wait to be written to the filter, in bytes.
   private static let inputLimit = 1 << 20
   /// How long a line of the filter may be, in bytes.
-  private static let lineLimit = 256 << 20
+  static let lineLimit = 256 << 20
   /// How much is read from the filter before the broker and signals have their turn, in bytes.
   private static let readLimit = 1 << 20
   /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
@@ -42,6 +42,8 @@ final class FilterHandler: MessageHandler {
   private var isTerminated = false
   /// Until when a filter that is over, but still there, may be silent; nil while it is not over.
   private var overTime: Deadline?
+  /// Why it was ended then.
+  private var pressCause: String?
   private var hasClosedInput = false
   /// Its output is of no use any more.
   private var isBroken = false
@@ -146,10 +148,12 @@ final class FilterHandler: MessageHandler {
   private func pressForEnd(_ child: ChildProcess) {
     remarkTime = .never
     if overTime == nil { overTime = .after(Self.patience) }
-    if overTime?.isPast == true {
-      overTime = .never
-      child.terminate()
-    }
+    guard overTime?.isPast == true else { return }
+    overTime = .never
+    pressCause =
+      hasClosedInput
+      ? "closed its input" : child.status == nil ? "closed its output" : "left a process running that holds its output"
+    child.terminate()
   }
 
   func finish() {
@@ -228,6 +232,7 @@ final class FilterHandler: MessageHandler {
     input = []
     fed = 0
     hasClosedInput = false
+    pressCause = nil
     restartTime = .after(pause)
     console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
     pause = min(pause * 2, Self.longestPause)
@@ -247,13 +252,9 @@ final class FilterHandler: MessageHandler {
   }
 
   private func endText(_ status: Int32) -> String {
-    // It was we who ended it.
-    let isPressed = overTime == .never
-    let cause = hasClosedInput ? "closed its input" : isPressed ? "was silent at its end" : ""
-    guard child?.wasKilled == true else {
-      return (isPressed ? cause + ", was terminated and " : "") + "exited with \(status)"
-    }
-    return (isPressed ? cause + ", " : "") + "did not end within \(ChildProcess.grace.shown) and was killed"
+    let cause = pressCause.map { $0 + ", " } ?? ""
+    if child?.wasKilled == true { return cause + "did not end within \(ChildProcess.grace.shown) and was killed" }
+    return cause + (pressCause == nil ? "" : "was terminated and ") + "exited with \(status)"
   }
 
   private func startAgain() throws(Failure) -> [Settlement] {
