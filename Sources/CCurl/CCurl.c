@@ -71,7 +71,7 @@ CURLcode curl_mime_filedata(curl_mimepart *part, const char *file) { return REAL
 
 CURLU *curl_url(void) { return REAL(curl_url)(); }
 void curl_url_cleanup(CURLU *url) { REAL(curl_url_cleanup)(url); }
-CURLUcode curl_url_get(CURLU *url, CURLUPart part, char **text, unsigned int flags) {
+CURLUcode msctl_url_get(CURLU *url, CURLUPart part, char **text, unsigned int flags) {
   return REAL(curl_url_get)(url, part, text, flags);
 }
 CURLUcode curl_url_set(CURLU *url, CURLUPart part, const char *text, unsigned int flags) {

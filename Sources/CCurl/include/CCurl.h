@@ -10,6 +10,9 @@
 // The version of the library that runs, as 0xXXYYZZ.
 unsigned int msctl_curl_version(void);
 
+// curl_url_get, whose handle is const in newer headers only: it cannot be declared again for both.
+CURLUcode msctl_url_get(CURLU *url, CURLUPart part, char **text, unsigned int flags);
+
 CURLcode msctl_set_long(CURL *handle, CURLoption option, long value);
 CURLcode msctl_set_offset(CURL *handle, CURLoption option, curl_off_t value);
 CURLcode msctl_set_string(CURL *handle, CURLoption option, const char *value);
