@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults fuzz sanitize documents format lint demo install uninstall deb test-deb dist
+.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
 # The optimised binary. The runtimes of Swift and C++ are inside, so that it runs where no Swift is; the latter also because
 # loading it takes a millisecond, which is why no symbols are exported either.
@@ -59,6 +59,20 @@ faults: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/faults
 
+# Messages, pipes, recovery and faults on RabbitMQ 4.0 and 4.3, and msctl built and tested with the libraries of Debian 13 and
+# of unstable; ends with a table. Root only, since both come in chroots.
+compat: build services-setup
+	swift build --build-tests
+	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/compat
+	Scripts/services run -- Scripts/libraries trixie test
+	Scripts/services run -- Scripts/libraries sid test
+
+# Everything around publishers and consumers is broken, by SEED, for MINUTES; nothing may be lost. RABBITMQ chooses the broker.
+SEED ?= 1
+MINUTES ?= 2
+chaos: build services-setup
+	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/chaos $(SEED) $(MINUTES)
+
 # msctl beside what people use today, with medians and ratios: BENCHMARKS.md. bench-quick: less of all, in two minutes.
 BENCH = Scripts/services run -- Scripts/bench
 bench: bench-setup
@@ -110,7 +124,7 @@ format:
 lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p $(SWIFT_FILES)
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -9,8 +9,14 @@ struct EnvelopeTests {
   func roundTrip() async throws {
     try await withQueue { first in
       try await withQueue { second in
+        let headers = [
+          #""b":true"#, #""i":9223372036854775807"#, #""n":-9223372036854775808"#, #""d":1.5"#, #""w":1.0"#,
+          #""dec":{"$decimal":"1.25"}"#, #""s":"é""#, #""x":{"$bytes":"AP8="}"#, #""t":{"$timestamp":1700000000}"#, #""v":null"#,
+          #""l":[1,"a",{"k":[]}]"#, #""f":{"$table":{"$x":1}}"#,
+        ]
+        let delivered = Services.promises.keepsHeaderOrder ? headers : headers.sorted()
         let envelopes = [
-          #"{"body":{"a": 1.10, "b":[1,  2]},"exchange":"","routingKey":"\#(first)","redelivered":false,"properties":{"contentType":"application/json","contentEncoding":"utf-8","correlationId":"c","replyTo":"r","expiration":"3600000","messageId":"m1","type":"t","userId":"guest","appId":"a","clusterId":"cl","deliveryMode":2,"priority":9,"timestamp":1700000000,"headers":{"b":true,"i":9223372036854775807,"n":-9223372036854775808,"d":1.5,"w":1.0,"dec":{"$decimal":"1.25"},"s":"é","x":{"$bytes":"AP8="},"t":{"$timestamp":1700000000},"v":null,"l":[1,"a",{"k":[]}],"f":{"$table":{"$x":1}}}}}"#,
+          #"{"body":{"a": 1.10, "b":[1,  2]},"exchange":"","routingKey":"\#(first)","redelivered":false,"properties":{"contentType":"application/json","contentEncoding":"utf-8","correlationId":"c","replyTo":"r","expiration":"3600000","messageId":"m1","type":"t","userId":"guest","appId":"a","clusterId":"cl","deliveryMode":2,"priority":9,"timestamp":1700000000,"headers":{\#(headers.joined(separator: ","))}}}"#,
           #"{"body":"line\none","bodyEncoding":"text","exchange":"","routingKey":"\#(first)","redelivered":false,"properties":{"contentType":"text/plain"}}"#,
           #"{"body":"/wAB","bodyEncoding":"base64","exchange":"","routingKey":"\#(first)","redelivered":false,"properties":{}}"#,
         ]
@@ -20,11 +26,14 @@ struct EnvelopeTests {
           "msctl consume \(first) --drain --envelope | tee $HOME/o | msctl publish \(second) --envelope -q; cat $HOME/o; msctl consume \(second) --drain --envelope"
         )
         #expect(moved.lines.count == 6)
-        #expect(Array(moved.lines.prefix(3)) == envelopes)
+        let expected = envelopes.map {
+          $0.replacingOccurrences(of: headers.joined(separator: ","), with: delivered.joined(separator: ","))
+        }
+        #expect(Array(moved.lines.prefix(3)) == expected)
         let payloads = try await Tool.run("publish", first, "--envelope", input: envelopes[0])
         #expect(payloads.status == 0)
         #expect(try await Services.messages(in: first).first?["payload"] as? String == #"{"a": 1.10, "b":[1,  2]}"#)
-        #expect(Array(moved.lines.suffix(3)) == envelopes.map { $0.replacingOccurrences(of: first, with: second) })
+        #expect(Array(moved.lines.suffix(3)) == expected.map { $0.replacingOccurrences(of: first, with: second) })
       }
     }
   }
