@@ -125,7 +125,7 @@ lint:
 	@Scripts/setup lint
 	swift format lint --strict -r -p $(SWIFT_FILES)
 	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
-	.build/lint/bin/ruff check -q --isolated --select E,F,W --line-length 140 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py
+	.build/lint/bin/ruff check -q --isolated --select E,F,W --ignore E501 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

@@ -11,7 +11,8 @@ struct EnvelopeTests {
       try await withQueue { second in
         let headers = [
           #""b":true"#, #""i":9223372036854775807"#, #""n":-9223372036854775808"#, #""d":1.5"#, #""w":1.0"#,
-          #""dec":{"$decimal":"1.25"}"#, #""s":"é""#, #""x":{"$bytes":"AP8="}"#, #""t":{"$timestamp":1700000000}"#, #""v":null"#,
+          #""dec":{"$decimal":"1.25"}"#, #""s":"é""#, #""x":{"$bytes":"AP8="}"#, #""t":{"$timestamp":1700000000}"#,
+          #""v":null"#,
           #""l":[1,"a",{"k":[]}]"#, #""f":{"$table":{"$x":1}}"#,
         ]
         let delivered = Services.promises.keepsHeaderOrder ? headers : headers.sorted()

@@ -78,13 +78,17 @@ package struct BrokerPromises: Sendable {
     switch version {
     case "3.10":
       (limitsDeliveries, countsReturns, cancelsLateConsumers) = (false, false, false)
-      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (true, false, true, 128 << 20)
+      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (
+        true, false, true, 128 << 20
+      )
     case "4.0":
       (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, true, false)
       (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (true, true, true, 16 << 20)
     case "4.3":
       (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, false, true)
-      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (false, true, false, 16 << 20)
+      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (
+        false, true, false, 16 << 20
+      )
     default: fatalError("no promises are known of RabbitMQ \(version)")
     }
   }
