@@ -166,7 +166,7 @@ struct FaultTests {
         "application:set_env(rabbit, consumer_timeout, 1800000), application:set_env(rabbit, channel_tick_interval, 60000)."
       )
       #expect(output.status == 8)
-      #expect(output.err.contains("the broker has taken the messages of '\(queue)' back: "))
+      #expect(output.err.contains("the broker requeued the messages of '\(queue)' (consumer timeout): "))
       #expect(try await Services.messages(in: queue).count == 1)
     }
   }

@@ -45,8 +45,9 @@ struct EnvelopeTests {
       let output = try await Tool.run("publish", queue, "--envelope", input: #"{"body":1} {"corpse":2}"#)
       #expect(output.status == 9)
       #expect(
-        output.err.contains(
-          "msctl: 1 message confirmed\nmsctl: value 2 of the input is no envelope: it has no 'body'\n"))
+        output.err == "msctl: value 2 of the input is not an envelope: it has no 'body'\n"
+          + "       'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form.\n"
+          + "msctl: 1 message confirmed\nmsctl: 1 value of the input not published\n")
       let message = try #require(try await Services.messages(in: queue).first)
       #expect((message["properties"] as? [String: Any])?["delivery_mode"] as? Int == 2)
     }

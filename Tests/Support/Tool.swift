@@ -26,8 +26,10 @@ package enum Tool {
   }
 
   /// Runs a line of shell, in which `msctl` is the binary under test.
-  package static func shell(_ line: String, environment: [String: String] = [:]) async throws -> Output {
-    try await RunningProcess("/bin/bash", ["-c", line], environment: environment).end()
+  package static func shell(
+    _ line: String, input: String = "", environment: [String: String] = [:]
+  ) async throws -> Output {
+    try await RunningProcess("/bin/bash", ["-c", line], input: input, environment: environment).end()
   }
 
   /// Starts msctl and leaves it running.

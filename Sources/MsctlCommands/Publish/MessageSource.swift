@@ -2,10 +2,11 @@ import MsctlCore
 
 /// What `publish` sends: the message of the command line, or one for each item of standard input.
 struct MessageSource {
-  /// A message, and its line for `--tee`.
-  struct Item {
-    let message: AMQPMessage
-    let line: [UInt8]
+  enum Item {
+    /// A message, and its line for `--tee`.
+    case message(AMQPMessage, line: [UInt8])
+    /// A value that is no message, as it came; those after it are read on.
+    case unusable(Failure, line: [UInt8])
   }
 
   private let options: Publish.Options
@@ -32,6 +33,7 @@ struct MessageSource {
   }
 
   var isExhausted: Bool { input?.isExhausted ?? (given == nil) }
+  var readsStandardInput: Bool { input != nil }
 
   mutating func readMore() {
     input?.readMore()
@@ -41,7 +43,8 @@ struct MessageSource {
   mutating func next() throws(Failure) -> Item? {
     if let body = given {
       given = nil
-      return Item(message: completed(template, body: body), line: body)
+      count = 1
+      return .message(completed(template, body: body), line: body)
     }
     let item: JSONOrBytes?
     do { item = try input?.next() } catch {
@@ -52,32 +55,32 @@ struct MessageSource {
     guard let item else { return nil }
     count += 1
     guard options.asEnvelope, case .json(let value) = item else {
-      return Item(message: completed(template, body: item.bytes), line: item.bytes)
+      return .message(completed(template, body: item.bytes), line: item.bytes)
     }
-    return Item(message: try message(value), line: Array(value.text))
+    let line = Array(value.text)
+    do { return .message(try message(value), line: line) } catch {
+      return .unusable(
+        Failure(
+          .badInput, "value \(count) of the input is not an envelope: it \(error.reason)",
+          hint: "'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form."), line: line)
+    }
   }
 
   /// The message that an envelope describes. Where it has properties, the message has those and no others, but for what
   /// options add; it goes to the envelope's own exchange, unless the command line says where to.
-  private func message(_ value: JSONValue) throws(Failure) -> AMQPMessage {
-    do {
-      var (message, hasProperties) = try Envelope.read(value)
-      if hasProperties {
-        options.properties.apply(to: &message.properties)
-      } else {
-        message.properties = completed(template, body: []).properties
-      }
-      if options.queue != nil || options.exchange != nil {
-        message.exchange = template.exchange
-        message.routingKey =
-          options.exchange != nil && options.routingKey == nil ? message.routingKey : template.routingKey
-      }
-      return message
-    } catch {
-      throw Failure(
-        .badInput, "value \(count) of the input is no envelope: it \(error.reason)",
-        hint: "'msctl consume --envelope' writes them; 'msctl help publish' shows their form.")
+  private func message(_ value: JSONValue) throws(EnvelopeError) -> AMQPMessage {
+    var (message, hasProperties) = try Envelope.read(value)
+    if hasProperties {
+      options.properties.apply(to: &message.properties)
+    } else {
+      message.properties = completed(template, body: []).properties
     }
+    if options.queue != nil || options.exchange != nil {
+      message.exchange = template.exchange
+      message.routingKey =
+        options.exchange != nil && options.routingKey == nil ? message.routingKey : template.routingKey
+    }
+    return numbered(message)
   }
 
   /// The template with a body, and with an id and a time of its own.
@@ -86,6 +89,14 @@ struct MessageSource {
     message.body = body
     if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
     message.properties.timestamp = UInt64(clamping: unixTime())
+    return numbered(message)
+  }
+
+  /// The message with its place in the input, and its id with it: two messages must not share one.
+  private func numbered(_ message: AMQPMessage) -> AMQPMessage {
+    var message = message
+    message.number = count
+    if count > 1, let id = options.properties.messageID?.text { message.properties.messageID = "\(id)-\(count)" }
     return message
   }
 }

@@ -26,11 +26,12 @@ struct PropertyOptions: Defaulted {
     .value("correlation-id", nil, "ID", into: \.correlationID, "correlation_id"),
     .value("reply-to", nil, "QUEUE", into: \.replyTo, "reply_to"),
     .value("ttl", nil, "TIME", into: \.ttl, "expiration: the message is dropped after this time"),
-    .value("message-id", nil, "ID", into: \.messageID, "message_id (default: a random UUID each)"),
+    .value("message-id", nil, "ID", into: \.messageID, "message_id (default: a random UUID each)")
+      .details("Of more than one message, the second gets ID-2, the third ID-3 and so on."),
     .value("type", nil, "NAME", into: \.type, "type"),
     .value("user-id", nil, "NAME", into: \.userID, "user_id; the broker checks it"),
     .value("app-id", nil, "NAME", into: \.appID, "app_id (default: msctl)"),
-    .toggle("transient", nil, into: \.isTransient, "The message need not survive a restart of the broker"),
+    .toggle("transient", nil, into: \.isTransient, "Publish non-persistent messages (delivery mode 1)"),
   ].under("Properties")
 
   /// Sets what the options say, and leaves the rest.
@@ -52,7 +53,7 @@ struct PropertyOptions: Defaulted {
     if !headers.isEmpty {
       let names = headers.map(\.name)
       properties.headers =
-        (properties.headers ?? []).filter { !names.contains($0.name) }
+        (properties.headers ?? []).filter { header in !names.contains(where: header.name.isSame) }
         + headers.map { AMQPField($0.name, .string($0.value)) }
     }
   }

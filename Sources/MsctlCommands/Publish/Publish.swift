@@ -38,14 +38,19 @@ enum Publish: Verb {
   static let command = Command<Options>(
     "publish", "publish to RabbitMQ, confirmed by the broker",
     details: """
-      Publishes MESSAGE, one JSON value, or without it each JSON value on standard input, to the queue QUEUE. The queue is \
-      asserted: durable, made where it does not exist. Messages are persistent.
+      Publishes MESSAGE, one JSON value, or without it each JSON value on standard input, to the queue QUEUE. QUEUE is \
+      declared durable if it does not exist; one that exists is used with its own arguments. Messages are persistent.
 
-      The exit code is 0 only when the broker has confirmed every message. One that no queue takes (returned) or that the \
-      broker refuses (nacked) is named on standard error, and the exit code is 7.
+      The exit code is 0 only when the broker has confirmed every message. Each message that is unroutable (returned), nacked, \
+      or refused by itself (too large for the broker, headers larger than a frame) is reported on standard error; the others \
+      are published, and the exit code is 7. An input value that is not an envelope is reported likewise, with exit code 9.
 
-      An envelope is {"body", "bodyEncoding"?, "exchange", "routingKey", "properties"}; bodyEncoding is "text" or "base64" \
-      where body is a string that stands for other bytes. Where it has properties, the message has those and no others.
+      An envelope is {"body", "bodyEncoding"?, "exchange", "routingKey", "properties"}. If the body was not JSON, body is a \
+      string and bodyEncoding is "text" or "base64". Where there are properties, the message has those and no others. In \
+      headers, a whole number is a signed one of 32 or else 64 bits; other types are tagged: {"$int64":1}, {"$uint8":1}, \
+      {"$float32":1.5}, {"$bytes":"base64"}, {"$timestamp":1700000000}, {"$decimal":"1.25"}. x-delivery-count, \
+      x-acquired-count and x-stream-offset, which brokers add, are not published again. A byte of a name that is not UTF-8 is \
+      a character from U+10FE80 to U+10FEFF.
       """,
     flags: [
       .toggle("text", nil, into: \.isText, "MESSAGE is any text, not JSON"),
@@ -58,17 +63,23 @@ enum Publish: Verb {
       + [
         .value("exchange", "x", "NAME", into: \.exchange, "Publish to this exchange instead of a queue"),
         .value("routing-key", "k", "KEY", into: \.routingKey, "The routing key for the exchange"),
-        .number("window", nil, "N", in: 1...65535, into: \.window, "How many messages may wait for their confirm"),
-        .value("confirm-timeout", nil, "TIME", into: \.confirmTimeout, "How long a confirm may take"),
+        .number("window", nil, "N", in: 1...65535, into: \.window, "Maximum unconfirmed messages in flight"),
+        .value("confirm-timeout", nil, "TIME", into: \.confirmTimeout, "Time limit for a confirm"),
         .toggle("tee", nil, into: \.tees, "Write each value to standard output once it is confirmed"),
-        .value("failed-to", nil, "FILE", into: \.failedFile, "Write what was not confirmed to FILE, as envelopes")
-          .completed(by: .file)
-          .details("They keep their ids: 'msctl publish --envelope < FILE' is the next try."),
+        .value(
+          "failed-to", nil, "FILE", into: \.failedFile, "Write messages that were not confirmed to FILE, as envelopes"
+        )
+        .completed(by: .file)
+        .details(
+          """
+          FILE is replaced at the end, whole, and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' is \
+          the next try. If the broker stays away, the rest of standard input goes there, too.
+          """),
         .toggle("dry-run", nil, into: \.isDryRun, "Write what would be sent, as envelopes, and send nothing"),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
           .details(
             "The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
-        .value("reply-timeout", nil, "TIME", into: \.replyTimeout, "How long a reply may take"),
+        .value("reply-timeout", nil, "TIME", into: \.replyTimeout, "Time limit for a reply"),
       ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional("QUEUE", into: \.first, "The queue (none with --exchange)", completion: .live("queue")),
@@ -78,15 +89,14 @@ enum Publish: Verb {
       Example("msctl publish orders '{\"id\":1,\"total\":9.90}'", "One message"),
       Example("jq -c '.[]' orders.json | msctl publish orders", "A stream of messages"),
       Example(
-        "msctl consume orders --drain --envelope | msctl publish archive --envelope", "Move messages as they are"),
+        "msctl consume orders --drain --envelope --through 'msctl publish archive --envelope --tee'",
+        "Move messages to another queue"),
     ],
     check: { options throws(ValueError) in
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
         throw ValueError("'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'")
       }
-      if let queue = options.queue, queue.utf8.count > 255 {
-        throw ValueError("QUEUE is longer than 255 bytes, the limit of AMQP")
-      }
+      if let queue = options.queue, !queue.isEmpty { _ = try QueueName(argument: queue) }
       if options.exchange != nil, options.second != nil {
         throw ValueError("with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces")
       }
@@ -108,8 +118,32 @@ enum Publish: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     guard !options.isDryRun else { return try showMessages(options, console, environment) }
-    var session = try PublishSession(options, console, environment)
+    var source = try MessageSource(options, TraceContext(environment: environment))
+    let failures = try FailedMessages(options.failedFile)
+    let signals = Signals()
+    let connection: AMQPConnection
+    do { connection = try connect(options, console, signals) } catch {
+      try failures.keep(restOf: &source, signals, console)
+      throw error
+    }
+    var session = PublishSession(options, console, signals, connection, source, failures)
     try session.run()
+  }
+
+  /// Connects, and makes sure of the queue.
+  private static func connect(
+    _ options: Options, _ console: Console, _ signals: Signals
+  ) throws(Failure) -> AMQPConnection {
+    let connection = try options.broker.connect(as: "publish", console, signals)
+    do { try PublishSession.prepare(connection, options) } catch let error as AMQPError {
+      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
+        ?? error.failure(connection.uri)
+    } catch let failure as Failure {
+      throw failure
+    } catch {
+      throw Failure(.failed, "\(error)")
+    }
+    return connection
   }
 
   private static func showMessages(
@@ -117,12 +151,13 @@ enum Publish: Verb {
   ) throws(Failure) {
     var source = try MessageSource(options, TraceContext(environment: environment))
     while !source.isExhausted {
-      guard let item = try source.next() else {
-        source.readMore()
-        continue
+      switch try source.next() {
+      case .message(let message, _):
+        console.write(value: Envelope.write(message, redelivered: false))
+        try console.flush()
+      case .unusable(let failure, _): throw failure
+      case nil: source.readMore()
       }
-      console.write(value: Envelope.write(item.message, redelivered: false))
-      try console.flush()
     }
   }
 }
@@ -131,9 +166,13 @@ enum Publish: Verb {
 private struct PublishSession: ~Copyable {
   /// How much is sent, in bytes, before the broker is listened to.
   private static let burst = 256 << 10
+  /// A message above this is sent alone, unless one as large was confirmed: where it is too large for the broker, the channel is
+  /// closed, and what became of the messages beside it would not be known.
+  private static let safeSize = 1 << 20
 
   /// A reply that is waited for, by its message's correlation id; replies are written in this order.
   private struct Expected {
+    let number: Int
     let correlationID: String
     let deadline: Deadline
     var reply: JSONValue?
@@ -145,43 +184,46 @@ private struct PublishSession: ~Copyable {
   private var publisher: AMQPPublisher
   private let signals: Signals
   private var source: MessageSource
-  /// What `--tee` writes of each message in flight.
-  private var lines = Deque<[UInt8]>()
+  private let failures: FailedMessages
+  /// What `--tee` writes of each message in flight that is not its body, by the message's number.
+  private var lines: [Int: [UInt8]] = [:]
   private var expected = Deque<Expected>()
-  private let failedFile: AppendedFile?
   private var progress: Progress
   private var confirmed = 0
   private var failed = 0
+  /// How many values of the input are not messages.
+  private var unusable = 0
   /// Why no more is sent; what was sent before is still settled.
   private var ended: Failure?
   private var isAtEnd = false
   private var confirmDeadline: Deadline
   /// Until when a broker that was lost may refuse messages because it is coming up; nil: it was not lost.
   private var recoveryEnd: Deadline?
-  /// Refused meanwhile, each with its line, and when they are sent again.
-  private var refused = Deque<(message: AMQPMessage, line: [UInt8])>()
-  private var retryTime = Deadline.never
+  /// Read, and sent once nothing is in flight.
+  private var next: AMQPMessage?
+  /// To be sent again, before anything new, and when.
+  private var again = Deque<AMQPMessage>()
+  private var retryTime = Deadline.now
   private var backoff = Backoff(from: .milliseconds(200), to: .seconds(5))
+  /// How many messages are to be sent one by one: one of them makes the broker close the channel.
+  private var suspects = 0
+  /// Whether the message in flight was sent alone.
+  private var isAlone = false
+  private var largestConfirmed = 0
+  /// The largest message that the broker takes, once it has said so.
+  private var sizeLimit: Int?
 
-  init(_ options: Publish.Options, _ console: Console, _ environment: [String: String]) throws(Failure) {
-    // Everything that can fail comes before the first handle is stored: such a struct cannot be left half made.
-    let source = try MessageSource(options, TraceContext(environment: environment))
-    let connection = try options.broker.connect(as: "publish", console)
-    do { try Self.prepare(connection, options) } catch let error as AMQPError {
-      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
-        ?? error.failure(connection.uri)
-    } catch let failure as Failure {
-      throw failure
-    } catch {
-      throw Failure(.failed, "\(error)")
-    }
-    if let path = options.failedFile { failedFile = try AppendedFile(path) } else { failedFile = nil }
+  init(
+    _ options: Publish.Options, _ console: Console, _ signals: Signals, _ connection: AMQPConnection,
+    _ source: MessageSource, _ failures: FailedMessages
+  ) {
     self.options = options
     self.console = console
-    self.source = source
+    self.signals = signals
     self.connection = connection
+    self.source = source
+    self.failures = failures
     publisher = AMQPPublisher(connection, window: options.window)
-    signals = Signals()
     progress = Progress(console)
     confirmDeadline = .after(options.confirmTimeout)
   }
@@ -196,25 +238,34 @@ private struct PublishSession: ~Copyable {
       failure = broken(error.failure(connection.uri), error.kind)
       isBroken = true
     } catch let error as Failure {
-      isBroken = error.code == .unreachable
+      isBroken = [.unreachable, .denied].contains(error.code)
       failure = isBroken ? broken(error) : error
     } catch {
       failure = Failure(.failed, "\(error)")
     }
-    if failure != nil { try keepUnconfirmed(withRest: isBroken) }
     progress.clear()
     connection.close()
     console.note("\(counted(confirmed)) confirmed")
+    // Whether what is still in flight has arrived is not known.
+    if failure != nil {
+      for message in publisher.unconfirmedMessages + again + (next.map { [$0] } ?? []) { try failures.add(message) }
+    }
+    if isBroken { try failures.keep(restOf: &source, signals, console) } else { try failures.keep() }
     if let failure { throw failure }
     if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
+    if unusable > 0 { throw Failure(.badInput, "\(counted(unusable, "value")) of the input not published") }
   }
 
   /// Makes sure of the queue, and has everything confirmed.
-  private static func prepare(_ connection: AMQPConnection, _ options: Publish.Options) throws {
+  static func prepare(_ connection: AMQPConnection, _ options: Publish.Options) throws {
     if let queue = options.queue { try options.broker.assertQueue(queue, on: connection) }
+    try prepareChannel(connection, options)
+    connection.limitStall(to: options.confirmTimeout)
+  }
+
+  private static func prepareChannel(_ connection: AMQPConnection, _ options: Publish.Options) throws(AMQPError) {
     if options.wantsReply { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
     try connection.selectConfirms()
-    connection.limitStall(to: options.confirmTimeout)
   }
 
   /// Works to the end, on another connection where one breaks: what was not confirmed is sent again, under its first
@@ -222,6 +273,7 @@ private struct PublishSession: ~Copyable {
   private mutating func workOn() throws {
     while true {
       do { return try work() } catch let error as AMQPError where error.isPassing && expected.isEmpty {
+        try settle(publisher.takeSettled())
         progress.clear()
         let (options, old) = (options, publisher)
         let reconnection = Reconnection(options.broker, as: "publish", console, signals)
@@ -229,10 +281,41 @@ private struct PublishSession: ~Copyable {
           try Self.prepare(connection, options)
           return (connection, try AMQPPublisher(connection, goingOnFor: old))
         }
+        isAlone = false
         confirmDeadline = .after(options.confirmTimeout)
         recoveryEnd = .after(options.broker.reconnectFor)
+      } catch let error as AMQPError where error.isAboutOneMessage && publisher.unconfirmed > 0 && !hasOtherReplies {
+        try reopen(after: error)
       }
     }
+  }
+
+  /// Whether replies are waited for that a new channel would not get.
+  private var hasOtherReplies: Bool { options.wantsReply && publisher.unconfirmed + again.count > 1 }
+
+  /// Goes on after the broker closed the channel over a message: without it where it is known, else with each message that was
+  /// in flight by itself, until it is.
+  private mutating func reopen(after error: AMQPError) throws {
+    if let limit = error.refusedSize?.limit { sizeLimit = limit }
+    let culprit = publisher.culprit(of: error)
+    var open: [AMQPMessage] = []
+    for (message, outcome) in publisher.takeAll() {
+      if let outcome {
+        try settle([(message, outcome)])
+      } else if message.number == culprit {
+        try fail(message, "was refused by the broker: \(error.reason)")
+      } else {
+        open.append(message)
+      }
+    }
+    again.insert(contentsOf: open, at: 0)
+    retryTime = .now
+    if culprit == nil { suspects = open.count }
+    isAlone = false
+    try connection.openChannel()
+    try Self.prepareChannel(connection, options)
+    publisher = AMQPPublisher(connection, window: options.window)
+    confirmDeadline = .after(options.confirmTimeout)
   }
 
   /// Sends until the source and what is in flight are at an end.
@@ -241,88 +324,130 @@ private struct PublishSession: ~Copyable {
       // Between large messages the broker is listened to: it may want no more.
       var sent = 0
       var needsInput = false
-      try sendRefused()
-      while refused.isEmpty, publisher.hasRoom, expected.count < options.window, !isAtEnd, sent < Self.burst {
+      try sendAgain()
+      while canSendNew, sent < Self.burst {
         do {
-          guard let item = try source.next() else {
+          if next == nil, try !readNext() {
             needsInput = true
             break
           }
-          try send(item)
-          sent += item.message.body.count
         } catch let failure as Failure {
           ended = failure
           isAtEnd = true
+          break
         }
+        guard let message = next, publisher.unconfirmed == 0 || !goesAlone(message) else { break }
+        next = nil
+        try send(message)
+        sent += message.body.count
       }
-      isAtEnd = isAtEnd || source.isExhausted
-      try settle()
+      isAtEnd = isAtEnd || source.isExhausted && next == nil
+      try settle(try publisher.settle())
       try takeReplies()
       try console.flush(serving: connection, signals)
       progress.show("\(confirmed) confirmed")
 
       if publisher.unconfirmed == 0 {
-        if isAtEnd, refused.isEmpty || ended != nil, expected.isEmpty || ended != nil { return }
+        isAlone = false
+        if isAtEnd, again.isEmpty || ended != nil, expected.isEmpty || ended != nil { return }
         confirmDeadline = .after(options.confirmTimeout)
       }
       if confirmDeadline.isPast {
-        let cause = publisher.blockedReason.map { "the broker takes no messages (\($0))" } ?? "no confirm came"
+        let cause = publisher.blockedReason.map { "the broker accepts no messages (\($0))" } ?? "no confirm came"
         throw AMQPError(kind: .timedOut, reason: "\(cause) within \(options.confirmTimeout.shown)")
       }
       if let first = expected.first, first.deadline.isPast {
         throw Failure(
           .timedOut,
-          "no reply to message \(confirmed + failed - expected.count + 1) within \(options.replyTimeout.shown)",
-          hint: "Whoever consumes '\(options.queue ?? "")' must answer to reply_to with the correlation_id.")
+          "no reply to message \(first.number) within \(options.replyTimeout.shown)",
+          hint: "A consumer of '\(options.queue ?? "")' must reply to reply_to with the correlation_id.")
       }
-      let canGoOn = refused.isEmpty && !isAtEnd && !needsInput && publisher.hasRoom && expected.count < options.window
+      let canGoOn = canSendNew && !needsInput && (publisher.unconfirmed == 0 || next == nil)
       wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn || publisher.hasInput)
     }
   }
 
-  private mutating func send(_ item: MessageSource.Item) throws(AMQPError) {
-    var message = item.message
-    if options.wantsReply {
-      let id = randomUUID()
-      message.properties.replyTo = AMQPConnection.directReply
-      message.properties.correlationID = id
-      expected.append(Expected(correlationID: id, deadline: .after(options.replyTimeout)))
-    }
-    // Noted first, as the publisher does.
-    lines.append(options.tees ? item.line : [])
-    try publisher.send(message)
+  private var canSendNew: Bool {
+    again.isEmpty && publisher.hasRoom && !isAlone && expected.count < options.window && !isAtEnd
   }
 
-  /// Sends again what was refused while the broker was coming up.
-  private mutating func sendRefused() throws(AMQPError) {
-    guard retryTime.isPast else { return }
-    retryTime = .never
-    for _ in 0..<refused.count where publisher.hasRoom {
-      guard let (message, line) = refused.popFirst() else { return }
-      lines.append(line)
-      try publisher.send(message)
-    }
-    if !refused.isEmpty { retryTime = .after(backoff.next()) }
+  /// Whether nothing may be in flight beside a message.
+  private func goesAlone(_ message: AMQPMessage) -> Bool {
+    suspects > 0 || message.body.count > max(Self.safeSize, largestConfirmed)
   }
 
-  private mutating func settle() throws {
-    for (message, outcome) in try publisher.settle() {
+  /// Reads the next message of the source.
+  /// - Returns: false where the source has none for now.
+  private mutating func readNext() throws -> Bool {
+    switch try source.next() {
+    case nil: return false
+    case .message(var message, let line):
+      if options.wantsReply {
+        let id = randomUUID()
+        message.properties.replyTo = AMQPConnection.directReply
+        message.properties.correlationID = id
+      }
+      if options.tees, options.asEnvelope { lines[message.number] = line }
+      next = message
+      return true
+    case .unusable(let failure, let line):
+      unusable += 1
+      progress.clear()
+      console.report(failure)
+      try failures.add(line: line)
+      return true
+    }
+  }
+
+  private mutating func send(_ message: AMQPMessage) throws {
+    if let sizeLimit, message.body.count > sizeLimit {
+      return try fail(message, "was not sent: it has \(message.body.count) bytes, and the broker takes \(sizeLimit)")
+    }
+    isAlone = goesAlone(message)
+    if suspects > 0 { suspects -= 1 }
+    if options.wantsReply, let id = message.properties.correlationID {
+      expected.append(Expected(number: message.number, correlationID: id, deadline: .after(options.replyTimeout)))
+    }
+    do { try publisher.send(message) } catch {
+      guard error.kind == .invalid else { throw error }
+      try fail(message, "cannot be sent: \(error.reason)")
+    }
+  }
+
+  /// Sends again what was refused while the broker was coming up, or was in flight when it closed the channel.
+  private mutating func sendAgain() throws {
+    while retryTime.isPast, publisher.hasRoom, !isAlone, let message = again.first,
+      publisher.unconfirmed == 0 || !goesAlone(message)
+    {
+      again.removeFirst()
+      expected.removeAll { $0.number == message.number }
+      try send(message)
+    }
+  }
+
+  private mutating func settle(_ settled: [(message: AMQPMessage, outcome: AMQPPublisher.Outcome)]) throws {
+    for (message, outcome) in settled {
       confirmDeadline = .after(options.confirmTimeout)
-      let line = lines.removeFirst()
-      if outcome == .nacked, let recoveryEnd, !recoveryEnd.isPast {
-        // A queue whose node was lost has no quorum until another one leads it.
-        refused.append((message, line))
-        if retryTime == .never { retryTime = .after(backoff.next()) }
-      } else if outcome == .confirmed {
+      switch outcome {
+      case .confirmed:
         backoff.reset()
         confirmed += 1
-        if options.tees { console.write(line: line) }
-      } else {
-        failed += 1
-        expected.removeAll { $0.correlationID == message.properties.correlationID }
-        try failedFile?.add(message)
-        progress.clear()
-        console.report(undelivered(message, outcome))
+        largestConfirmed = max(largestConfirmed, message.body.count)
+        if options.tees { console.write(line: lines.removeValue(forKey: message.number) ?? message.body) }
+      case .nacked where recoveryEnd.map { !$0.isPast } ?? false:
+        // A queue whose node was lost has no quorum until another one leads it.
+        again.append(message)
+        if retryTime.isPast { retryTime = .after(backoff.next()) }
+      case .nacked:
+        try fail(
+          message, "was refused by the broker (basic.nack)",
+          hint: "The queue may be full (x-overflow=reject-publish) or without a quorum.")
+      case .returned(let code, let text):
+        try fail(
+          message, "was returned: \(text) (\(code))",
+          hint: message.exchange.isEmpty
+            ? "There is no queue '\(message.routingKey)'."
+            : "No queue is bound to exchange '\(message.exchange)' for the routing key '\(message.routingKey)'.")
       }
     }
   }
@@ -330,9 +455,9 @@ private struct PublishSession: ~Copyable {
   private mutating func takeReplies() throws {
     for delivery in publisher.takeDeliveries() {
       let message = delivery.message
-      guard let place = expected.firstIndex(where: { $0.correlationID == message.properties.correlationID }) else {
-        continue
-      }
+      guard let id = message.properties.correlationID,
+        let place = expected.firstIndex(where: { $0.correlationID.isSame(as: id) })
+      else { continue }
       expected[place].reply = BodyText(message.body, contentType: message.properties.contentType).value
     }
     while let reply = expected.first?.reply {
@@ -346,6 +471,7 @@ private struct PublishSession: ~Copyable {
     polls.add(connection.descriptor)
     let signal = polls.add(signals.descriptor)
     let input = needsInput ? polls.add(STDIN_FILENO) : nil
+    let retryTime = again.isEmpty || retryTime.isPast ? .never : retryTime
     polls.wait(
       until: isBusy ? .now : min(.after(.seconds(1)), confirmDeadline, retryTime, expected.first?.deadline ?? .never))
     if polls.isReady(signal), let number = signals.take() {
@@ -358,42 +484,27 @@ private struct PublishSession: ~Copyable {
 
   // MARK: Failures
 
-  /// What is still in flight when the run fails is kept for the next try: whether it arrived is not known. With the rest of
-  /// the input, where the broker is what failed.
-  private mutating func keepUnconfirmed(withRest: Bool) throws(Failure) {
-    guard failedFile != nil else { return }
-    for message in publisher.unconfirmedMessages + refused.map(\.message) { try failedFile?.add(message) }
-    while withRest, !source.isExhausted {
-      if let item = try source.next() { try failedFile?.add(item.message) } else { source.readMore() }
-    }
+  /// A message is lost to this run, and the others go on.
+  private mutating func fail(_ message: AMQPMessage, _ what: String, hint: String? = nil) throws(Failure) {
+    failed += 1
+    lines[message.number] = nil
+    expected.removeAll { $0.number == message.number }
+    try failures.add(message)
+    progress.clear()
+    let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
+    console.report(Failure(.notDelivered, "\(name) \(what)", hint: hint))
   }
 
   private func broken(_ failure: Failure, _ kind: AMQPError.Kind? = nil) -> Failure {
     var failure = failure
     if case .channelClosed(code: 404) = kind {
-      failure.hint = "An exchange is not made by 'msctl publish'; check its name."
+      failure.hint = "'msctl publish' does not declare exchanges; check the name."
     }
-    let count = publisher.unconfirmed + refused.count
+    let count = publisher.unconfirmed + again.count
     guard count > 0 else { return failure }
     failure.code = .notDelivered
     failure.message = "\(counted(count)) not confirmed: " + failure.message
     return failure
-  }
-
-  private func undelivered(_ message: AMQPMessage, _ outcome: AMQPPublisher.Outcome) -> Failure {
-    let name = "message \(confirmed + failed)" + (message.properties.messageID.map { " (\($0))" } ?? "")
-    switch outcome {
-    case .returned(let code, let text):
-      return Failure(
-        .notDelivered, "\(name) came back: \(text) (\(code))",
-        hint: message.exchange.isEmpty
-          ? "There is no queue '\(message.routingKey)'."
-          : "No queue is bound to exchange '\(message.exchange)' for the routing key '\(message.routingKey)'.")
-    case .nacked, .confirmed:
-      return Failure(
-        .notDelivered, "\(name) was refused by the broker (basic.nack)",
-        hint: "The queue may be full (x-overflow=reject-publish) or without a quorum.")
-    }
   }
 }
 

@@ -90,7 +90,10 @@ struct QueueName: ArgumentValue {
   var text: String
 
   init(argument: String) throws(ValueError) {
-    guard !argument.isEmpty else { throw ValueError("is no name of a queue") }
+    guard !argument.isEmpty else { throw ValueError("is not the name of a queue") }
+    guard !argument.holds("\n"), !argument.holds("\r") else {
+      throw ValueError("contains a line break, which RabbitMQ removes from the names of queues")
+    }
     text = try ShortString(argument: argument).text
   }
 

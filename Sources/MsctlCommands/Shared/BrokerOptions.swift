@@ -9,6 +9,8 @@ extension Console {
 /// How to reach RabbitMQ, and what its queues are to be like.
 struct BrokerOptions: Defaulted {
   var brokers = BrokerList()
+  var passwordFile: String?
+  var wait: Duration = .zero
   var isPassive = false
   var queueArguments: [NameValue] = []
   var reconnectFor: Duration = .seconds(60)
@@ -16,34 +18,77 @@ struct BrokerOptions: Defaulted {
   init() {}
 
   static let flags: [Flag<BrokerOptions>] = [
-    .value("broker", nil, "URI", into: \.brokers, "The broker, or several with commas between")
+    .value("broker", nil, "URI", into: \.brokers, "The broker, or several separated by commas")
       .variable("AMQP_URL").secret()
       .details(
         """
         RabbitMQ's URI: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps:// for TLS, with the parameters heartbeat, \
-        connection_timeout, cacertfile, certfile, keyfile, verify and auth_mechanism after '?'. A password is better kept \
-        in the variable: a command line can be seen by every process.
+        connection_timeout, cacertfile, certfile, keyfile, verify and auth_mechanism after '?'. Keep the password in the \
+        variable or in a file: every process can see a command line.
         """),
-    .value(
-      "reconnect-for", nil, "TIME", into: \.reconnectFor, "How long to try to connect again when the connection broke"
-    )
-    .details("0 gives up at once. The first connection is not retried."),
-    .toggle("passive", nil, into: \.isPassive, "The queue must exist, and is taken as it is"),
-    .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "An argument of the queue that is asserted")
+    .value("password-file", nil, "FILE", into: \.passwordFile, "Read the password from FILE")
+      .variable("AMQP_PASSWORD_FILE").completed(by: .file)
+      .details("It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced."),
+    .value("wait", nil, "TIME", into: \.wait, "Wait up to TIME for the first connection")
+      .details("Default: 0, one attempt. A refused login is final, unless the password comes from a file."),
+    .value("reconnect-for", nil, "TIME", into: \.reconnectFor, "Time limit for reconnecting")
+      .details("0 does not reconnect. For the first connection there is '--wait'."),
+    .toggle("passive", nil, into: \.isPassive, "Require the queue to exist; do not declare it"),
+    .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "An argument of the queue that is declared")
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),
   ].under("RabbitMQ")
 
-  func connect(as verb: String, _ console: Console) throws(Failure) -> AMQPConnection {
-    for uri in brokers.uris { console.trace("> connect \(uri.shown)") }
-    let connection = try AMQPConnection.open(anyOf: brokers.uris, name: "msctl \(verb)", trace: console.amqpTrace)
-    console.trace("< connected to \(connection.uri.shown)")
-    return connection
+  /// Where the brokers are, with the password of this moment.
+  func currentURIs() throws(Failure) -> [AMQPURI] {
+    guard let passwordFile else { return brokers.uris }
+    let text = String(decoding: try readFile(passwordFile, what: "the broker's password"), as: UTF8.self)
+    // The line feed that editors end a file with is not part of it.
+    let password = String(text.utf8.last == 0x0A ? text.dropLast() : text[...])
+    return brokers.uris.map { uri in
+      var uri = uri
+      uri.password = password
+      return uri
+    }
   }
 
-  /// Makes sure of the queue.
+  /// Makes the first connection, for as long as `--wait` says.
+  /// - Parameter signals: what ends the wait, where signals are caught.
+  func connect(as verb: String, _ console: Console, _ signals: Signals? = nil) throws(Failure) -> AMQPConnection {
+    let deadline = Deadline.after(wait)
+    var backoff = Backoff(to: .seconds(2))
+    var isFirst = true
+    while true {
+      do {
+        let uris = try currentURIs()
+        for uri in uris { console.trace("> connect \(uri.shown)") }
+        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
+        console.trace("< connected to \(connection.uri.shown)")
+        return connection
+      } catch {
+        // A virtual host may still be starting, and a password file may be about to be replaced.
+        let isWaitedFor =
+          error.code == .denied
+          ? passwordFile != nil || error.message.holds(text: " down") : [.unreachable, .timedOut].contains(error.code)
+        guard isWaitedFor, !deadline.isPast else { throw error }
+        if isFirst { console.note("\(error.message); waiting for up to \(wait.shown)") }
+        isFirst = false
+        try pause(until: min(deadline, .after(backoff.next())), signals)
+      }
+    }
+  }
+
+  /// Declares the queue. One that exists is taken with its own arguments, unless the command line asks for some.
   func assertQueue(_ name: String, on connection: AMQPConnection) throws(Failure) {
-    do {
-      _ = try isPassive ? connection.inspectQueue(name) : connection.declareQueue(name, arguments: fields)
+    do throws(AMQPError) {
+      guard isPassive || queueArguments.isEmpty else {
+        _ = try connection.declareQueue(name, arguments: fields)
+        return
+      }
+      do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
+        guard error.kind == .channelClosed(code: 404), !error.isPassing, !isPassive else { throw error }
+        try connection.openChannel()
+        _ = try connection.declareQueue(name)
+      }
     } catch {
       throw failure(error, queue: name, connection.uri)
     }
@@ -56,17 +101,26 @@ struct BrokerOptions: Defaulted {
     case .unreadableFrame:
       failure.message = "cannot read what RabbitMQ at \(uri.shown) sent for '\(queue)': \(error.reason)"
     case .channelClosed(code: 404):
-      failure.message = "there is no queue '\(queue)' at \(uri.shown)"
-      failure.hint = "'msctl publish' makes it; without '--passive', so does 'msctl consume'."
-    case .channelClosed(code: 406) where error.reason.contains("timed out"):
+      failure.message = "no such queue: '\(queue)' at \(uri.shown)"
+      failure.hint = "'msctl publish' declares it; without '--passive', so does 'msctl consume'."
+    case .channelClosed(code: 405):
+      failure.message = "the queue '\(queue)' is exclusive to another connection: \(error.reason)"
+      failure.hint = "Only the connection that declared it can use it. Choose another queue."
+    case .channelClosed(code: 406) where error.reason.holds(text: "timed out"):
       failure.code = .timedOut
-      failure.message = "the broker has taken the messages of '\(queue)' back: \(error.reason)"
+      failure.message = "the broker requeued the messages of '\(queue)' (consumer timeout): \(error.reason)"
       failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
-    case .channelClosed(code: 406):
+    case .channelClosed(code: 406) where error.reason.holds(text: "inequivalent arg"):
       failure.message = "the queue '\(queue)' exists with other arguments: \(error.reason)"
-      failure.hint = "Take it as it is with '--passive', or name its arguments with '--queue-argument NAME=VALUE'."
+      failure.hint = "Leave out '--queue-argument' to use it with its own arguments."
+    case .channelClosed(code: 406) where !queueArguments.isEmpty:
+      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
+      failure.hint = "Check '--queue-argument'."
+    case .connectionClosed where !queueArguments.isEmpty && error.reason.holds(text: "arg"):
+      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
+      failure.hint = "Check '--queue-argument'."
     case .channelClosed(code: 403), .connectionClosed(code: 403):
-      failure.hint = "The user '\(uri.user)' needs more rights on it (rabbitmqctl set_permissions)."
+      failure.hint = "Grant the user '\(uri.user)' the rights for it (rabbitmqctl set_permissions)."
     default: break
     }
     return failure
@@ -84,5 +138,15 @@ struct BrokerOptions: Defaulted {
         }
       return AMQPField(argument.name, value)
     }
+  }
+}
+
+/// Waits, but not longer than until a signal comes.
+func pause(until end: Deadline, _ signals: Signals?) throws(Failure) {
+  while !end.isPast {
+    var polls = PollSet()
+    if let signals { polls.add(signals.descriptor) }
+    polls.wait(until: end)
+    if let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
   }
 }

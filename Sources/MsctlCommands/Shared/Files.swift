@@ -44,33 +44,6 @@ func readPiece(_ file: FileDescriptor) throws -> [UInt8]? {
   }
 }
 
-/// A file of messages that failed, one envelope a line; empty where none did.
-struct AppendedFile: ~Copyable {
-  private let path: String
-  private let file: FileDescriptor
-
-  init(_ path: String) throws(Failure) {
-    self.path = path
-    do {
-      file = try FileDescriptor.open(
-        FilePath(path), .writeOnly, options: [.create, .truncate],
-        permissions: [.ownerReadWrite, .groupRead, .otherRead])
-    } catch {
-      throw Failure(.failed, "cannot write the file '\(path)': \(error)")
-    }
-  }
-
-  deinit {
-    try? file.close()
-  }
-
-  func add(_ message: AMQPMessage) throws(Failure) {
-    do { try file.writeAll(Envelope.write(message, redelivered: false).text + [0x0A]) } catch {
-      throw Failure(.failed, "cannot write the file '\(path)': \(error)")
-    }
-  }
-}
-
 /// A file that appears under its name only when it is whole. What is no regular file (a device, a pipe) is written to as it
 /// is, and a link stays one: its target is replaced.
 struct WholeFile: ~Copyable {

@@ -31,10 +31,10 @@ struct Reconnection {
     let deadline = Deadline.after(broker.reconnectFor)
     var backoff = Backoff(to: .seconds(5))
     while true {
-      try pause(until: min(deadline, .after(backoff.next())))
+      try pause(until: min(deadline, .after(backoff.next())), signals)
       let isLast = deadline.isPast
       do {
-        let uris = broker.brokers.uris.map { uri in
+        let uris = try broker.currentURIs().map { uri in
           var uri = uri
           uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
           return uri
@@ -50,16 +50,6 @@ struct Reconnection {
       } catch let error as AMQPError {
         if isLast || !error.isPassing { throw error }
       }
-    }
-  }
-
-  /// Waits, but not longer than until a signal comes.
-  private func pause(until end: Deadline) throws(Failure) {
-    while !end.isPast {
-      var polls = PollSet()
-      polls.add(signals.descriptor)
-      polls.wait(until: end)
-      if let number = signals.take() { throw Failure(.signal(number), "interrupted") }
     }
   }
 }

@@ -80,6 +80,8 @@ public struct AMQPMessage: Sendable, Equatable {
   /// The empty name is the default exchange, which routes to the queue that the routing key names.
   public var exchange: String
   public var routingKey: String
+  /// What the publisher knows it by; it is not sent.
+  package var number = 0
 
   public init(body: [UInt8], properties: AMQPProperties = .init(), exchange: String, routingKey: String) {
     self.body = body

@@ -56,6 +56,20 @@ public final class AMQPPublisher {
     }
   }
 
+  /// Takes out everything in flight, in its order: with its outcome where that is known.
+  package func takeAll() -> [(message: AMQPMessage, outcome: Outcome?)] {
+    defer { inFlight = [] }
+    return inFlight.map { ($0.message, $0.outcome) }
+  }
+
+  /// The number of the message over which the broker closed the channel; nil where that is not certain.
+  package func culprit(of error: AMQPError) -> Int? {
+    let open = inFlight.filter { $0.outcome == nil }.map(\.message)
+    if open.count == 1 { return open[0].number }
+    // It takes messages in their order, so the first that is too large is the one.
+    return error.refusedSize.flatMap { refused in open.first { $0.body.count == refused.size }?.number }
+  }
+
   public var unconfirmed: Int { inFlight.count }
   public var unconfirmedMessages: [AMQPMessage] { inFlight.map(\.message) }
 
@@ -106,6 +120,11 @@ public final class AMQPPublisher {
       case .cancelled: break
       }
     }
+    return takeSettled()
+  }
+
+  /// The messages that are settled and were not handed out yet: `settle` may have been cut short by an error.
+  package func takeSettled() -> [(message: AMQPMessage, outcome: Outcome)] {
     var settled: [(message: AMQPMessage, outcome: Outcome)] = []
     while let outcome = inFlight.first?.outcome {
       settled.append((inFlight.removeFirst().message, outcome))

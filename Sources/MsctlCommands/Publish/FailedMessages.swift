@@ -1,0 +1,62 @@
+import Glibc
+import MsctlCore
+
+/// The file of `--failed-to`: what was not confirmed, one envelope a line. It takes the place of the old file only at the end,
+/// whole, so that the old one may be the input, and stays where the run is killed.
+final class FailedMessages {
+  private let path: String
+  private var file: WholeFile?
+
+  /// - Parameter path: nil where nothing is kept.
+  init(_ path: String?) throws(Failure) {
+    self.path = path ?? ""
+    if let path { file = try WholeFile(path) } else { file = nil }
+  }
+
+  func add(_ message: AMQPMessage) throws(Failure) {
+    if file != nil { try add(line: Array(Envelope.write(message, redelivered: false).text)) }
+  }
+
+  func add(line: [UInt8]) throws(Failure) {
+    try file?.write(line + [0x0A])
+  }
+
+  /// Puts the file in its place.
+  func keep() throws(Failure) {
+    try file.take()?.keep()
+  }
+
+  /// Adds what the source still has, and puts the file in its place: for when there is no broker to send it to.
+  func keep(restOf source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
+    do throws(Failure) { try addRest(of: &source, signals, console) } catch {
+      try keep()
+      guard case .signal = error.code else { throw error }
+      console.note("interrupted: '\(path)' does not have the rest of standard input")
+      throw error
+    }
+    try keep()
+  }
+
+  private func addRest(of source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
+    guard file != nil else { return }
+    if source.readsStandardInput, !source.isExhausted {
+      console.note("saving the rest of standard input in '\(path)'; interrupt to stop")
+    }
+    while !source.isExhausted {
+      switch try source.next() {
+      case .message(let message, _): try add(message)
+      case .unusable(let failure, let line):
+        console.report(failure)
+        try add(line: line)
+      case nil where source.isExhausted: return
+      case nil:
+        var polls = PollSet()
+        let signal = polls.add(signals.descriptor)
+        let input = polls.add(STDIN_FILENO)
+        polls.wait(until: .never)
+        if polls.isReady(signal), let number = signals.take() { throw Failure(.signal(number), "interrupted") }
+        if polls.isReady(input) { source.readMore() }
+      }
+    }
+  }
+}
