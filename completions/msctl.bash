@@ -33,22 +33,24 @@ _msctl() {
     publish)
       case $prev in
         --failed-to) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        --password-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--window|--confirm-timeout|--reply-timeout|--broker|--reconnect-for|--queue-argument) return ;;
+        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--window|--confirm-timeout|--reply-timeout|--broker|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --routing-key --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --routing-key --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list queue 2>/dev/null)" -- "$cur"))
       fi ;;
     consume)
       case $prev in
         --on-error) COMPREPLY=($(compgen -W 'requeue reject stop' -- "$cur")); return ;;
+        --password-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--offset|--prefetch|--broker|--reconnect-for|--queue-argument) return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--offset|--prefetch|--broker|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --stream --offset --prefetch --broker --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --stream --offset --prefetch --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list queue 2>/dev/null)" -- "$cur"))
       fi ;;

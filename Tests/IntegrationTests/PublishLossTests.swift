@@ -93,7 +93,8 @@ struct PublishLossTests {
           "7", "2", #"{"body":"aaa"#, #"{"body":"bbb"#, (1...60).map { "\($0) " }.joined(),
         ], "\(output.status) \(output.err.prefix(500)) \(output.out.prefix(500))")
       let err = output.err.split(separator: "\n").map(String.init)
-      #expect(err.count == 4 && err[0].hasPrefix("msctl: message 21 ") && err[1].hasPrefix("msctl: message 42 "), "\(err)")
+      #expect(
+        err.count == 4 && err[0].hasPrefix("msctl: message 21 ") && err[1].hasPrefix("msctl: message 42 "), "\(err)")
       #expect(err[0].contains("16777216") && err[1].contains("17000002 bytes, and the broker takes 16777216"), "\(err)")
       #expect(err[3] == "msctl: 2 messages of 62 not delivered")
     }
@@ -127,7 +128,9 @@ struct PublishLossTests {
     let publisher = try Tool.start(
       "publish", "q", "--failed-to", file.path, input: nil, environment: ["AMQP_URL": uri])
     try publisher.write("1 2 ")
-    try await eventually("it reads on") { publisher.err.contains("saving the rest of standard input in '\(file.path)'") }
+    try await eventually("it reads on") {
+      publisher.err.contains("saving the rest of standard input in '\(file.path)'")
+    }
     // What it has read is not to be seen from outside, but a signal counts only after what came before it is taken.
     try await eventually("it has read them") {
       let link = try await RunningProcess("/bin/cat", ["/proc/\(publisher.pid)/io"]).end().out
@@ -177,7 +180,8 @@ struct PublishLossTests {
       return true
     }
     let output = try await Tool.run("publish", "q", "1", environment: ["AMQP_URL": broker.uri])
-    #expect(output.status == 1 && output.err.contains("the queue 'q' is exclusive to another connection: "), "\(output)")
+    #expect(
+      output.status == 1 && output.err.contains("the queue 'q' is exclusive to another connection: "), "\(output)")
   }
 
   @Test("the name of a queue with a line break is refused", arguments: ["a\nb", "a\r", "\n"])
@@ -190,7 +194,8 @@ struct PublishLossTests {
 
   @Test("names that are not UTF-8 keep their bytes, from a broker to a broker")
   func names() async throws {
-    let headers = FakeBroker.header([0xFF], "one") + FakeBroker.header([0xFE], "two") + FakeBroker.header([0x61, 0x80], "three")
+    let headers =
+      FakeBroker.header([0xFF], "one") + FakeBroker.header([0xFE], "two") + FakeBroker.header([0x61, 0x80], "three")
     let broker = try FakeBroker { peer, method in
       guard method.name == .consume else { return false }
       peer.send(
@@ -220,7 +225,7 @@ struct PublishLossTests {
   func types() async throws {
     try await withQueue { queue in
       let headers =
-        #"{"i8":{"$int8":-5},"u8":{"$uint8":200},"i16":{"$int16":-300},"u16":{"$uint16":60000},"i32":-7,"u32":{"$uint32":4000000000},"i64":{"$int64":7},"big":9007199254740993,"u64":{"$uint64":18446744073709551615},"f":{"$float32":1.5},"d":1.25,"dec":{"$decimal":"-1.25"},"ts":{"$timestamp":1700000000},"b":{"$bytes":"/wA="},"s":{"$string":"/wA="},"t":true,"a":[1,{"$int64":2}]}"#
+        #"{"i8":{"$int8":-5},"u8":{"$uint8":200},"i16":{"$int16":-300},"u16":{"$uint16":60000},"i32":-7,"u32":{"$uint32":4000000000},"i64":{"$int64":7},"big":9007199254740993,"f":{"$float32":1.5},"d":1.25,"dec":{"$decimal":"-1.25"},"ts":{"$timestamp":1700000000},"b":{"$bytes":"/wA="},"s":{"$string":"/wA="},"t":true,"a":[1,{"$int64":2}]}"#
       let input =
         #"{"body":1,"properties":{"headers":"# + headers.dropLast() + #","x-delivery-count":9,"x-acquired-count":9}}}"#
       let output = try await Tool.shell(
@@ -231,7 +236,8 @@ struct PublishLossTests {
     }
   }
 
-  @Test("the first connection is waited for, by publisher and consumer", arguments: ["publish q 1", "consume q --count 1"])
+  @Test(
+    "the first connection is waited for, by publisher and consumer", arguments: ["publish q 1", "consume q --count 1"])
   func waits(_ words: String) async throws {
     let broker = try FakeBroker { peer, method in
       switch method.name {
@@ -324,7 +330,9 @@ struct AddressTLSTests {
     return try await Tool.shell("{ \(script); } 2>$HOME/err; grep msctl: $HOME/err")
   }
 
-  @Test("a name in the certificate does not stand for an address", arguments: ["DNS:*.0.0.1", "DNS:127.0.0.1", "IP:127.0.0.2"])
+  @Test(
+    "a name in the certificate does not stand for an address",
+    arguments: ["DNS:*.0.0.1", "DNS:127.0.0.1", "IP:127.0.0.2"])
   func wrong(_ names: String) async throws {
     for host in ["127.0.0.1", "127.1"] {
       let output = try await publish(to: host, names: names)
