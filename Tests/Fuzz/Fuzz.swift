@@ -36,6 +36,8 @@ enum Fuzz {
   }
 }
 
+private let verbs = AllCommands.specs.map(\.name)
+
 /// The readers of JSON, templates, URIs and command lines. What is taken must come out the same.
 /// The first byte says how the stream is cut.
 private func fuzzReaders(_ bytes: [UInt8]) {
@@ -55,7 +57,7 @@ private func fuzzReaders(_ bytes: [UInt8]) {
   _ = TraceContext(string)
   // Each line is a word; the first byte has said which command.
   let words = string.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
-  AllCommands.check([AllCommands.specs[Int(cut) % AllCommands.specs.count].name] + words)
+  AllCommands.check([verbs[Int(cut) % verbs.count]] + words)
 }
 
 private func values(_ text: ArraySlice<UInt8>, cut: Int, keepsWhiteSpace: Bool) -> [JSONValue] {
