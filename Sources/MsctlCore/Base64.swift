@@ -12,7 +12,8 @@ package enum Base64 {
       let bits = group.enumerated().reduce(UInt32(0)) { $0 | UInt32($1.element) << (16 - 8 * $1.offset) }
       for position in 0..<4 {
         output.append(
-          position <= group.count ? alphabet[Int(bits >> (18 - 6 * position) & 63)] : UInt8(ascii: "="))
+          position <= group.count
+            ? alphabet[Int(truncatingIfNeeded: bits >> (18 - 6 * position) & 63)] : UInt8(ascii: "="))
       }
     }
     return String(decoding: output, as: UTF8.self)
@@ -28,9 +29,12 @@ package enum Base64 {
     for (index, character) in characters.enumerated() {
       let isPadding = index >= characters.count - padding
       guard let digit = isPadding ? (character == UInt8(ascii: "=") ? 0 : nil) : digit(character) else { return nil }
-      bits = bits << 6 | UInt32(digit)
+      bits = bits << 6 | UInt32(truncatingIfNeeded: digit)
       if index % 4 == 3 {
-        output += [UInt8(bits >> 16 & 255), UInt8(bits >> 8 & 255), UInt8(bits & 255)]
+        output += [
+          UInt8(truncatingIfNeeded: bits >> 16 & 255), UInt8(truncatingIfNeeded: bits >> 8 & 255),
+          UInt8(truncatingIfNeeded: bits & 255),
+        ]
         bits = 0
       }
     }

@@ -55,7 +55,7 @@ extension StringProtocol {
   /// What follows the bytes of `prefix`; nil where it does not begin with them.
   package func rest(after prefix: String) -> SubSequence? {
     guard begins(with: prefix) else { return nil }
-    return self[utf8.index(startIndex, offsetBy: prefix.utf8.count)...]
+    return self[utf8.dropFirst(prefix.utf8.count).startIndex...]
   }
 
   /// With A to Z in lower case and all else unchanged, as protocols compare names (RFC 9110, section 5.1).

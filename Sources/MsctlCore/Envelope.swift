@@ -250,8 +250,8 @@ package enum Envelope {
 
   private static func decimal(_ scale: UInt8, _ value: Int32) -> String {
     let digits = String(value.magnitude)
-    let padded = String(repeating: "0", count: max(0, Int(scale) + 1 - digits.count)) + digits
-    let point = padded.index(padded.endIndex, offsetBy: -Int(scale))
+    let padded = String(repeating: "0", count: max(0, Int(clamping: scale) + 1 - digits.count)) + digits
+    let point = padded.utf8.dropLast(Int(clamping: scale)).endIndex
     return (value < 0 ? "-" : "") + padded[..<point] + (scale == 0 ? "" : "." + padded[point...])
   }
 
@@ -259,6 +259,6 @@ package enum Envelope {
     let parts = text.parts(between: ".")
     guard parts.count <= 2, let value = Int32(parts.joined()) else { return nil }
     let scale = parts.count == 2 ? parts[1].utf8.count : 0
-    return scale <= 255 && !parts[0].isEmpty ? .decimal(scale: UInt8(scale), value: value) : nil
+    return scale <= 255 && !parts[0].isEmpty ? .decimal(scale: UInt8(clamping: scale), value: value) : nil
   }
 }

@@ -60,7 +60,7 @@ private func randomHex(bytes: Int) -> String {
   let text = (0..<(2 * bytes)).map { place in
     if place % 16 == 0 { word = generator.next() }
     defer { word >>= 4 }
-    return digits[Int(word & 15)]
+    return digits[Int(clamping: word & 15)]
   }
   return String(decoding: text, as: UTF8.self)
 }

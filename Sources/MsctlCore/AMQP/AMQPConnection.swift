@@ -96,7 +96,7 @@ public final class AMQPConnection {
     if uri.usesTLS { try configureTLS(socket) }
     let deadline = Deadline.after(uri.connectTimeout)
     var timeout = uri.connectTimeout.timeval
-    let status = amqp_socket_open_noblock(socket, uri.host, Int32(uri.port), &timeout)
+    let status = amqp_socket_open_noblock(socket, uri.host, Int32(clamping: uri.port), &timeout)
     guard status == AMQP_STATUS_OK.rawValue else {
       let isTLS = (-0x2FF...(-0x200)).contains(status)
       let cause = status == AMQP_STATUS_SOCKET_ERROR.rawValue ? connectError(uri.host, uri.port, until: deadline) : nil
@@ -185,12 +185,14 @@ public final class AMQPConnection {
 
     let tune = try reply(MSCTL_CONNECTION_TUNE, as: amqp_connection_tune_t.self, on: 0, until: deadline)
     // 0 stands for no limit; 4096 is what every peer must take (section 4.2.3).
-    if tune.frame_max != 0 { frameMax = min(frameMax, max(4096, Int(tune.frame_max))) }
-    let heartbeat = tune.heartbeat == 0 ? uri.heartbeat : min(uri.heartbeat, Int(tune.heartbeat))
-    try check(status: amqp_tune_connection(state, 1, Int32(frameMax + Self.headerRoom), Int32(heartbeat)))
+    if tune.frame_max != 0 { frameMax = min(frameMax, max(4096, Int(clamping: tune.frame_max))) }
+    let heartbeat = tune.heartbeat == 0 ? uri.heartbeat : min(uri.heartbeat, Int(clamping: tune.heartbeat))
+    try check(
+      status: amqp_tune_connection(state, 1, Int32(clamping: frameMax + Self.headerRoom), Int32(clamping: heartbeat)))
     try send(
       MSCTL_CONNECTION_TUNE_OK,
-      amqp_connection_tune_ok_t(channel_max: 1, frame_max: UInt32(frameMax), heartbeat: UInt16(heartbeat)), on: 0)
+      amqp_connection_tune_ok_t(
+        channel_max: 1, frame_max: UInt32(clamping: frameMax), heartbeat: UInt16(clamping: heartbeat)), on: 0)
     try send(
       MSCTL_CONNECTION_OPEN,
       amqp_connection_open_t(virtual_host: pool.bytes(uri.vhost), capabilities: amqp_bytes_t(), insist: 1), on: 0)
@@ -239,7 +241,7 @@ public final class AMQPConnection {
         ticket: 0, queue: pool.bytes(name), passive: isPassive ? 1 : 0, durable: 1, exclusive: 0, auto_delete: 0,
         nowait: 0, arguments: pool.table(arguments)), MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
     return QueueState(
-      name: String(ok.queue), messages: Int(ok.message_count), consumers: Int(ok.consumer_count))
+      name: String(ok.queue), messages: Int(clamping: ok.message_count), consumers: Int(clamping: ok.consumer_count))
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
@@ -362,7 +364,7 @@ public final class AMQPConnection {
       frame.frame_type = UInt8(AMQP_FRAME_HEADER)
       frame.channel = Self.channel
       frame.payload.properties.class_id = UInt16(MSCTL_BASIC_PUBLISH >> 16)
-      frame.payload.properties.body_size = UInt64(message.body.count)
+      frame.payload.properties.body_size = UInt64(clamping: message.body.count)
       frame.payload.properties.decoded = UnsafeMutableRawPointer(properties)
       return amqp_send_frame(state, &frame)
     }
@@ -397,7 +399,7 @@ public final class AMQPConnection {
     do {
       try send(MSCTL_CONNECTION_CLOSE, close, on: 0)
       while let frame = try readFrame(until: deadline), !deadline.isPast {
-        let isMethod = Int32(frame.frame_type) == AMQP_FRAME_METHOD
+        let isMethod = Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD
         if isMethod, frame.channel == 0, frame.payload.method.id == MSCTL_CONNECTION_CLOSE_OK { return }
       }
     } catch {}
@@ -482,20 +484,20 @@ public final class AMQPConnection {
     guard frame.channel <= Self.channel else {
       throw violation("a frame on channel \(frame.channel), which is not open")
     }
-    switch Int32(frame.frame_type) {
+    switch Int32(clamping: frame.frame_type) {
     case AMQP_FRAME_METHOD:
       return try take(frame.payload.method)
     case AMQP_FRAME_HEADER:
       let header = frame.payload.properties
       guard partial?.left == .max, let kind = partial?.kind else { throw violation("a message header out of place") }
       var limit = Self.bodyLimit
-      if case .returned = kind { limit = UInt64(bounds.largest) }
+      if case .returned = kind { limit = UInt64(clamping: bounds.largest) }
       guard header.body_size <= limit else { throw violation("a message of \(header.body_size) bytes") }
       if let decoded = header.decoded?.assumingMemoryBound(to: amqp_basic_properties_t.self) {
         partial?.message.properties = AMQPProperties(decoded.pointee)
       }
       // What it says of its size is believed as far as it has come.
-      partial?.message.body.reserveCapacity(min(Int(header.body_size), 1 << 20))
+      partial?.message.body.reserveCapacity(min(Int(clamping: header.body_size), 1 << 20))
       partial?.left = header.body_size
     case AMQP_FRAME_BODY:
       let fragment = frame.payload.body_fragment
@@ -503,7 +505,7 @@ public final class AMQPConnection {
         throw violation("a message body out of place")
       }
       partial?.message.body += UnsafeRawBufferPointer(start: fragment.bytes, count: fragment.len)
-      partial?.left -= UInt64(fragment.len)
+      partial?.left -= UInt64(clamping: fragment.len)
     default:
       throw violation("a frame of type \(frame.frame_type)")
     }
@@ -532,7 +534,7 @@ public final class AMQPConnection {
       try check(bounds.returned())
       guard partial == nil else { throw violation("a message in the middle of another") }
       partial = (
-        .returned(code: Int(back.reply_code), text: String(back.reply_text)),
+        .returned(code: Int(clamping: back.reply_code), text: String(back.reply_text)),
         AMQPMessage(body: [], exchange: String(back.exchange), routingKey: String(back.routing_key)), .max
       )
     case MSCTL_BASIC_ACK:
@@ -594,7 +596,7 @@ public final class AMQPConnection {
     _ method: amqp_method_number_t, as type: Reply.Type, on channel: amqp_channel_t, until deadline: Deadline
   ) throws(AMQPError) -> Reply {
     while let frame = try readFrame(until: deadline), !deadline.isPast {
-      let isMethod = Int32(frame.frame_type) == AMQP_FRAME_METHOD
+      let isMethod = Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD
       if isMethod, frame.channel == channel, frame.payload.method.id == method {
         return try decoded(frame.payload.method, as: type)
       }
@@ -629,13 +631,15 @@ public final class AMQPConnection {
     switch method.id {
     case MSCTL_CHANNEL_CLOSE:
       guard let close = method.decoded?.assumingMemoryBound(to: amqp_channel_close_t.self).pointee else { break }
-      let error = AMQPError(kind: .channelClosed(code: Int(close.reply_code)), reason: String(close.reply_text))
+      let error = AMQPError(
+        kind: .channelClosed(code: Int(clamping: close.reply_code)), reason: String(close.reply_text))
       var ok = amqp_channel_close_ok_t()
       amqp_send_method(state, Self.channel, MSCTL_CHANNEL_CLOSE_OK, &ok)
       return error
     case MSCTL_CONNECTION_CLOSE:
       guard let close = method.decoded?.assumingMemoryBound(to: amqp_connection_close_t.self).pointee else { break }
-      let error = AMQPError(kind: .connectionClosed(code: Int(close.reply_code)), reason: String(close.reply_text))
+      let error = AMQPError(
+        kind: .connectionClosed(code: Int(clamping: close.reply_code)), reason: String(close.reply_text))
       var ok = amqp_connection_close_ok_t()
       amqp_send_method(state, 0, MSCTL_CONNECTION_CLOSE_OK, &ok)
       isAlive = false
@@ -654,7 +658,7 @@ public final class AMQPConnection {
 /// Why no connection comes about, in the system's words, which librabbitmq keeps to itself. Only asked after it has failed.
 private func connectError(_ host: String, _ port: Int, until deadline: Deadline) -> String? {
   guard let cause = tryConnect(host, port, until: deadline), cause != 0 else { return nil }
-  return String(cString: strerror(cause)).lowercased()
+  return String(cString: strerror(cause)).lowercasedASCII
 }
 
 /// The address that a host's name is, as OpenSSL reads one; nil where it is no address. Also for `127.1` and the like.

@@ -39,12 +39,12 @@ struct AMQPPool: ~Copyable {
     for (index, field) in fields.enumerated() {
       (entries + index).initialize(to: amqp_table_entry_t(key: bytes(field.name), value: value(field.value)))
     }
-    return amqp_table_t(num_entries: Int32(fields.count), entries: entries)
+    return amqp_table_t(num_entries: Int32(clamping: fields.count), entries: entries)
   }
 
   private mutating func value(_ value: AMQPValue) -> amqp_field_value_t {
     var field = amqp_field_value_t()
-    func kind(_ kind: amqp_field_value_kind_t) { field.kind = UInt8(kind.rawValue) }
+    func kind(_ kind: amqp_field_value_kind_t) { field.kind = UInt8(clamping: kind.rawValue) }
     switch value {
     case .bool(let flag):
       kind(AMQP_FIELD_KIND_BOOLEAN)
@@ -101,7 +101,7 @@ struct AMQPPool: ~Copyable {
       kind(AMQP_FIELD_KIND_ARRAY)
       let entries = array(of: amqp_field_value_t.self, values.count)
       for (index, item) in values.enumerated() { entries.map { ($0 + index).initialize(to: self.value(item)) } }
-      field.value.array = amqp_array_t(num_entries: Int32(values.count), entries: entries)
+      field.value.array = amqp_array_t(num_entries: Int32(clamping: values.count), entries: entries)
     case .void:
       kind(AMQP_FIELD_KIND_VOID)
     }
@@ -117,7 +117,7 @@ struct AMQPPool: ~Copyable {
 extension AMQPField {
   /// Copies a table out of librabbitmq's memory.
   static func list(_ table: amqp_table_t) -> [AMQPField] {
-    (0..<Int(table.num_entries)).map { index in
+    (0..<max(0, Int(clamping: table.num_entries))).map { index in
       AMQPField(String(table.entries[index].key), AMQPValue(table.entries[index].value))
     }
   }
@@ -126,14 +126,14 @@ extension AMQPField {
 extension AMQPValue {
   init(_ field: amqp_field_value_t) {
     let value = field.value
-    switch amqp_field_value_kind_t(UInt32(field.kind)) {
+    switch amqp_field_value_kind_t(UInt32(clamping: field.kind)) {
     case AMQP_FIELD_KIND_BOOLEAN: self = .bool(value.boolean != 0)
-    case AMQP_FIELD_KIND_I8: self = .narrow(.int8, Int64(value.i8))
-    case AMQP_FIELD_KIND_U8: self = .narrow(.uint8, Int64(value.u8))
-    case AMQP_FIELD_KIND_I16: self = .narrow(.int16, Int64(value.i16))
-    case AMQP_FIELD_KIND_U16: self = .narrow(.uint16, Int64(value.u16))
-    case AMQP_FIELD_KIND_I32: self = .narrow(.int32, Int64(value.i32))
-    case AMQP_FIELD_KIND_U32: self = .narrow(.uint32, Int64(value.u32))
+    case AMQP_FIELD_KIND_I8: self = .narrow(.int8, Int64(clamping: value.i8))
+    case AMQP_FIELD_KIND_U8: self = .narrow(.uint8, Int64(clamping: value.u8))
+    case AMQP_FIELD_KIND_I16: self = .narrow(.int16, Int64(clamping: value.i16))
+    case AMQP_FIELD_KIND_U16: self = .narrow(.uint16, Int64(clamping: value.u16))
+    case AMQP_FIELD_KIND_I32: self = .narrow(.int32, Int64(clamping: value.i32))
+    case AMQP_FIELD_KIND_U32: self = .narrow(.uint32, Int64(clamping: value.u32))
     case AMQP_FIELD_KIND_I64: self = .integer(value.i64)
     case AMQP_FIELD_KIND_U64: self = .unsigned(value.u64)
     case AMQP_FIELD_KIND_F32: self = .float(value.f32)
@@ -145,7 +145,7 @@ extension AMQPValue {
     case AMQP_FIELD_KIND_TIMESTAMP: self = .timestamp(value.u64)
     case AMQP_FIELD_KIND_TABLE: self = .table(AMQPField.list(value.table))
     case AMQP_FIELD_KIND_ARRAY:
-      self = .array((0..<Int(value.array.num_entries)).map { AMQPValue(value.array.entries[$0]) })
+      self = .array((0..<max(0, Int(clamping: value.array.num_entries))).map { AMQPValue(value.array.entries[$0]) })
     default: self = .void
     }
   }

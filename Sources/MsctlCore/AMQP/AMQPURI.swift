@@ -31,61 +31,59 @@ public struct AMQPURI: Sendable, Equatable {
   public init() {}
 
   public init(_ text: String) throws(AMQPURIError) {
-    guard let colon = text.range(of: "://") else {
+    guard let (scheme, after) = text.cut(at: ":"), var rest = after.rest(after: "//") else {
       throw AMQPURIError(reason: "does not begin with 'amqp://' or 'amqps://'")
     }
-    switch text[..<colon.lowerBound].lowercased() {
+    switch scheme.lowercasedASCII {
     case "amqp": break
     case "amqps":
       usesTLS = true
       port = 5671
     default: throw AMQPURIError(reason: "does not begin with 'amqp://' or 'amqps://'")
     }
-    var rest = text[colon.upperBound...]
     guard !rest.unicodeScalars.contains(where: { $0.value <= 0x20 || $0.value == 0x7F }) else {
       throw AMQPURIError(reason: "holds white space or control characters (write them as %XX)")
     }
-    guard !rest.contains("#") else { throw AMQPURIError(reason: "has a fragment ('#'; in a password write %23)") }
+    guard !rest.holds("#") else { throw AMQPURIError(reason: "has a fragment ('#'; in a password write %23)") }
 
     // A password with a raw '/' or '?' would be taken for a host, and then shown as one.
-    let authority = rest.prefix { $0 != "/" && $0 != "?" }
-    guard authority.contains("@") || !rest.contains("@") else {
+    let end = rest.utf8.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? rest.endIndex
+    guard rest[..<end].holds("@") || !rest.holds("@") else {
       throw AMQPURIError(reason: "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)")
     }
 
     var query: Substring = ""
-    if let mark = rest.firstIndex(of: "?") {
-      query = rest[rest.index(after: mark)...]
-      rest = rest[..<mark]
+    if let (before, after) = rest.cut(at: "?") {
+      query = after
+      rest = before
     }
-    if let slash = rest.firstIndex(of: "/") {
-      let path = rest[rest.index(after: slash)...]
-      guard !path.contains("/") else {
+    if let (before, path) = rest.cut(at: "/") {
+      guard !path.holds("/") else {
         throw AMQPURIError(reason: "has more than one '/' after the host (in a virtual host's name write %2F)")
       }
       vhost = try decoded(path, "virtual host")
-      rest = rest[..<slash]
+      rest = before
     }
-    if let at = rest.lastIndex(of: "@") {
-      let login = rest[..<at].split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-      guard !rest[..<at].contains("@") else {
+    if let (login, host) = rest.cut(atLast: "@") {
+      guard !login.holds("@") else {
         throw AMQPURIError(reason: "has more than one '@' before the host (in a password write %40)")
       }
-      user = try decoded(login[0], "user name")
-      if login.count == 2 { password = try decoded(login[1], "password") }
-      rest = rest[rest.index(after: at)...]
+      let parts = login.cut(at: ":")
+      user = try decoded(parts?.before ?? login, "user name")
+      if let parts { password = try decoded(parts.after, "password") }
+      rest = host
     }
     try readHost(rest)
-    for parameter in query.split(separator: "&") { try read(parameter: parameter) }
+    for parameter in query.parts(between: "&") where !parameter.isEmpty { try read(parameter: parameter) }
   }
 
   /// The brokers of a list that is separated by commas, in its order.
   public static func list(_ text: String) throws(AMQPURIError) -> [AMQPURI] {
     var uris: [AMQPURI] = []
-    let items = text.split(separator: ",", omittingEmptySubsequences: false)
+    let items = text.parts(between: ",")
     for item in items {
-      do { uris.append(try AMQPURI(item.drop { $0 == " " }.description)) } catch {
-        guard items.count > 1, text.contains("@") else { throw error }
+      do { uris.append(try AMQPURI(String(item[item.utf8.drop { $0 == 0x20 }.startIndex...]))) } catch {
+        guard items.count > 1, text.holds("@") else { throw error }
         throw AMQPURIError(reason: error.reason + " (in a user name or password write %2C for ',')")
       }
     }
@@ -101,16 +99,17 @@ public struct AMQPURI: Sendable, Equatable {
   private mutating func readHost(_ text: Substring) throws(AMQPURIError) {
     var name = text
     var portText: Substring?
-    if text.hasPrefix("[") {
-      guard let end = text.firstIndex(of: "]") else { throw AMQPURIError(reason: "has a '[' without ']' in its host") }
-      name = text[text.index(after: text.startIndex)..<end]
-      let after = text[text.index(after: end)...]
-      guard after.isEmpty || after.hasPrefix(":") else { throw AMQPURIError(reason: "has text after ']' in its host") }
-      portText = after.isEmpty ? nil : after.dropFirst()
-    } else if let colon = text.lastIndex(of: ":") {
-      name = text[..<colon]
-      portText = text[text.index(after: colon)...]
-      guard !name.contains(":") else {
+    if let bracketed = text.rest(after: "[") {
+      guard let (address, after) = bracketed.cut(at: "]") else {
+        throw AMQPURIError(reason: "has a '[' without ']' in its host")
+      }
+      name = address
+      portText = after.rest(after: ":")
+      guard after.isEmpty || portText != nil else { throw AMQPURIError(reason: "has text after ']' in its host") }
+    } else if let (before, after) = text.cut(atLast: ":") {
+      name = before
+      portText = after
+      guard !name.holds(":") else {
         throw AMQPURIError(reason: "has more than one ':' in its host (write an IPv6 address in brackets)")
       }
     }
@@ -124,9 +123,9 @@ public struct AMQPURI: Sendable, Equatable {
   }
 
   private mutating func read(parameter: Substring) throws(AMQPURIError) {
-    let parts = parameter.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-    let name = String(parts[0])
-    let value = parts.count == 2 ? try decoded(parts[1], "parameters") : ""
+    let parts = parameter.cut(at: "=")
+    let name = String(parts?.before ?? parameter)
+    let value = try parts.map { (parts) throws(AMQPURIError) in try decoded(parts.after, "parameters") } ?? ""
     func number(_ range: ClosedRange<Int>) throws(AMQPURIError) -> Int {
       guard let number = Int(value), range.contains(number) else {
         throw AMQPURIError(
@@ -164,16 +163,4 @@ private func decoded(_ text: Substring, _ part: String) throws(AMQPURIError) -> 
     throw AMQPURIError(reason: "has a '%' in its \(part) that does not encode a character (write %25 for '%')")
   }
   return decoded
-}
-
-extension StringProtocol {
-  /// The first place of `needle`.
-  fileprivate func range(of needle: String) -> Range<Index>? {
-    var start = startIndex
-    while start < endIndex {
-      if self[start...].hasPrefix(needle) { return start..<index(start, offsetBy: needle.count) }
-      start = index(after: start)
-    }
-    return nil
-  }
 }

@@ -104,10 +104,12 @@ public struct ServiceRegistration: Sendable, Equatable {
     return writer.value
   }
 
-  private static func canonical(_ name: String) -> String { camelCase(name).lowercased() }
+  private static func canonical(_ name: String) -> String { camelCase(name).lowercasedASCII }
 
   /// `enable_tag_override` as the API writes it; the agent does not mind the case of letters.
-  private static func camelCase(_ name: String) -> String { name.filter { $0 != "_" } }
+  private static func camelCase(_ name: String) -> String {
+    String(decoding: name.utf8.filter { $0 != UInt8(ascii: "_") }, as: UTF8.self)
+  }
 
   public static func == (a: ServiceRegistration, b: ServiceRegistration) -> Bool { a.json == b.json }
 
