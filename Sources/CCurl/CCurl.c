@@ -100,6 +100,12 @@ CURLcode msctl_set_pointer(CURL *handle, CURLoption option, void *value) {
 CURLcode msctl_set_receiver(CURL *handle, CURLoption option, size_t (*receiver)(char *, size_t, size_t, void *)) {
   return REAL(curl_easy_setopt)(handle, option, receiver);
 }
+CURLcode msctl_set_prerequest(CURL *handle, curl_prereq_callback callback) {
+  return REAL(curl_easy_setopt)(handle, CURLOPT_PREREQFUNCTION, callback);
+}
+CURLcode msctl_set_socket_hook(CURL *handle, curl_sockopt_callback callback) {
+  return REAL(curl_easy_setopt)(handle, CURLOPT_SOCKOPTFUNCTION, callback);
+}
 CURLcode msctl_get_long(CURL *handle, CURLINFO info, long *value) {
   return REAL(curl_easy_getinfo)(handle, info, value);
 }

@@ -26,8 +26,9 @@ enum CompletionCommand: Verb {
       Installed packages bring them along. By hand: 'eval "$(msctl completion bash)"' in ~/.bashrc, \
       'msctl completion zsh > DIR/_msctl' for a DIR of $fpath, 'msctl completion fish | source' in config.fish.
 
-      Names of services come from the Consul agent, names of queues from RabbitMQ's management API, within \
-      \(patience.shown) or not at all.
+      Service names come from the Consul agent, queue names from RabbitMQ's management API: port 15672 of the broker, or \
+      15671 with HTTPS and the broker's CA certificates if its URI is amqps://. A list that takes longer than \
+      \(patience.shown) stays empty.
       """,
     flags: [
       .value("list", nil, "WHAT", into: \.list, "Write the names that there are, one a line")
@@ -38,7 +39,7 @@ enum CompletionCommand: Verb {
     variables: AgentOptions.variables.lifted(to: \.agent) + [
       .value(
         "MSCTL_MANAGEMENT_URL", into: \.managementURL,
-        "RabbitMQ's management API, where it is not on port 15672 of the broker")
+        "Base URL of RabbitMQ's management API, e.g. http://HOST:15672/api; https:// for an amqps:// broker")
     ],
     examples: [Example("eval \"$(msctl completion bash)\"", "In bash, for now")],
     check: { options throws(ValueError) in
@@ -66,11 +67,19 @@ enum CompletionCommand: Verb {
       settings.timeout = patience
       return try ConsulAgent(settings, over: http).services().map(\.name)
     case .queue:
-      let uri = options.broker.brokers.uris[0]
-      let base = options.managementURL ?? "http://\(hostPort(uri.host, 15672))/api"
+      guard let uri = options.broker.brokers.uris.first else { return [] }
+      // A password that goes to the broker over TLS does not go anywhere in the clear.
+      let base =
+        options.managementURL
+        ?? (uri.usesTLS ? "https://\(hostPort(uri.host, 15671))/api" : "http://\(hostPort(uri.host, 15672))/api")
+      guard !uri.usesTLS || base.lowercasedASCII.begins(with: "https://") else { return [] }
       var request = HTTPRequest(url: "\(base)/queues/\(Percent.encode(uri.vhost))?columns=name")
       request.deadline = .after(patience)
       request.usesProxy = false
+      request.tls.authorityFile = uri.authorityFile
+      request.tls.certificateFile = uri.certificateFile
+      request.tls.keyFile = uri.keyFile
+      request.tls.verifies = uri.verifiesPeer
       if let login = HTTPHeader(
         "Authorization", "Basic " + Base64.encode(Array("\(uri.user):\(uri.password)".utf8)))
       {

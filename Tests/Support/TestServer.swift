@@ -21,6 +21,15 @@ package final class TestServer: Sendable {
     /// What must be waited for before each piece but the first.
     package let gate: (@Sendable (Int) -> Void)?
     package var keepsConnection = false
+    /// Whether the connection is reset at its end, and not closed.
+    package var resetsConnection = false
+
+    /// No answer: the request is read, and the connection closed or reset.
+    package static func none(resets: Bool) -> Answer {
+      var answer = Answer([])
+      answer.resetsConnection = resets
+      return answer
+    }
 
     package init(_ pieces: [String], gate: (@Sendable (Int) -> Void)? = nil) {
       self.pieces = pieces
@@ -76,6 +85,10 @@ package final class TestServer: Sendable {
             for (index, piece) in answer.pieces.enumerated() {
               if index > 0 { answer.gate?(index) }
               Self.write(connection, piece)
+            }
+            if answer.resetsConnection {
+              var lingering = linger(l_onoff: 1, l_linger: 0)
+              setsockopt(connection, SOL_SOCKET, SO_LINGER, &lingering, socklen_t(MemoryLayout<linger>.size))
             }
             if !answer.keepsConnection { break }
           }

@@ -20,6 +20,8 @@ CURLcode msctl_set_list(CURL *handle, CURLoption option, struct curl_slist *valu
 CURLcode msctl_set_mime(CURL *handle, curl_mime *value);
 CURLcode msctl_set_pointer(CURL *handle, CURLoption option, void *value);
 CURLcode msctl_set_receiver(CURL *handle, CURLoption option, size_t (*receiver)(char *, size_t, size_t, void *));
+CURLcode msctl_set_prerequest(CURL *handle, curl_prereq_callback callback);
+CURLcode msctl_set_socket_hook(CURL *handle, curl_sockopt_callback callback);
 CURLcode msctl_get_long(CURL *handle, CURLINFO info, long *value);
 CURLcode msctl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value);
 CURLcode msctl_get_string(CURL *handle, CURLINFO info, const char **value);

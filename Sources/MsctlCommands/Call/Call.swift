@@ -8,10 +8,11 @@ enum Call: Verb {
     let header: HTTPHeader
 
     init(argument: String) throws(ValueError) {
-      let parts = argument.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-      guard parts.count == 2 else { throw ValueError("is not of the form 'Name: value'", isSecret: true) }
-      let value = String(parts[1].drop { $0 == " " })
-      guard let header = HTTPHeader(String(parts[0]), value) else {
+      guard let (name, rest) = argument.cut(at: ":") else {
+        throw ValueError("is not of the form 'Name: value'", isSecret: true)
+      }
+      let start = rest.utf8.firstIndex { $0 != UInt8(ascii: " ") } ?? rest.endIndex
+      guard let header = HTTPHeader(String(name), String(rest[start...])) else {
         throw ValueError(
           "is no valid header: a name is one word, and a value holds no control characters", isSecret: true)
       }
@@ -51,6 +52,7 @@ enum Call: Verb {
     var tags: [String] = []
     var datacenter: String?
     var near: String?
+    var lookUp = LookUpOptions()
     var agent = AgentOptions()
     var output = OutputOptions()
 
@@ -58,8 +60,16 @@ enum Call: Verb {
 
     /// Which instances of a service may be called.
     var selection: ConsulAgent.Selection {
-      ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near)
+      lookUp.narrow(ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near))
     }
+
+    /// The end of a call that begins now, look-up and all attempts included. A time of zero is no limit at all.
+    func deadline() -> Deadline {
+      timeout.flatMap { $0 == .zero ? nil : .after($0) } ?? .never
+    }
+
+    /// Whether a response with this status is a failure.
+    func isFailure(_ status: Int) -> Bool { fails && !(200..<300).contains(status) }
 
     /// Whether each value of `--each` is the body: it is, unless it fills the target of a request without one.
     var bodyIsValue: Bool {
@@ -105,6 +115,7 @@ enum Call: Verb {
       Example("msctl call :3000/health --envelope", "A port of this machine, with status and headers"),
     ],
     check: { options throws(ValueError) in
+      try options.lookUp.check()
       let hasFields = options.items.contains(where: \.isField)
       let hasUpload = options.items.contains { if case .upload = $0 { true } else { false } }
       if options.data != nil, hasFields { throw ValueError("'--data' and items that make a body do not go together") }
@@ -159,17 +170,21 @@ enum Call: Verb {
       .value("bearer", nil, "SOURCE", into: \.bearer, "Bearer authentication: the token in @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
         .details("To another host only harmless headers are sent on, no credentials and none that you named."),
-      .value("timeout", "t", "TIME", into: \.timeout, "The longest time for the whole call; 0 for no limit")
-        .details("Without it, a call ends when no byte has come for 60 s."),
+      .value("timeout", "t", "TIME", into: \.timeout, "Time limit for the whole call; 0 for none")
+        .details(
+          """
+          It covers the look-up of the service, all attempts and the body; exit code 8. Without it, a call ends when no byte \
+          has arrived for 60 s.
+          """),
       .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "The longest time for one attempt"),
       .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "The longest time to connect; 0 for no limit"),
       .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry what is safe to retry, up to N times")
         .details(
           """
-          Connections that failed; and with GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also answers that broke off \
-          or took too long and the statuses 408, 429, 502, 503 and 504. Another instance is taken where there is one; the \
-          pauses are random and grow from 100 ms to 10 s, and Retry-After is respected. '--timeout' holds for all attempts \
-          together.
+          Retried with any method: attempts of which no byte was sent, and look-ups that the Consul agent did not answer. With \
+          GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also: responses that broke off or took too long, and the \
+          statuses 408, 429, 502, 503 and 504. Another instance is taken if there is one. Pauses are random and grow from \
+          100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together.
           """),
       .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so that a POST is safe to retry")
         .details("The same key goes with every attempt of a call, another one with the next call."),
@@ -182,7 +197,12 @@ enum Call: Verb {
     + [
       .toggle("envelope", "e", into: \.asEnvelope, "Wrap the answer in status, headers, URL and time"),
       .value("output", "o", "FILE", into: \.outputFile, "Write the body to a file, whole or not at all")
-        .completed(by: .file),
+        .completed(by: .file)
+        .details(
+          """
+          If the call fails, FILE is left untouched; the body of a failed response goes to standard output. With '--no-fail' \
+          every response counts.
+          """),
       .toggle("as-curl", nil, into: \.asCurl, "Write the curl command that would do it, and do not call")
         .details("Secrets are masked in it."),
       .toggle("no-fail", nil, into: \.fails, to: false, "Exit with 0 whatever the status of the answer"),
@@ -204,7 +224,7 @@ enum Call: Verb {
       .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
       .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
       .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)"),
-    ].under("Service")
+    ].under("Service") + LookUpOptions.flags.lifted(to: \.lookUp).under("Service")
     + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
@@ -215,7 +235,7 @@ enum Call: Verb {
       let directory = try ServiceDirectory(options, over: http, console)
       var instance: ServiceInstance?
       if case .service(let name, let path) = target {
-        var candidates = try directory.instances(of: name, path: path)
+        var candidates = try directory.instances(of: name, path: path, until: options.deadline())
         instance = directory.choose(from: &candidates)
       }
       console.write(line: CurlCommand.text(request, instance, options))
@@ -233,13 +253,14 @@ enum Call: Verb {
   private static func callOnce(
     _ target: CallTarget, _ request: HTTPRequest, _ options: Options, _ http: HTTPClient, _ console: Console
   ) throws(Failure) {
+    let deadline = options.deadline()
     let directory = try ServiceDirectory(options, over: http, console)
     let call: PendingCall
     if case .service(let name, let path) = target {
-      call = PendingCall(
-        1, request, options, service: target, candidates: try directory.instances(of: name, path: path))
+      let candidates = try directory.instances(of: name, path: path, until: deadline)
+      call = PendingCall(1, request, options, until: deadline, service: target, candidates: candidates)
     } else {
-      call = PendingCall(1, request, options)
+      call = PendingCall(1, request, options, until: deadline)
     }
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.outputFile == nil ? nil : Signals()
@@ -252,10 +273,11 @@ enum Call: Verb {
       call.advance(http, directory, console)
       // Not before there is something to write: until then, another attempt may bring another head.
       if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.outcome != nil {
-        if sink == nil { sink = try ResponseSink(head, file: options.outputFile) }
+        let file = options.isFailure(head.status) ? nil : options.outputFile
+        if sink == nil { sink = try ResponseSink(head, file: file) }
         received += call.body.count
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
-        if options.outputFile != nil { progress.show(Self.progressText(received, head)) }
+        if file != nil { progress.show(Self.progressText(received, head)) }
       }
       if call.outcome != nil { break }
       do {

@@ -58,10 +58,13 @@ struct CallMany {
   /// Calls every passing instance.
   mutating func callAll(_ target: CallTarget) throws(Failure) {
     guard case .service(let name, let path) = target else { return }
-    var instances = try directory.instances(of: name, path: path)[...]
+    var instances = try directory.instances(of: name, path: path, until: options.deadline())[...]
     while true {
       while running < options.parallel, let instance = instances.popFirst() {
-        begin(PendingCall(begun + 1, base, options, service: target, candidates: [instance], isPinned: true))
+        let deadline = options.deadline()
+        begin(
+          PendingCall(
+            begun + 1, base, options, until: deadline, service: target, candidates: [instance], isPinned: true))
       }
       for call in calls { call.advance(http, directory, console) }
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
@@ -100,9 +103,12 @@ struct CallMany {
       }
       if options.method == nil { request.method = "POST" }
     }
-    guard case .service(let name, let path) = filled else { return PendingCall(number, request, options) }
-    return PendingCall(
-      number, request, options, service: filled, candidates: try directory.instances(of: name, path: path))
+    let deadline = options.deadline()
+    guard case .service(let name, let path) = filled else {
+      return PendingCall(number, request, options, until: deadline)
+    }
+    let candidates = try directory.instances(of: name, path: path, until: deadline)
+    return PendingCall(number, request, options, until: deadline, service: filled, candidates: candidates)
   }
 
   private mutating func begin(_ call: PendingCall) {

@@ -9,11 +9,11 @@ extension Call {
     var request = HTTPRequest(url: options.target.map { url($0, options) } ?? "")
     request.leftOut = options.items.compactMap { if case .noHeader(let name) = $0 { name } else { nil } }
     request.headers = try headers(options, environment).filter { header in
-      !request.leftOut.contains { $0.lowercased() == header.name.lowercased() }
+      !request.leftOut.contains { header.isNamed($0) }
     }
     let (body, contentType) = try body(options)
     request.body = body
-    let isBare = request.leftOut.contains { $0.lowercased() == "content-type" }
+    let isBare = request.leftOut.contains { $0.lowercasedASCII.isSame(as: "content-type") }
     if let contentType, !isBare, request.header("Content-Type") == nil,
       let header = HTTPHeader("Content-Type", contentType)
     {
@@ -36,7 +36,7 @@ extension Call {
       return Percent.encode(name) + "=" + Percent.encode(value)
     }
     guard !pairs.isEmpty else { return target.url }
-    return target.url + (target.url.contains("?") ? "&" : "?") + pairs.joined(separator: "&")
+    return target.url + (target.url.holds("?") ? "&" : "?") + pairs.joined(separator: "&")
   }
 
   private static func headers(_ options: Options, _ environment: [String: String]) throws(Failure) -> [HTTPHeader] {
@@ -52,8 +52,7 @@ extension Call {
       HTTPHeader("User-Agent", "msctl/" + Version.msctl), HTTPHeader("Accept", "application/json, */*;q=0.5"),
       HTTPHeader("traceparent", TraceContext(environment: environment).child().traceparent),
     ]
-    let names = Set(given.map { $0.name.lowercased() })
-    return standard.compactMap { $0 }.filter { !names.contains($0.name.lowercased()) } + given
+    return standard.compactMap { $0 }.filter { header in !given.contains { $0.isNamed(header.name) } } + given
   }
 
   private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {
@@ -65,12 +64,8 @@ extension Call {
 
   private static func body(_ options: Options) throws(Failure) -> (HTTPRequest.Body, contentType: String?) {
     if let data = options.data {
-      let bytes =
-        switch data {
-        case "-": try readFile("-", what: "the body")
-        case let name where name.hasPrefix("@"): try readFile(String(name.dropFirst()), what: "the body")
-        default: Array(data.utf8)
-        }
+      let file = data.isSame(as: "-") ? "-" : data.rest(after: "@").map { String($0) }
+      let bytes = try file.map { (name) throws(Failure) in try readFile(name, what: "the body") } ?? Array(data.utf8)
       return (.bytes(bytes), (try? JSONValue(parsing: bytes)) == nil ? "text/plain; charset=utf-8" : "application/json")
     }
     let fields = options.items.filter(\.isField)

@@ -31,11 +31,12 @@ final class PendingCall {
   private(set) var outcome: Result<Void, HTTPError>?
 
   /// - Parameters:
+  ///   - deadline: the end of the whole call, of which a look-up may have taken some.
   ///   - target: what is called, where that is a service.
   ///   - candidates: the instances that may be called; none for a URL.
   init(
-    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, service target: CallTarget? = nil,
-    candidates: [ServiceInstance] = [], isPinned: Bool = false
+    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, until deadline: Deadline,
+    service target: CallTarget? = nil, candidates: [ServiceInstance] = [], isPinned: Bool = false
   ) {
     self.number = number
     self.options = options
@@ -44,8 +45,7 @@ final class PendingCall {
     self.candidates = candidates
     self.isPinned = isPinned
     retriesLeft = options.retries
-    // A time of zero is no limit at all.
-    deadline = options.timeout.flatMap { $0 == .zero ? nil : .after($0) } ?? .never
+    self.deadline = deadline
     if options.sendsKey, request.header(RetryPolicy.keyHeader) == nil,
       let header = HTTPHeader(RetryPolicy.keyHeader, randomUUID())
     {
@@ -83,8 +83,7 @@ final class PendingCall {
     if !candidates.isEmpty, let chosen = directory?.choose(from: &candidates) { instance = chosen }
     if let instance {
       request.connectTo = (instance.address, instance.port)
-      let rest = request.url.drop { $0 != ":" }
-      request.url = instance.scheme + rest
+      if let (_, rest) = request.url.cut(at: ":") { request.url = instance.scheme + ":" + rest }
     }
     request.deadline = min(deadline, options.attemptTimeout.map { .after($0) } ?? .never)
     do { transfer = try http.start(request) } catch { end(.failure(error)) }
@@ -159,9 +158,9 @@ final class PendingCall {
     switch result {
     case .failure(let error):
       guard !isHandedOut, RetryPolicy.isPassing(error) else { return nil }
-      // Where no connection came about, the next instance may be asked whatever the method.
-      if error.kind == .unreachable, !candidates.isEmpty { return .zero }
-      guard retriesLeft > 0, error.kind == .unreachable || mayTryAgain else { return nil }
+      // Where nothing was sent, the next instance may be asked whatever the method.
+      if !transfer.hasSent, !candidates.isEmpty { return .zero }
+      guard retriesLeft > 0, !transfer.hasSent || mayTryAgain else { return nil }
     case .success:
       guard mayTryAgain, let head = transfer.head, RetryPolicy.isPassing(head.status) else { return nil }
       // One instance that is busy says nothing of the others; too many requests are too many for all.
@@ -171,7 +170,7 @@ final class PendingCall {
     guard pause < deadline.remaining, deadline != .never || pause <= RetryPolicy.longestRetryAfter else { return nil }
     if candidates.isEmpty, !isPinned, let instance, case .service(let name, let path)? = target {
       // All have been tried: begin anew with what there is by now, and not with the one that failed just now.
-      guard let found = try? directory?.instances(of: name, path: path) else { return nil }
+      guard let found = try? directory?.instances(of: name, path: path, until: deadline) else { return nil }
       candidates = found.count > 1 ? found.filter { $0.id != instance.id || $0.node != instance.node } : found
     }
     retriesLeft -= 1
@@ -200,7 +199,7 @@ final class PendingCall {
     guard let head else {
       return Failure(.unreachable, "the connection to \(request.url) broke: there was no answer")
     }
-    guard options.fails, !(200..<300).contains(head.status) else { return nil }
+    guard options.isFailure(head.status) else { return nil }
     let reason = head.reason.isEmpty ? "" : " " + head.reason
     let tries = attempts > 1 ? ", the last of \(attempts) attempts" : ""
     return Failure(

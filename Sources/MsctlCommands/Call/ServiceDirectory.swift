@@ -14,6 +14,7 @@ final class ServiceDirectory {
   }
 
   private let agent: ConsulAgent
+  private let http: HTTPClient
   private let options: Call.Options
   private let console: Console
   private var known: [String: Entry] = [:]
@@ -22,17 +23,21 @@ final class ServiceDirectory {
   init(_ options: Call.Options, over http: HTTPClient, _ console: Console) throws(Failure) {
     self.options = options
     self.console = console
-    agent = try options.agent.agent(over: http)
+    self.http = http
+    agent = try options.agent.agent(
+      over: http, console, options.lookUp, timeout: options.connectTimeout == .zero ? nil : options.connectTimeout)
   }
 
   /// The passing instances of a service, at least one.
   ///
   /// An agent that goes away meanwhile does not end the calls: what it said last goes on to be believed.
-  func instances(of name: String, path: String) throws(Failure) -> [ServiceInstance] {
+  /// - Parameter deadline: the end of the call that wants them.
+  func instances(of name: String, path: String, until deadline: Deadline) throws(Failure) -> [ServiceInstance] {
     let old = known[name]
     if let old, !old.until.isPast { return old.instances }
     let instances: [ServiceInstance]
-    do { instances = try lookUp(name, path) } catch {
+    // Where there is something to go on with, nobody waits for an agent that is away.
+    do { instances = try lookUp(name, path, retries: old == nil ? options.retries : 0, until: deadline) } catch {
       guard let old, [.unreachable, .timedOut, .failed].contains(error.code) else { throw error }
       console.note("\(error.message); going on with the instances that '\(name)' had before")
       instances = old.instances
@@ -59,10 +64,32 @@ final class ServiceDirectory {
 
   private func key(_ instance: ServiceInstance) -> String { "\(instance.node) \(instance.id)" }
 
-  private func lookUp(_ name: String, _ path: String) throws(Failure) -> [ServiceInstance] {
+  /// Asks the agent, and again as often as the call may be retried.
+  private func lookUp(
+    _ name: String, _ path: String, retries: Int, until deadline: Deadline
+  ) throws(Failure) -> [ServiceInstance] {
+    var backoff = Backoff()
+    for retry in 0...retries {
+      do { return try lookUpOnce(name, path, until: deadline) } catch {
+        let pause = backoff.next()
+        guard [.unreachable, .timedOut].contains(error.code), retry < retries, pause < deadline.remaining else {
+          throw error
+        }
+        console.note("\(error.message); trying again in \(pause.shown)")
+        let end = Deadline.after(pause)
+        while !end.isPast { try http.move(until: end) }
+      }
+    }
+    return []
+  }
+
+  private func lookUpOnce(
+    _ name: String, _ path: String, until deadline: Deadline
+  ) throws(Failure) -> [ServiceInstance] {
     let selection = options.selection
+    let attempt = min(deadline, options.attemptTimeout.map { .after($0) } ?? .never)
     let all: [ServiceInstance]
-    do { all = try agent.instances(of: name, selection) } catch {
+    do { all = try agent.instances(of: name, selection, until: attempt) } catch {
       var failure = error
       if failure.code == .unreachable {
         failure.message = "'\(name)' is taken for a service's name: " + failure.message

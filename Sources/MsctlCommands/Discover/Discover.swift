@@ -25,6 +25,7 @@ enum Discover: Verb {
     var watches = false
     var exec: String?
     var listenPort: Int?
+    var lookUp = LookUpOptions()
     var children = ChildEnvironment()
     var agent = AgentOptions()
     var output = OutputOptions()
@@ -32,12 +33,15 @@ enum Discover: Verb {
     init() {}
 
     var selection: ConsulAgent.Selection {
-      ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near, filter: filter)
+      lookUp.narrow(ConsulAgent.Selection(tags: tags, datacenter: datacenter, near: near, filter: filter))
     }
 
     /// Whether it is about instances, if need be of all services.
     var isAboutInstances: Bool { service != nil || watches || format == .nginx }
   }
+
+  /// How long `--wait` waits for the agent's first answer, at least.
+  private static let firstAnswerPatience: Duration = .seconds(1)
 
   /// What the gateway of `-o nginx` listens on unless `--listen` says otherwise.
   static let gatewayPort = 8080
@@ -60,7 +64,7 @@ enum Discover: Verb {
         .details("For example 'Service.Meta.version == \"2\"'."),
       .value("near", nil, "NODE", into: \.near, "Nearest to this node first (_agent: to the agent)"),
       .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
-    ].under("Selection")
+    ].under("Selection") + LookUpOptions.flags.lifted(to: \.lookUp).under("Selection")
       + [
         .value("output", "o", "FORMAT", into: \.format, "How instances are written")
           .details(
@@ -99,6 +103,7 @@ enum Discover: Verb {
       Example("eval \"$(msctl discover user-service -o env)\"", "USER_SERVICE_URL, _HOST and _PORT in the shell"),
     ],
     check: { options throws(ValueError) in
+      try options.lookUp.check()
       if options.exec != nil, !options.watches { throw ValueError("'--exec' needs '--watch'") }
       if options.watches, options.exec == nil, options.format != .json {
         throw ValueError("'--watch' writes events as JSON; '-o \(options.format.rawValue)' needs '--exec'")
@@ -116,7 +121,7 @@ enum Discover: Verb {
         throw ValueError("'-o \(options.format.rawValue)' shows instances, so 'discover' needs NAME: the service")
       }
       if options.isOne || !options.tags.isEmpty || options.filter != nil || options.near != nil
-        || options.status != .passing
+        || options.status != .passing || options.lookUp.portName != nil
       {
         throw ValueError(
           "'--one', '--status', '--tag', '--filter' and '--near' select instances, so 'discover' needs NAME: the service"
@@ -126,7 +131,7 @@ enum Discover: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let http = try makeHTTPClient(console)
-    let agent = try options.agent.agent(over: http)
+    let agent = try options.agent.agent(over: http, console, options.lookUp)
     if options.watches {
       var watch = DiscoverWatch(options, agent, http, console, environment)
       return try watch.run()
@@ -171,15 +176,20 @@ enum Discover: Verb {
     of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ http: HTTPClient
   ) throws(Failure) {
     let deadline = Deadline.after(time)
+    // Whatever the time: what is passing now must have been seen, from an agent that answers.
+    let firstAnswer = Deadline.after(max(time, firstAnswerPatience))
     let watch = HealthWatch(agent, service: name, options.selection, where: options.status.accepts)
     while true {
       _ = try watch.advance()
       let count = watch.instances?.count ?? 0
       if count >= options.minimum { return }
-      if deadline.isPast {
+      if deadline.isPast, watch.instances != nil || watch.trouble != nil || firstAnswer.isPast {
+        if watch.instances == nil, watch.trouble == nil {
+          throw Failure(.timedOut, "no response from the Consul agent at \(agent.address.shown) in time")
+        }
         throw watch.trouble ?? tooFew(name, count, options, .timedOut, after: " after \(time.shown)")
       }
-      try http.move(until: min(deadline, watch.wakeTime))
+      try http.move(until: min(deadline.isPast ? firstAnswer : deadline, watch.wakeTime))
     }
   }
 
@@ -218,7 +228,7 @@ enum Discover: Verb {
   }
 
   private static func listServices(_ agent: ConsulAgent, _ options: Options, _ console: Console) throws(Failure) {
-    let services = try agent.services(datacenter: options.datacenter)
+    let services = try agent.services(options.selection)
     switch options.format {
     case .table:
       let rows = services.map { [$0.name, $0.tags.joined(separator: ",")] }

@@ -8,8 +8,8 @@ struct DiscoverWatch {
   private let watch: HealthWatch
   private let signals = Signals(children: true)
   private var command: ChangeCommand?
-  /// What was told last, by node and id of an instance.
-  private var told: [(key: String, instance: ServiceInstance)] = []
+  /// What was told last.
+  private var told: [ServiceInstance] = []
   private var isInTrouble = false
 
   init(
@@ -56,17 +56,26 @@ struct DiscoverWatch {
 
   /// Writes an event for each instance that has come, gone or changed since.
   private mutating func tell(_ instances: [ServiceInstance]) {
-    let now = instances.map { (key: "\($0.service) \($0.node) \($0.id)", instance: $0) }
-    for (key, instance) in told where !now.contains(where: { $0.key == key }) { write("removed", instance) }
-    for (key, instance) in now {
-      let before = told.first { $0.key == key }?.instance
-      if before == nil {
+    func keyed(_ instances: [ServiceInstance]) -> [[UInt8]: ServiceInstance] {
+      Dictionary(instances.map { (Self.key($0), $0) }) { $1 }
+    }
+    let before = keyed(told)
+    let now = keyed(instances)
+    for instance in told where now[Self.key(instance)] == nil { write("removed", instance) }
+    for instance in instances {
+      let old = before[Self.key(instance)]
+      if old == nil {
         write("added", instance)
-      } else if before != instance {
+      } else if old != instance {
         write("changed", instance)
       }
     }
-    told = now
+    told = instances
+  }
+
+  /// What makes an instance the same one: its id is unique at its node, of its cluster.
+  private static func key(_ instance: ServiceInstance) -> [UInt8] {
+    Array([instance.service, instance.peer ?? "", instance.node, instance.id].joined(separator: "\0").utf8)
   }
 
   private func write(_ event: String, _ instance: ServiceInstance) {

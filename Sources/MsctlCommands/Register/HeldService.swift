@@ -201,8 +201,8 @@ struct HeldService {
     do {
       guard let response = try exchange.take() else { return }
       request = nil
-      // An agent that was restarted without its data has forgotten the check: 404, or 500 in older ones.
-      if step == .pass, [404, 500].contains(response.head.status) {
+      // An agent that was restarted without its data has forgotten the check.
+      if step == .pass, agent.isUnknown(response) {
         isRegistered = false
         nextRequest = .now
         console.note("the agent has forgotten '\(registration.id)'; registering it again")
@@ -251,10 +251,8 @@ struct HeldService {
       let exchange = try agent.beginDeregister(id: registration.id)
       while !deadline.isPast {
         if let response = try exchange.take() {
-          // 404 and "Unknown service": the agent has forgotten it by itself.
-          if ![404, 500].contains(response.head.status) {
-            try agent.check(response, "PUT", "the end of '\(registration.id)'")
-          }
+          // One that the agent has forgotten by itself is gone, too.
+          if !agent.isUnknown(response) { try agent.check(response, "PUT", "the end of '\(registration.id)'") }
           return console.note("deregistered '\(registration.id)'")
         }
         try http.move(until: deadline)

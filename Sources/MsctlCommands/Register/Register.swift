@@ -159,7 +159,7 @@ enum Register: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let http = try makeHTTPClient(console)
-    let agent = try options.agent.agent(over: http)
+    let agent = try options.agent.agent(over: http, console)
     if options.removes { return try remove(options, agent, console) }
     let registrations = try registrations(options)
     if options.isDryRun {

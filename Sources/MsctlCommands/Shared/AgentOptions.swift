@@ -7,7 +7,9 @@ struct AgentOptions: Defaulted {
   var address = ConsulAddress.standard
   var token: String?
   var tokenFile: String?
+  var login: String?
   var namespace: String?
+  var partition: String?
   var usesTLS: Bool?
   var authorityFile: String?
   var authorityFolder: String?
@@ -24,10 +26,14 @@ struct AgentOptions: Defaulted {
       .details("As http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH."),
     .value("consul-token-file", nil, "FILE", into: \.tokenFile, "The file with the ACL token")
       .variable("CONSUL_HTTP_TOKEN_FILE").completed(by: .file),
+    .value("partition", nil, "NAME", into: \.partition, "The admin partition (Consul Enterprise)")
+      .variable("CONSUL_PARTITION"),
   ].under("Consul")
 
   static let variables: [Variable<AgentOptions>] = [
     .value("CONSUL_HTTP_TOKEN", into: \.token, "The ACL token, where no file holds it").secret(),
+    .value("CONSUL_HTTP_AUTH", into: \.login, "user:password for a proxy before the agent (basic authentication)")
+      .secret(),
     .value("CONSUL_HTTP_SSL", into: \.usesTLS, "true: https, also where the address says http"),
     .value("CONSUL_CACERT", into: \.authorityFile, "A file of authorities that may sign the agent's certificate"),
     .value("CONSUL_CAPATH", into: \.authorityFolder, "A folder of such authorities"),
@@ -39,12 +45,15 @@ struct AgentOptions: Defaulted {
   ]
 
   /// Reads the token's file, and says what to talk to.
-  func settings() throws(Failure) -> ConsulAgent.Settings {
+  func settings(_ lookUp: LookUpOptions = .init()) throws(Failure) -> ConsulAgent.Settings {
     var settings = ConsulAgent.Settings()
     settings.address = usesTLS == true ? address.overTLS : address
     settings.token = token
     if let tokenFile { settings.token = try SecretSource.file(tokenFile).read([:]) }
+    settings.login = login
     settings.namespace = namespace
+    settings.partition = partition
+    settings.consistency = lookUp.isStale ? .stale : lookUp.isConsistent ? .consistent : .standard
     settings.tls.authorityFile = authorityFile
     settings.tls.authorityFolder = authorityFolder
     settings.tls.certificateFile = certificateFile
@@ -54,8 +63,43 @@ struct AgentOptions: Defaulted {
     return settings
   }
 
-  func agent(over http: HTTPClient) throws(Failure) -> ConsulAgent {
-    ConsulAgent(try settings(), over: http)
+  /// - Parameter timeout: how long a question may take; nil: the default.
+  func agent(
+    over http: HTTPClient, _ console: Console, _ lookUp: LookUpOptions = .init(), timeout: Duration? = nil
+  ) throws(Failure) -> ConsulAgent {
+    var settings = try settings(lookUp)
+    if let timeout { settings.timeout = timeout }
+    return ConsulAgent(settings, over: http, remark: { console.note($0) })
+  }
+}
+
+/// How verbs that look services up do so, beside their own ways to select.
+struct LookUpOptions: Defaulted {
+  var peer: String?
+  var portName: String?
+  var isStale = false
+  var isConsistent = false
+
+  init() {}
+
+  static let flags: [Flag<LookUpOptions>] = [
+    .value("peer", nil, "NAME", into: \.peer, "Only instances imported from this cluster peer"),
+    .value("port-name", nil, "NAME", into: \.portName, "The port with this name, of instances with named ports")
+      .details("Without it, the default port. Named ports need Consul 1.22."),
+    .toggle("stale", nil, into: \.isStale, "Let any Consul server answer, from what it knows")
+      .details("By default the leader answers, or any server where there is no leader."),
+    .toggle("consistent", nil, into: \.isConsistent, "Let the leader verify that it still leads before it answers"),
+  ]
+
+  func check() throws(ValueError) {
+    if isStale, isConsistent { throw ValueError("'--stale' cannot be combined with '--consistent'") }
+  }
+
+  func narrow(_ selection: ConsulAgent.Selection) -> ConsulAgent.Selection {
+    var selection = selection
+    selection.peer = peer
+    selection.portName = portName
+    return selection
   }
 }
 

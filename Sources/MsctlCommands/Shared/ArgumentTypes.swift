@@ -29,7 +29,7 @@ extension ConsulAddress: ArgumentValue {
     guard let address = ConsulAddress(argument) else {
       throw ValueError(
         "is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path",
-        isSecret: argument.holds("@"))
+        isSecret: argument.holds("@") || argument.holds("?"))
     }
     self = address
   }

@@ -13,33 +13,31 @@ public struct ConsulAddress: Sendable, Equatable {
 
   /// Reads `http://host:port`, `https://host:port`, `host:port` or `unix:///path`. Returns nil for anything else.
   public init?(_ text: String) {
-    if text.hasPrefix("unix://") {
-      let path = String(text.dropFirst("unix://".count))
-      guard path.hasPrefix("/") else { return nil }
-      self.init(base: "http://localhost", unixSocket: path)
+    if let path = text.rest(after: "unix://") {
+      guard path.begins(with: "/"), !path.utf8.contains(0) else { return nil }
+      self.init(base: "http://localhost", unixSocket: String(path))
       return
     }
-    let hasScheme = text.hasPrefix("http://") || text.hasPrefix("https://")
-    guard hasScheme || !text.contains("://") else { return nil }
+    let hasScheme = text.begins(with: "http://") || text.begins(with: "https://")
+    guard hasScheme || !text.holds(text: "://"), !text.holds("#") else { return nil }
     let url = hasScheme ? text : "http://" + text
-    guard let parts = try? URLParts(url), !parts.host.isEmpty, parts.user == nil, !parts.target.contains("?") else {
-      return nil
-    }
-    let authority = url.dropFirst(parts.scheme.count + 3).prefix { $0 != "/" }
+    // What follows a '?' may be a token, which belongs into a header.
+    guard !url.holds("?"), let parts = try? URLParts(url), !parts.host.isEmpty, parts.user == nil else { return nil }
+    let rest = url.rest(after: parts.scheme + "://") ?? ""
+    let authority = rest.cut(at: "/")?.before ?? rest[...]
     // Go's client takes 80 and 443 where no port is named; everybody means the agent's.
-    let hasPort =
-      authority.drop(while: { $0 != "]" }).contains(":") || !authority.contains("]") && authority.contains(":")
-    let path = parts.target == "/" ? "" : parts.target
-    let trimmed = path.hasSuffix("/") ? String(path.dropLast()) : path
+    let hasPort = (authority.cut(at: "]")?.after ?? authority).holds(":")
+    var path = parts.target
+    if path.ends(with: "/") { path.unicodeScalars.removeLast() }
     self.init(
-      base: "\(parts.scheme)://\(authority)\(hasPort ? "" : parts.scheme == "https" ? ":8501" : ":8500")\(trimmed)",
+      base: "\(parts.scheme)://\(authority)\(hasPort ? "" : parts.scheme == "https" ? ":8501" : ":8500")\(path)",
       unixSocket: nil)
   }
 
   /// The same address over TLS.
   public var overTLS: ConsulAddress {
-    guard unixSocket == nil, base.hasPrefix("http://") else { return self }
-    return ConsulAddress(base: "https://" + base.dropFirst("http://".count), unixSocket: nil)
+    guard unixSocket == nil, let rest = base.rest(after: "http://") else { return self }
+    return ConsulAddress(base: "https://" + rest, unixSocket: nil)
   }
 
   public var shown: String { unixSocket.map { "unix://" + $0 } ?? base }

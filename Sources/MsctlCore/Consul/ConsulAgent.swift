@@ -3,22 +3,53 @@ public final class ConsulAgent {
   public struct Settings: Sendable {
     public var address = ConsulAddress.standard
     public var token: String?
+    /// `user:password` for a proxy before the agent that wants basic authentication.
+    public var login: String?
     /// A namespace of Consul Enterprise.
     public var namespace: String?
+    /// An admin partition of Consul Enterprise.
+    public var partition: String?
+    public var consistency = Consistency.standard
     public var tls = HTTPRequest.TLS()
     /// The name that the certificate must bear, where it is not the address's host.
     public var tlsServerName: String?
+    /// How long one question may take, connecting and asking again included.
     public var timeout: Duration = .seconds(10)
 
     public init() {}
   }
 
+  /// How fresh the answers to look-ups are (https://developer.hashicorp.com/consul/api-docs/features/consistency).
+  public enum Consistency: Sendable {
+    /// The leader answers: what was registered before is seen. Where there is none, as `stale`.
+    case standard
+    /// Any server answers, from what it knows.
+    case stale
+    /// The leader makes sure first that it still is one.
+    case consistent
+
+    var query: [(String, String)] {
+      switch self {
+      case .standard: []
+      case .stale: [("stale", "")]
+      case .consistent: [("consistent", "")]
+      }
+    }
+  }
+
   private let settings: Settings
   private let http: HTTPClient
+  /// Is told what people should know of an answer: that it may be out of date.
+  private let remark: ((String) -> Void)?
 
-  public init(_ settings: Settings, over http: HTTPClient) {
+  public convenience init(_ settings: Settings, over http: HTTPClient) {
+    self.init(settings, over: http, remark: nil)
+  }
+
+  package init(_ settings: Settings, over http: HTTPClient, remark: ((String) -> Void)?) {
     self.settings = settings
     self.http = http
+    self.remark = remark
   }
 
   public var address: ConsulAddress { settings.address }
@@ -32,6 +63,10 @@ public final class ConsulAgent {
     public var near: String?
     /// Consul's own expression (https://developer.hashicorp.com/consul/api-docs/features/filtering).
     public var filter: String?
+    /// The peered cluster that the services are imported from.
+    public var peer: String?
+    /// Of instances with named ports, this one. Those without it are left out.
+    public var portName: String?
 
     public init(tags: [String] = [], datacenter: String? = nil, near: String? = nil, filter: String? = nil) {
       self.tags = tags
@@ -41,76 +76,147 @@ public final class ConsulAgent {
     }
 
     /// Whether there may be instances beside those that it selects.
-    package var isNarrow: Bool { !tags.isEmpty || datacenter != nil || filter != nil }
+    package var isNarrow: Bool { !tags.isEmpty || datacenter != nil || filter != nil || peer != nil }
+
+    /// What says where to look, for every endpoint.
+    var place: [(String, String)] {
+      [("dc", datacenter), ("peer", peer)].compactMap { name, value in value.map { (name, $0) } }
+    }
 
     var query: [(String, String)] {
-      tags.map { ("tag", $0) }
-        + [("dc", datacenter), ("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) }
-        }
+      tags.map { ("tag", $0) } + place
+        + [("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) } }
     }
   }
 
   /// All instances of a service in every status: `GET /v1/health/service/:service`.
   ///
+  /// - Parameter deadline: when it must be over, if that is before the agent's own time.
   /// - Throws: `denied` where the token may not read; Consul itself answers that with an empty list.
-  public func instances(of service: String, _ selection: Selection = .init()) throws(Failure) -> [ServiceInstance] {
+  public func instances(
+    of service: String, _ selection: Selection = .init(), until deadline: Deadline = .never
+  ) throws(Failure) -> [ServiceInstance] {
     let path = Self.healthPath(of: service)
-    let answer = try answer(wait(for: begin("GET", path, selection.query)), to: path)
-    return try instances(in: answer, of: service)
+    let answer = try lookUp(path, selection.query, until: deadline)
+    let all = try instances(in: answer, of: service, until: deadline)
+    guard let name = selection.portName else { return all }
+    let found = all.compactMap { $0.at(port: name) }
+    guard found.isEmpty, let ports = all.first?.ports else { return found }
+    let names = ports.map { "'\($0.name)'" }.joined(separator: ", ")
+    throw Failure(
+      .nothingThere, "no instance of '\(service)' has a port named '\(name)'",
+      hint: names.isEmpty ? "Its instances have no named ports." : "Named ports of '\(service)': \(names).")
   }
 
   static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
   static let catalogPath = "/v1/catalog/services"
   static let allChecksPath = "/v1/health/state/any"
 
-  func instances(in answer: Answer, of service: String) throws(Failure) -> [ServiceInstance] {
-    let instances = answer.value.elements.compactMap { ServiceInstance(health: $0) }
-    if instances.isEmpty { try checkMayRead(service, answer) }
+  func instances(
+    in answer: Answer, of service: String, until deadline: Deadline = .never
+  ) throws(Failure) -> [ServiceInstance] {
+    let instances = try list(in: answer)
+    if instances.isEmpty { try checkMayRead(service, answer, until: deadline) }
+    return instances
+  }
+
+  func list(in answer: Answer) throws(Failure) -> [ServiceInstance] {
+    var instances: [ServiceInstance] = []
+    guard answer.value.kind == .array else { throw unexpected(answer, "a list of instances") }
+    for entry in answer.value.elements {
+      guard let instance = ServiceInstance(health: entry) else { throw unexpected(answer, "a list of instances") }
+      instances.append(instance)
+    }
     return instances
   }
 
   /// The names of all services with their tags: `GET /v1/catalog/services`.
   public func services(datacenter: String? = nil) throws(Failure) -> [(name: String, tags: [String])] {
-    let answer = try get(Self.catalogPath, datacenter.map { [("dc", $0)] } ?? [])
-    return try services(in: answer)
+    try services(Selection(datacenter: datacenter))
+  }
+
+  /// - Parameter selection: only the datacenter and the peer count.
+  package func services(_ selection: Selection) throws(Failure) -> [(name: String, tags: [String])] {
+    try services(in: lookUp(Self.catalogPath, selection.place, until: .never))
   }
 
   func services(in answer: Answer) throws(Failure) -> [(name: String, tags: [String])] {
-    if answer.isFiltered, answer.value.members.isEmpty { throw denied("reading the catalog") }
-    return answer.value.members.map { ($0.name, $0.value.elements.compactMap(\.string).sorted()) }
-      .sorted { $0.name < $1.name }
+    let members = answer.value.members
+    guard answer.value.kind == .object, members.allSatisfy({ [.array, .null].contains($0.value.kind) }) else {
+      throw unexpected(answer, "a list of services")
+    }
+    if answer.isFiltered, members.isEmpty { throw denied("reading the catalog") }
+    return members.map { ($0.name, $0.value.elements.compactMap(\.string).sorted()) }.sorted { $0.name < $1.name }
+  }
+
+  /// What a check says, as `GET /v1/health/state/any` lists it.
+  struct CheckState {
+    let node: String
+    /// Empty: a check of the node, which counts for all of its instances.
+    let service: String
+    let instance: String
+    let status: String
+    /// When it was changed last.
+    let index: UInt64
+  }
+
+  func checks(in answer: Answer) throws(Failure) -> [CheckState] {
+    var checks: [CheckState] = []
+    guard answer.value.kind == .array else { throw unexpected(answer, "a list of checks") }
+    for entry in answer.value.elements {
+      let parts = entry[["Node", "ServiceName", "ServiceID", "Status", "ModifyIndex"]]
+      guard let node = parts[0]?.string, let status = parts[3]?.string else {
+        throw unexpected(answer, "a list of checks")
+      }
+      checks.append(
+        CheckState(
+          node: node, service: parts[1]?.string ?? "", instance: parts[2]?.string ?? "", status: status,
+          index: parts[4]?.integer.flatMap { UInt64(exactly: $0) } ?? 0))
+    }
+    return checks
   }
 
   // MARK: Registering
 
   /// `PUT /v1/agent/service/register`. A service with the same id is replaced.
   public func register(_ registration: ServiceRegistration) throws(Failure) {
-    try check(wait(for: beginRegister(registration)), "PUT", "/v1/agent/service/register")
+    let path = "/v1/agent/service/register"
+    try check(ask("PUT", path, body: registration.json), "PUT", path)
   }
 
   /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
   public func deregister(id: String) throws(Failure) {
-    let response = try wait(for: beginDeregister(id: id))
-    // An agent without ACLs answers 200 for an id that it does not know; others, by their age, 500 or 404.
-    if response.head.status == 404 || words(of: response.body).hasPrefix("Unknown service") { return }
-    try check(response, "PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
+    let path = "/v1/agent/service/deregister/" + Percent.encode(id)
+    let response = try ask("PUT", path)
+    if !isUnknown(response) { try check(response, "PUT", path) }
+  }
+
+  /// Whether the agent says that it knows no such service or check. By its age and its ACLs it does so with 404 or 500 (and
+  /// for a service also with 200); the words are the same: see `vetServiceUpdateWithAuthorizer` and
+  /// `vetCheckUpdateWithAuthorizer` in agent/acl.go, and `updateTTLCheck` in agent/agent.go.
+  package func isUnknown(_ response: HTTPResponse) -> Bool {
+    guard [404, 500].contains(response.head.status) else { return false }
+    let text = words(of: response.body)
+    return ["Unknown service", "Unknown check", "does not have associated TTL"].contains { text.holds(text: $0) }
   }
 
   /// The ids of this agent's instances of a service: `GET /v1/agent/services`.
   ///
   /// - Throws: `denied` where the token may not see them.
   public func localIDs(of service: String) throws(Failure) -> [String] {
-    let answer = try get("/v1/agent/services", [])
-    let ids = answer.value.members.filter { $0.value["Service"]?.string == service }.map(\.name)
-    if ids.isEmpty { try checkMayRead(service, answer) }
+    let path = "/v1/agent/services"
+    let answer = try answer(ask("GET", path), to: path)
+    guard answer.value.kind == .object else { throw unexpected(answer, "a list of services") }
+    let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
+    if ids.isEmpty { try checkMayRead(service, answer, until: .never) }
     return ids
   }
 
   /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
   /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
-  private func checkMayRead(_ service: String, _ answer: Answer) throws(Failure) {
+  private func checkMayRead(_ service: String, _ answer: Answer, until deadline: Deadline) throws(Failure) {
     let path = "/v1/agent/health/service/name/" + Percent.encode(service)
-    let isDenied = try answer.isFiltered ? true : wait(for: begin("GET", path)).head.status == 403
+    let isDenied = try answer.isFiltered ? true : ask("GET", path, until: deadline).head.status == 403
     if isDenied { throw denied("reading the service '\(service)'") }
   }
 
@@ -139,6 +245,7 @@ public final class ConsulAgent {
 
   /// What an agent says to a query.
   package struct Answer {
+    let path: String
     package let value: JSONValue
     /// Whether the token may not see all that is there.
     package let isFiltered: Bool
@@ -152,14 +259,34 @@ public final class ConsulAgent {
   ///   - index: the index of the last answer; 0: is answered at once.
   ///   - wait: how long nothing may change.
   package func beginBlocking(
-    _ path: String, _ query: [(String, String)], after index: UInt64, wait: Duration
+    _ path: String, _ query: [(String, String)], after index: UInt64, wait: Duration, _ consistency: Consistency
   ) throws(Failure) -> ConsulExchange {
-    // A server that has just been started answers before it has read its own log again, unless it is asked to be consistent.
-    let blocking =
-      index == 0 ? [("consistent", "")] : [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
+    guard index > 0 else {
+      // A server that has just been started answers before it has read its own log again, unless it is asked to be consistent.
+      return try beginLookUp(path, query, consistency == .standard ? .consistent : consistency)
+    }
+    let blocking = [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
     // The agent stretches the time by up to a sixteenth, so that not all come back at once.
-    let timeout = index == 0 ? settings.timeout : wait * 17 / 16 + settings.timeout
-    return try begin("GET", path, query + blocking, timeout: timeout)
+    return try begin(
+      "GET", path, query + consistency.query + blocking, until: .after(wait * 17 / 16 + settings.timeout))
+  }
+
+  /// Begins a look-up that is answered at once.
+  package func beginLookUp(
+    _ path: String, _ query: [(String, String)], _ consistency: Consistency
+  ) throws(Failure) -> ConsulExchange {
+    try begin("GET", path, query + consistency.query)
+  }
+
+  package var consistency: Consistency { settings.consistency }
+
+  /// Whether there is no leader, so that only stale look-ups are answered: `ErrNoLeader` in agent/structs/errors.go.
+  package func isLeaderless(_ response: HTTPResponse) -> Bool {
+    response.head.status == 500 && words(of: response.body).holds(text: "No cluster leader")
+  }
+
+  package func tellStale() {
+    remark?("the Consul cluster of the agent at \(address.shown) has no leader; its answers may be out of date")
   }
 
   package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
@@ -171,12 +298,75 @@ public final class ConsulAgent {
         hint: "Check CONSUL_HTTP_ADDR.")
     }
     return Answer(
-      value: value, isFiltered: response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true",
+      path: path, value: value, isFiltered: response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true",
       index: response.head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0)
   }
 
-  private func get(_ path: String, _ query: [(String, String)]) throws(Failure) -> Answer {
-    try answer(wait(for: begin("GET", path, query)), to: path)
+  /// An answer of another shape than the API's is never an empty list.
+  private func unexpected(_ answer: Answer, _ expected: String) -> Failure {
+    Failure(
+      .failed, "unexpected response from \(address.shown): \(answer.path) did not return \(expected)",
+      hint: "Check CONSUL_HTTP_ADDR.")
+  }
+
+  private func lookUp(
+    _ path: String, _ query: [(String, String)], until deadline: Deadline
+  ) throws(Failure) -> Answer {
+    try answer(ask("GET", path, query, as: settings.consistency, until: deadline), to: path)
+  }
+
+  /// Asks, and again with growing pauses while the agent limits us or is in trouble, for as long as one question may take.
+  /// - Parameter consistency: of a look-up.
+  private func ask(
+    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
+    as consistency: Consistency? = nil, until limit: Deadline = .never
+  ) throws(Failure) -> HTTPResponse {
+    let deadline = min(limit, .after(settings.timeout))
+    var consistency = consistency
+    var backoff = Backoff(from: .milliseconds(200), to: .seconds(2))
+    var trouble: Failure?
+    while true {
+      let response: HTTPResponse
+      do {
+        response = try wait(
+          for: begin(method, path, query + (consistency?.query ?? []), body: body, until: deadline))
+      } catch {
+        throw error.code == .timedOut ? trouble ?? error : error
+      }
+      guard let failure = transientTrouble(response, method, path) else { return response }
+      if consistency == .standard, isLeaderless(response) {
+        consistency = .stale
+        tellStale()
+        continue
+      }
+      trouble = failure
+      let pause = backoff.next()
+      guard pause < deadline.remaining else { throw failure }
+      let end = Deadline.after(pause)
+      while !end.isPast {
+        do { try http.run(until: end) } catch { throw self.failure(error) }
+      }
+    }
+  }
+
+  /// Why the agent cannot answer now, though it may soon: it limits us (429, 503), or cannot reach its servers (500).
+  ///
+  /// 500 also says that a request is wrong, in words that older agents had for it: see `handleErr` in agent/http.go.
+  package func transientTrouble(_ response: HTTPResponse, _ method: String, _ path: String) -> Failure? {
+    let status = response.head.status
+    guard [429, 500, 503].contains(status), !isUnknown(response) else { return nil }
+    let text = words(of: response.body)
+    let refusals = ["No path to datacenter", "Failed to create boolean expression"]
+    if status == 500, refusals.contains(where: { text.holds(text: $0) }) { return nil }
+    if isLeaderless(response) {
+      return Failure(
+        .unreachable, "the Consul cluster of the agent at \(address.shown) has no leader: \(text)",
+        hint: "A leader is elected while most servers are up; 'consul operator raft list-peers' shows them.")
+    }
+    return Failure(
+      .unreachable,
+      "the Consul agent at \(address.shown) returned \(status) for \(method) \(path)\(text.isEmpty ? "" : ": " + text)",
+      hint: status == 429 ? "It limits requests; wait, or raise its limits." : nil)
   }
 
   /// The answer, whatever its status, once it is there.
@@ -188,12 +378,14 @@ public final class ConsulAgent {
   }
 
   private func begin(
-    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil, timeout: Duration? = nil
+    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
+    until deadline: Deadline? = nil
   ) throws(Failure) -> ConsulExchange {
-    let all = query + (settings.namespace.map { [("ns", $0)] } ?? [])
+    let place = [("ns", settings.namespace), ("partition", settings.partition)]
+    let all = query + place.compactMap { name, value in value.map { (name, $0) } }
     let parameters = all.map { "\($0.0)=\(Percent.encode($0.1))" }.joined(separator: "&")
     var request = HTTPRequest(method: method, url: address.base + path + (parameters.isEmpty ? "" : "?" + parameters))
-    request.deadline = .after(timeout ?? settings.timeout)
+    request.deadline = deadline ?? .after(settings.timeout)
     // An agent is near: to pack and unpack takes longer than to send.
     request.acceptsCompression = false
     try aim(&request)
@@ -203,7 +395,16 @@ public final class ConsulAgent {
       }
       request.headers.append(header)
     }
-    if let body { request.body = .bytes(Array(body.text)) }
+    if let login = settings.login {
+      guard let header = HTTPHeader("Authorization", "Basic " + Base64.encode(Array(login.utf8))) else {
+        throw Failure(.usage, "CONSUL_HTTP_AUTH is not of the form user:password")
+      }
+      request.headers.append(header)
+    }
+    if method == "PUT" {
+      request.body = .bytes(Array(body?.text ?? []))
+      if let type = HTTPHeader("Content-Type", "application/json") { request.headers.append(type) }
+    }
     do { return ConsulExchange(self, http, try http.start(request)) } catch { throw failure(error) }
   }
 

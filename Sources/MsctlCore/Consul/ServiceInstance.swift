@@ -14,7 +14,10 @@ public struct ServiceInstance: Sendable, Equatable {
   public let node: String
   /// The service's own address or, where it has none, its node's.
   public let address: String
-  public let port: Int
+  /// Of named ports the default one, or the one that was asked for.
+  public private(set) var port: Int
+  /// Its named ports (Consul 1.22); empty where it has one port without a name.
+  public let ports: [Port]
   public let tags: [String]
   public let meta: [(name: String, value: String)]
   public let status: HealthStatus
@@ -22,6 +25,26 @@ public struct ServiceInstance: Sendable, Equatable {
   public let weight: Int
   /// The checks that do not pass, each with its output in one line.
   public let complaints: [String]
+  /// The peered cluster that it is imported from; nil: it is of this one.
+  public let peer: String?
+  /// Of Consul Enterprise; nil where the agent says none.
+  public let partition: String?
+  public let namespace: String?
+
+  /// A named port (https://developer.hashicorp.com/consul/docs/connect/proxy/multiport).
+  public struct Port: Sendable, Equatable {
+    public let name: String
+    public let port: Int
+    public let isDefault: Bool
+  }
+
+  /// The same instance at this named port; nil where it has none of that name.
+  package func at(port name: String) -> ServiceInstance? {
+    guard let found = ports.first(where: { $0.name.isSame(as: name) }) else { return nil }
+    var instance = self
+    instance.port = found.port
+    return instance
+  }
 
   /// `https` where a tag or the meta value `scheme` says so.
   public var scheme: String {
@@ -35,7 +58,9 @@ public struct ServiceInstance: Sendable, Equatable {
   /// Reads an element of the answer; nil where it is none.
   package init?(health entry: JSONValue) {
     let parts = entry[["Service", "Node", "Checks"]]
-    guard let service = parts[0]?[["Service", "ID", "Address", "Port", "Tags", "Meta", "Weights"]],
+    guard
+      let service = parts[0]?[
+        ["Service", "ID", "Address", "Port", "Tags", "Meta", "Weights", "Ports", "PeerName", "Partition", "Namespace"]],
       let node = parts[1]?[["Node", "Address"]], let name = service[0]?.string
     else { return nil }
     let own = service[2]?.string ?? ""
@@ -43,7 +68,18 @@ public struct ServiceInstance: Sendable, Equatable {
     id = service[1]?.string ?? name
     self.node = node[0]?.string ?? ""
     address = own.isEmpty ? node[1]?.string ?? "" : own
-    port = Int(service[3]?.integer ?? 0)
+    ports =
+      service[7]?.elements.compactMap { entry in
+        let parts = entry[["Name", "Port", "Default"]]
+        guard let name = parts[0]?.string, let port = parts[1]?.integer else { return nil }
+        return Port(name: name, port: Int(clamping: port), isDefault: parts[2]?.bool ?? false)
+      } ?? []
+    let single = Int(clamping: service[3]?.integer ?? 0)
+    port = single != 0 ? single : (ports.first(where: \.isDefault) ?? ports.first)?.port ?? 0
+    func text(_ place: Int) -> String? { service[place]?.string.flatMap { $0.isEmpty ? nil : $0 } }
+    peer = text(8)
+    partition = text(9)
+    namespace = text(10)
     tags = service[4]?.elements.compactMap(\.string) ?? []
     meta = service[5]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
     // Consul takes none above this.
@@ -74,6 +110,13 @@ public struct ServiceInstance: Sendable, Equatable {
       object.field("status", status.rawValue)
       object.field("tags", tags)
       object.field("meta", meta)
+      if !ports.isEmpty {
+        object.key("ports")
+        object.object { object in for port in ports { object.field(port.name, port.port) } }
+      }
+      for (name, value) in [("peer", peer), ("partition", partition), ("namespace", namespace)] {
+        if let value { object.field(name, value) }
+      }
     }
     return writer.value
   }

@@ -20,11 +20,22 @@ public final class HTTPClient {
   }
 
   package init(trace: ((String) -> Void)?) throws(HTTPError) {
-    guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let multi = curl_multi_init() else {
+    guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK else {
       throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
     }
+    let unused = Self.unusedDescriptors()
+    guard let multi = curl_multi_init() else {
+      throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
+    }
+    // The pair that wakes the handle up: libcurl lets children inherit it.
+    for descriptor in unused { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
     self.multi = multi
     self.trace = trace
+  }
+
+  /// The lowest descriptors that are not open: the next ones to be opened, since the kernel takes the lowest.
+  private static func unusedDescriptors() -> [Int32] {
+    Array((3..<1024).lazy.filter { fcntl($0, F_GETFD) < 0 }.prefix(4))
   }
 
   deinit {
@@ -40,7 +51,8 @@ public final class HTTPClient {
     return transfer
   }
 
-  /// Moves all transfers on, waiting at most until the deadline for something to happen.
+  /// Moves all transfers on, waiting at most until the deadline for something to happen. With nothing to wait for and no
+  /// deadline it returns at once.
   /// - Parameter descriptor: something else to wait for, which is to be read.
   /// - Returns: whether the descriptor can be read.
   @discardableResult
@@ -48,7 +60,7 @@ public final class HTTPClient {
     let before = ended
     try perform()
     let hasNews = ended != before || running.contains { $0.bufferedBytes > 0 }
-    guard !running.isEmpty || descriptor != nil else { return false }
+    guard !running.isEmpty || descriptor != nil || deadline != .never else { return false }
     var extra = curl_waitfd(fd: descriptor ?? -1, events: Int16(CURL_WAIT_POLLIN), revents: 0)
     try check(
       curl_multi_poll(multi, &extra, descriptor == nil ? 0 : 1, hasNews ? 0 : deadline.curlTimeout, nil))

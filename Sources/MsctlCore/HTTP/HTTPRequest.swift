@@ -19,7 +19,10 @@ public struct HTTPHeader: Sendable, Equatable {
     self.value = value
   }
 
-  func isNamed(_ other: String) -> Bool { name.lowercased() == other.lowercased() }
+  /// Whether this is its name; the case of ASCII letters does not matter (RFC 9110, section 5.1).
+  package func isNamed(_ other: String) -> Bool {
+    name.utf8.elementsEqual(other.utf8) { lowercased($0) == lowercased($1) }
+  }
 
   /// The value as it may be shown: a credential is masked, which headers of many names may be.
   package var shownValue: String {
@@ -30,6 +33,8 @@ public struct HTTPHeader: Sendable, Equatable {
     return isSecret ? "***" : value
   }
 }
+
+private func lowercased(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
 
 private func isTokenByte(_ byte: UInt8) -> Bool {
   switch byte {
@@ -137,10 +142,13 @@ public struct HTTPHead: Sendable, Equatable {
 
   /// Whether the body says that it is JSON: `application/json`, NDJSON, or a type that ends in `+json`.
   public var isJSON: Bool {
-    guard let type = header("Content-Type")?.split(separator: ";").first?.lowercased() else { return false }
-    let name = type.split(separator: " ").joined()
-    return ["application/json", "text/json", "application/x-ndjson", "application/jsonl"].contains(name)
-      || name.hasSuffix("+json")
+    guard let field = header("Content-Type") else { return false }
+    let type = field.utf8.prefix { $0 != UInt8(ascii: ";") }.filter { $0 != 0x20 && $0 != 0x09 }
+    let name = String(decoding: type, as: UTF8.self).lowercasedASCII
+    return ["application/json", "text/json", "application/x-ndjson", "application/jsonl"].contains {
+      name.isSame(as: $0)
+    }
+      || name.ends(with: "+json")
   }
 }
 

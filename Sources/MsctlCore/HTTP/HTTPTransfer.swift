@@ -37,11 +37,19 @@ public final class HTTPTransfer {
   private static let headerLimit = 256 << 10
   /// More of a body than this, in bytes, is not kept before `takeBody` has taken it: a few packed bytes may become very many.
   private static let bodyPause = 4 << 20
+  /// What must not be sent twice goes over no connection that has been idle for longer than this, in seconds: servers close
+  /// theirs after 5 s (Node.js) or more, and one that is closed while a request is under way leaves its fate unknown.
+  private static let freshness = 1
+  /// Longer times are as good as this one, the longest that libcurl takes, in milliseconds.
+  private static let longestTimeout = Int(Int32.max)
+  private static let longestRetryAfter: Int64 = 365 * 86400
 
   /// The answer's head, once it is complete. Heads of redirects that are followed are not shown.
   public private(set) var head: HTTPHead?
   /// How the transfer ended; nil while it runs.
   public internal(set) var outcome: Result<Void, HTTPError>?
+  /// Whether any byte of the request has gone out to a server, so that its work may have been done. Known at the end.
+  package private(set) var hasSent = false
 
   private(set) var handle: UnsafeMutableRawPointer
   private(set) var request: HTTPRequest
@@ -56,6 +64,12 @@ public final class HTTPTransfer {
   /// Whether libcurl holds the body back until there is room.
   private var isPaused = false
   private let trace: ((String) -> Void)?
+  /// How many bytes libcurl had sent (to a proxy) when it was about to send the request; nil before that.
+  private var bytesBeforeRequest: Int?
+  /// Whether libcurl was about to send the request a second time, and was stopped.
+  private var wasStopped = false
+  /// Whether it is sent again, over a connection of its own.
+  private var isResent = false
 
   private var headerList: UnsafeMutablePointer<curl_slist>?
   private var connectList: UnsafeMutablePointer<curl_slist>?
@@ -96,7 +110,7 @@ public final class HTTPTransfer {
   package var retryAfter: Duration? {
     var seconds: curl_off_t = 0
     msctl_get_offset(handle, CURLINFO_RETRY_AFTER, &seconds)
-    return seconds > 0 ? .seconds(Int64(seconds)) : nil
+    return seconds > 0 ? .seconds(min(Int64(seconds), Self.longestRetryAfter)) : nil
   }
 
   // MARK: Set-up
@@ -106,6 +120,8 @@ public final class HTTPTransfer {
     headerLines = []
     headerBytes = 0
     isRedirect = false
+    bytesBeforeRequest = nil
+    wasStopped = false
     curl_easy_reset(handle)
     releaseLists()
 
@@ -117,12 +133,14 @@ public final class HTTPTransfer {
     try set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
     try set(CURLOPT_TCP_KEEPALIVE, 1)
     // For libcurl zero is its own time of 5 minutes.
-    let connectTimeout = request.connectTimeout == .zero ? Int(Int32.max) : request.connectTimeout.milliseconds
-    try set(CURLOPT_CONNECTTIMEOUT_MS, max(1, connectTimeout))
-    if request.deadline != .never { try set(CURLOPT_TIMEOUT_MS, max(1, request.deadline.remaining.milliseconds)) }
+    let connectTimeout = request.connectTimeout == .zero ? Self.longestTimeout : request.connectTimeout.milliseconds
+    try set(CURLOPT_CONNECTTIMEOUT_MS, min(max(1, connectTimeout), Self.longestTimeout))
+    if request.deadline != .never {
+      try set(CURLOPT_TIMEOUT_MS, min(max(1, request.deadline.remaining.milliseconds), Self.longestTimeout))
+    }
     if let silence = request.silence {
       try set(CURLOPT_LOW_SPEED_LIMIT, 1)
-      try set(CURLOPT_LOW_SPEED_TIME, max(1, silence.milliseconds / 1000))
+      try set(CURLOPT_LOW_SPEED_TIME, min(max(1, silence.milliseconds / 1000), Self.longestTimeout))
     }
     if !request.usesProxy || request.connectTo != nil { try set(CURLOPT_NOPROXY, "*") }
     if let path = request.unixSocket { try set(CURLOPT_UNIX_SOCKET_PATH, path) }
@@ -130,6 +148,8 @@ public final class HTTPTransfer {
       connectList = curl_slist_append(nil, "::" + hostPort(host, port))
       try check(msctl_set_list(handle, CURLOPT_CONNECT_TO, connectList))
     }
+    if !RetryPolicy.mayRepeat(request) { try set(CURLOPT_MAXAGE_CONN, Self.freshness) }
+    if isResent { try set(CURLOPT_FRESH_CONNECT, 1) }
     try configureTLS()
     try configureBody()
 
@@ -149,6 +169,9 @@ public final class HTTPTransfer {
     try set(CURLOPT_WRITEDATA, Unmanaged.passUnretained(self).toOpaque())
     try check(msctl_set_receiver(handle, CURLOPT_HEADERFUNCTION, receiveHeader))
     try set(CURLOPT_HEADERDATA, Unmanaged.passUnretained(self).toOpaque())
+    try check(msctl_set_prerequest(handle, prepareRequest))
+    try set(CURLOPT_PREREQDATA, Unmanaged.passUnretained(self).toOpaque())
+    try check(msctl_set_socket_hook(handle, keepFromChildren))
     traceRequest()
   }
 
@@ -272,11 +295,42 @@ public final class HTTPTransfer {
     return true
   }
 
+  // MARK: What is sent
+
+  private var bytesSent: Int {
+    var bytes = 0
+    msctl_get_long(handle, CURLINFO_REQUEST_SIZE, &bytes)
+    return bytes
+  }
+
+  /// libcurl is connected and about to send the request. By itself it would send it again where a connection that was used
+  /// before breaks without a response; whether that may be done is for `end` to decide.
+  /// - Returns: whether it may go out.
+  fileprivate func mayGoOut() -> Bool {
+    guard let before = bytesBeforeRequest else {
+      bytesBeforeRequest = bytesSent
+      return true
+    }
+    wasStopped = bytesSent > before
+    return !wasStopped
+  }
+
   // MARK: The end
 
   /// Takes libcurl's result.
   /// - Returns: whether the transfer goes on, to where a redirect points.
   func end(_ code: CURLcode) -> Bool {
+    if let before = bytesBeforeRequest, bytesSent > before { hasSent = true }
+    if code != CURLE_OK, wasStopped, !isResent, RetryPolicy.mayRepeat(request) {
+      isResent = true
+      do {
+        try configure()
+        return true
+      } catch {
+        outcome = .failure(error)
+        return false
+      }
+    }
     guard code == CURLE_OK else {
       outcome = .failure(
         tooLarge
@@ -321,7 +375,7 @@ public final class HTTPTransfer {
       request.body = .none
       request.headers.removeAll { $0.isNamed("Content-Type") || $0.isNamed("Content-Length") }
     }
-    if before.origin != after.origin {
+    if !before.hasSameOrigin(as: after) {
       request.headers.removeAll { header in !Self.harmless.contains { header.isNamed($0) } }
       request.connectTo = nil
       request.unixSocket = nil
@@ -335,8 +389,11 @@ public final class HTTPTransfer {
 
   private func error(_ code: CURLcode) -> HTTPError {
     let detail = String(cString: errorText)
-    let text = detail.isEmpty ? String(cString: curl_easy_strerror(code)) : detail
+    // libcurl repeats a proxy's URL, in which a password may stand before an '@'.
+    let text = detail.isEmpty || detail.holds("@") ? String(cString: curl_easy_strerror(code)) : detail
     switch code {
+    case CURLE_ABORTED_BY_CALLBACK where wasStopped:
+      return HTTPError(kind: .broken, reason: "the server closed the connection without a response")
     case CURLE_URL_MALFORMAT:
       return HTTPError(kind: .malformedURL, reason: text)
     case CURLE_UNSUPPORTED_PROTOCOL:
@@ -389,6 +446,22 @@ private let receiveBody: @convention(c) (UnsafeMutablePointer<CChar>?, Int, Int,
   let transfer = Unmanaged<HTTPTransfer>.fromOpaque(owner).takeUnretainedValue()
   let isTaken = transfer.receive(body: UnsafeRawBufferPointer(start: data, count: size * count))
   return isTaken ? size * count : Int(CURL_WRITEFUNC_PAUSE)
+}
+
+private let prepareRequest:
+  @convention(c) (
+    UnsafeMutableRawPointer?, UnsafeMutablePointer<CChar>?, UnsafeMutablePointer<CChar>?, Int32, Int32
+  ) -> Int32 = { owner, _, _, _, _ in
+    guard let owner else { return CURL_PREREQFUNC_ABORT }
+    let transfer = Unmanaged<HTTPTransfer>.fromOpaque(owner).takeUnretainedValue()
+    return transfer.mayGoOut() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+  }
+
+/// No child inherits a socket: it would keep the connection open for as long as it runs, and could speak over it.
+private let keepFromChildren: @convention(c) (UnsafeMutableRawPointer?, curl_socket_t, curlsocktype) -> Int32 = {
+  _, socket, _ in
+  _ = fcntl(socket, F_SETFD, FD_CLOEXEC)
+  return CURL_SOCKOPT_OK
 }
 
 private func isLineBreak(_ byte: UInt8) -> Bool { byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") }

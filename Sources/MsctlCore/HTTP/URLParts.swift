@@ -2,7 +2,7 @@ import CCurl
 
 /// `host:port` as it stands in a URL: an IPv6 address in brackets (RFC 3986, section 3.2.2).
 package func hostPort(_ host: String, _ port: Int) -> String {
-  (host.contains(":") && !host.hasPrefix("[") ? "[\(host)]" : host) + ":\(port)"
+  (host.holds(":") && !host.begins(with: "[") ? "[\(host)]" : host) + ":\(port)"
 }
 
 /// The parts of a URL, as libcurl reads them (https://curl.se/libcurl/c/curl_url_get.html).
@@ -36,6 +36,8 @@ package struct URLParts: Equatable {
     password = part(CURLUPART_PASSWORD, CURLU_URLDECODE)
   }
 
-  /// What a credential may be sent to (RFC 6454).
-  package var origin: String { "\(scheme)://\(host.lowercased()):\(port)" }
+  /// Whether a credential for the one may be sent to the other (RFC 6454).
+  package func hasSameOrigin(as other: URLParts) -> Bool {
+    scheme.isSame(as: other.scheme) && host.lowercasedASCII.isSame(as: other.host.lowercasedASCII) && port == other.port
+  }
 }
