@@ -224,7 +224,7 @@ enum Call: Verb {
       .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
       .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
       .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)"),
-    ].under("Service") + LookUpOptions.flags.lifted(to: \.lookUp).under("Service")
+    ].under("Service") + LookUpOptions.flags.lifted(to: \.lookUp)
     + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {

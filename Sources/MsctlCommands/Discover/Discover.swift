@@ -64,7 +64,7 @@ enum Discover: Verb {
         .details("For example 'Service.Meta.version == \"2\"'."),
       .value("near", nil, "NODE", into: \.near, "Nearest to this node first (_agent: to the agent)"),
       .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
-    ].under("Selection") + LookUpOptions.flags.lifted(to: \.lookUp).under("Selection")
+    ].under("Selection") + LookUpOptions.flags.lifted(to: \.lookUp)
       + [
         .value("output", "o", "FORMAT", into: \.format, "How instances are written")
           .details(

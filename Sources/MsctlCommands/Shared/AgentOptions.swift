@@ -89,7 +89,7 @@ struct LookUpOptions: Defaulted {
     .toggle("stale", nil, into: \.isStale, "Let any Consul server answer, from what it knows")
       .details("By default the leader answers, or any server where there is no leader."),
     .toggle("consistent", nil, into: \.isConsistent, "Let the leader verify that it still leads before it answers"),
-  ]
+  ].under("Look-up")
 
   func check() throws(ValueError) {
     if isStale, isConsistent { throw ValueError("'--stale' cannot be combined with '--consistent'") }
