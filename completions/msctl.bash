@@ -22,10 +22,10 @@ _msctl() {
         -o|--output) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|-P|--parallel|--tag|--dc|--near|--consul-addr) return ;;
+        -H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|-P|--parallel|--tag|--dc|--near|--peer|--port-name|--consul-addr|--partition) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --all --stats --tag --dc --near --consul-addr --consul-token-file --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W 'GET POST PUT PATCH DELETE HEAD OPTIONS' -- "$cur"))
         COMPREPLY+=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
@@ -59,10 +59,10 @@ _msctl() {
         -f|--file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -p|--port|--address|--id|--tag|--meta|--weight|--drain|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr) return ;;
+        -p|--port|--address|--id|--tag|--meta|--weight|--drain|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr|--partition) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
       fi ;;
@@ -72,10 +72,10 @@ _msctl() {
         -o|--output) COMPREPLY=($(compgen -W 'json url hostport env table nginx' -- "$cur")); return ;;
         --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --tag|--filter|--near|--dc|--listen|-w|--wait|--min|--exec|--consul-addr) return ;;
+        --tag|--filter|--near|--dc|--peer|--port-name|--listen|-w|--wait|--min|--exec|--consul-addr|--partition) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--status --one --tag --filter --near --dc --output --listen --wait --min --watch --exec --clean-env --consul-addr --consul-token-file --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--status --one --tag --filter --near --dc --peer --port-name --stale --consistent --output --listen --wait --min --watch --exec --clean-env --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
       fi ;;
@@ -84,10 +84,10 @@ _msctl() {
         --list) COMPREPLY=($(compgen -W 'service queue' -- "$cur")); return ;;
         --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --consul-addr|--broker) return ;;
+        --consul-addr|--partition|--broker) return ;;
       esac
       if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--list --consul-addr --consul-token-file --broker --color --quiet --verbose --json-errors --help' -- "$cur"))
+        COMPREPLY=($(compgen -W '--list --consul-addr --consul-token-file --partition --broker --color --quiet --verbose --json-errors --help' -- "$cur"))
       else
         COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur"))
       fi ;;

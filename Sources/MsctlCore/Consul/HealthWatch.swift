@@ -112,6 +112,9 @@ public final class HealthWatch {
       let found = service == nil ? try readChanged() : try takeInstances()
       for place in triggers.indices { try ask(place) }
       guard var found else { return false }
+      // Not before all of it was read: an agent whose answers are of no use is asked less and less.
+      trouble = nil
+      backoff.reset()
       if let name = selection.portName { found = found.compactMap { $0.at(port: name) } }
       let accepted = found.filter { accepts($0.status) }
         .sorted { ($0.service, $0.node, $0.id) < ($1.service, $1.node, $1.id) }
@@ -168,8 +171,6 @@ public final class HealthWatch {
       triggers[place].idle.reset()
     }
     triggers[place].answer = answer
-    trouble = nil
-    backoff.reset()
   }
 
   /// Turns to stale look-ups where there is no leader, and back once there is one.
