@@ -238,7 +238,8 @@ struct CallTests {
         ": a header is larger than libcurl takes\n"
       ),
       (
-        "HTTP/1.1 200 OK\r\n" + String(repeating: "X-A: yyyyyyyyyy\r\n", count: 1 << 16) + "\r\n", 1,
+        // Neither as many lines nor as many bytes as newer versions of libcurl refuse by themselves.
+        "HTTP/1.1 200 OK\r\n" + String(repeating: "X-A: \(String(repeating: "y", count: 90))\r\n", count: 2800) + "\r\n", 1,
         ": the headers are larger than 262144 bytes\n"
       ),
       ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 6, "broke: "),

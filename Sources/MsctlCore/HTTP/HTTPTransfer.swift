@@ -387,6 +387,9 @@ public final class HTTPTransfer {
 
   private static let harmless = ["Accept", "User-Agent", "Content-Type", "traceparent"]
 
+  /// CURLE_TOO_LARGE, which newer libraries use for headers beyond their limits, and older headers of libcurl do not name.
+  private static let tooLarge = CURLcode(rawValue: 100)
+
   private func error(_ code: CURLcode) -> HTTPError {
     let detail = String(cString: errorText)
     // libcurl repeats a proxy's URL, in which a password may stand before an '@'.
@@ -402,6 +405,8 @@ public final class HTTPTransfer {
     case CURLE_OUT_OF_MEMORY where head == nil && status > 0:
       // libcurl's word for one header beyond its own limit.
       return HTTPError(kind: .tooLarge, reason: "a header is larger than libcurl takes")
+    case Self.tooLarge:
+      return HTTPError(kind: .tooLarge, reason: detail.isEmpty ? "a header is larger than libcurl takes" : detail)
     case CURLE_BAD_FUNCTION_ARGUMENT where status > 0:
       return HTTPError(kind: .broken, reason: "the response headers begin with a continuation line")
     case CURLE_COULDNT_CONNECT:
