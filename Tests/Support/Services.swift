@@ -69,7 +69,7 @@ package struct BrokerPromises: Sendable {
   package let takesTransientQueues: Bool
   /// With the connected node of three killed, the other two go on to take messages for a quorum queue.
   package let publishesWithoutLostNode: Bool
-  /// A message's headers arrive in the order in which they were sent (up to 4.2); 4.3 sorts them.
+  /// A message's headers arrive in the order in which they were sent; 4.0 and later sort them.
   package let keepsHeaderOrder: Bool
   /// The size of the largest message, in bytes (`max_message_size`). Above it the channel is closed with 406.
   package let largestMessage: Int
@@ -83,7 +83,7 @@ package struct BrokerPromises: Sendable {
       )
     case "4.0":
       (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, true, false)
-      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (true, true, true, 16 << 20)
+      (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (true, true, false, 16 << 20)
     case "4.3":
       (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, false, true)
       (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (
