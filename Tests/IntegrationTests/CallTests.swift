@@ -228,6 +228,8 @@ struct CallTests {
     #expect(output.err == "")
   }
 
+  private static let ninety = String(repeating: "y", count: 90)
+
   @Test(
     "tells what is no proper answer",
     arguments: [
@@ -239,7 +241,7 @@ struct CallTests {
       ),
       (
         // Neither as many lines nor as many bytes as newer versions of libcurl refuse by themselves.
-        "HTTP/1.1 200 OK\r\n" + String(repeating: "X-A: \(String(repeating: "y", count: 90))\r\n", count: 2800) + "\r\n", 1,
+        "HTTP/1.1 200 OK\r\n" + String(repeating: "X-A: \(Self.ninety)\r\n", count: 2800) + "\r\n", 1,
         ": the headers are larger than 262144 bytes\n"
       ),
       ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", 6, "broke: "),
