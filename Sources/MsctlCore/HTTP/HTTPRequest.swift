@@ -26,11 +26,8 @@ public struct HTTPHeader: Sendable, Equatable {
 
   /// The value as it may be shown: a credential is masked, which headers of many names may be.
   package var shownValue: String {
-    let name = name.lowercased()
-    let isSecret = ["auth", "cookie", "token", "secret", "password", "api-key", "apikey", "credential"].contains {
-      name.contains($0)
-    }
-    return isSecret ? "***" : value
+    if SecretName.matches(name) { return SecretName.mask }
+    return ["location", "content-location", "referer"].contains(name.lowercasedASCII) ? shownURL(value) : value
   }
 }
 
@@ -182,7 +179,8 @@ public struct HTTPError: Error, Sendable, Equatable {
 
   /// As a failure: which address it was, and what to look at.
   public func failure(reaching target: String, hint: String? = nil) -> Failure {
-    switch kind {
+    let target = shownURL(target)
+    return switch kind {
     case .malformedURL:
       Failure(.usage, "'\(target)' is not a URL: \(reason)", hint: hint)
     case .unreachable:

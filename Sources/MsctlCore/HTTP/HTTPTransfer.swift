@@ -158,7 +158,9 @@ public final class HTTPTransfer {
       let line = header.value.isEmpty ? header.name + ";" : header.name + ": " + header.value
       headerList = curl_slist_append(headerList, line)
     }
-    for name in request.leftOut { headerList = curl_slist_append(headerList, name + ":") }
+    for name in request.leftOut where HTTPHeader(name, "") != nil {
+      headerList = curl_slist_append(headerList, name + ":")
+    }
     if request.body != .none, request.header("Content-Type") == nil, case .bytes = request.body {
       headerList = curl_slist_append(headerList, "Content-Type:")
     }
@@ -179,7 +181,7 @@ public final class HTTPTransfer {
     guard let trace else { return }
     let place =
       request.unixSocket.map { " over \($0)" } ?? request.connectTo.map { " at \(hostPort($0.host, $0.port))" } ?? ""
-    trace("> \(request.method) \(request.url)\(place)")
+    trace("> \(request.method) \(shownURL(request.url))\(place)")
     for header in request.headers { trace("> \(header.name): \(header.shownValue)") }
     if case .bytes(let bytes) = request.body { trace("> (\(bytes.count) bytes)") }
   }
