@@ -49,6 +49,22 @@ package enum Percent {
     return String(validating: bytes, as: UTF8.self)
   }
 
+  /// The bytes with every `%XX` decoded; a `%` without two hexadecimal digits stays.
+  static func decodedOnce(_ bytes: ArraySlice<UInt8>) -> [UInt8] {
+    var decoded: [UInt8] = []
+    var rest = bytes
+    while let byte = rest.popFirst() {
+      let digits = rest.prefix(2).compactMap(hexDigit)
+      if byte == UInt8(ascii: "%"), digits.count == 2 {
+        decoded.append(digits[0] << 4 | digits[1])
+        rest = rest.dropFirst(2)
+      } else {
+        decoded.append(byte)
+      }
+    }
+    return decoded
+  }
+
   private static func isUnreserved(_ byte: UInt8) -> Bool {
     switch byte {
     case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),

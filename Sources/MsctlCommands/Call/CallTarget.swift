@@ -10,7 +10,7 @@ enum CallTarget: ArgumentValue, Equatable {
 
   init(argument: String) throws(ValueError) {
     do { self = try Self.read(argument) } catch {
-      throw ValueError(error.reason, isSecret: argument.contains("@"))
+      throw ValueError(error.reason, isSecret: argument.holds("@") || !shownURL(argument).isSame(as: argument))
     }
   }
 
@@ -29,17 +29,18 @@ enum CallTarget: ArgumentValue, Equatable {
     }
     let target: CallTarget
     // A scheme's case does not matter (RFC 3986, section 3.1).
-    let scheme = argument.prefix { $0 != ":" }.lowercased()
-    if argument.dropFirst(scheme.count).hasPrefix("://"), ["http", "https"].contains(scheme) {
-      target = .url(scheme + argument.dropFirst(scheme.count))
-    } else if scheme == "consul", argument.dropFirst(scheme.count).hasPrefix("://") {
-      target = try service(argument.dropFirst("consul://".count))
-    } else if let end = argument.prefix(while: { $0 != "/" && $0 != "?" }).lastIndex(of: ":") {
-      guard !argument[end...].hasPrefix("://") else {
-        throw ValueError("has the scheme '\(argument[..<end])'; http, https and consul can be called")
-      }
+    let (before, after) = argument.cut(at: ":") ?? (argument[...], "")
+    let scheme = before.lowercasedASCII
+    let authority = String(argument.utf8.prefix { $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "?") }) ?? ""
+    if after.begins(with: "//"), ["http", "https"].contains(scheme) {
+      target = .url("\(scheme):\(after)")
+    } else if after.begins(with: "//"), scheme == "consul" {
+      target = try service(after.rest(after: "//") ?? after)
+    } else if after.begins(with: "//"), !before.holds("/"), !before.holds("?") {
+      throw ValueError("has the scheme '\(before)'; http, https and consul can be called")
+    } else if authority.holds(":") {
       // `:3000/path` is this machine, as for HTTPie.
-      target = .url("http://" + (end == argument.startIndex ? "localhost" : "") + argument)
+      target = .url("http://" + (authority.begins(with: ":") ? "localhost" : "") + argument)
     } else {
       target = try service(argument[...])
     }
@@ -73,10 +74,10 @@ enum CallTarget: ArgumentValue, Equatable {
   }
 
   private static func service(_ text: Substring) throws(ValueError) -> CallTarget {
-    let name = text.prefix { $0 != "/" && $0 != "?" }
-    let path = text[name.endIndex...]
+    let end = text.utf8.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? text.endIndex
+    let path = text[end...]
     return .service(
-      name: try ServiceName(argument: String(name)).text, path: path.hasPrefix("/") ? String(path) : "/" + path)
+      name: try ServiceName(argument: String(text[..<end])).text, path: (path.begins(with: "/") ? "" : "/") + path)
   }
 
   private func validate() throws(ValueError) {

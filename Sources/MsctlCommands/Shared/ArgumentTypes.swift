@@ -109,6 +109,8 @@ struct ServiceName: ArgumentValue {
     guard !argument.isEmpty,
       argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
     else { throw ValueError("is no name of a service: it must not be empty or hold spaces, '/' or '?'") }
+    // It stands in the path of the agent's API, where these would climb.
+    guard argument != ".", argument != ".." else { throw ValueError("is no name of a service") }
     text = argument
   }
 

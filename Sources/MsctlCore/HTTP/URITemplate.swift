@@ -3,7 +3,7 @@ package struct TemplateError: Error, Equatable {
   package let reason: String
 }
 
-/// A URI template of level 1 to 3 (RFC 6570).
+/// A URI template of level 1 to 3 (RFC 6570), read as bytes.
 package struct URITemplate: Sendable, Equatable {
   /// What an operator does (RFC 6570, appendix A).
   private struct Operator: Sendable, Equatable {
@@ -27,13 +27,13 @@ package struct URITemplate: Sendable, Equatable {
   package init(_ text: String) throws(TemplateError) {
     var parts: [Part] = []
     var rest = text[...]
-    while let start = rest.firstIndex(where: { $0 == "{" || $0 == "}" }) {
-      guard rest[start] == "{", let end = rest[start...].firstIndex(of: "}") else {
+    while let start = rest.utf8.firstIndex(where: { $0 == UInt8(ascii: "{") || $0 == UInt8(ascii: "}") }) {
+      guard let inner = rest[start...].rest(after: "{"), let (expression, after) = inner.cut(at: "}") else {
         throw TemplateError(reason: "has braces that do not match")
       }
       parts.append(.literal(String(rest[..<start])))
-      parts.append(try Self.expression(rest[rest.index(after: start)..<end]))
-      rest = rest[rest.index(after: end)...]
+      parts.append(try Self.expression(expression))
+      rest = after
     }
     parts.append(.literal(String(rest)))
     self.parts = parts
@@ -62,34 +62,80 @@ package struct URITemplate: Sendable, Equatable {
   }
 
   /// Fills the variables with what `text` gives for their names.
+  /// - Throws: also where that would climb in the path.
   package func expanded(_ text: (String) throws(TemplateError) -> String) throws(TemplateError) -> String {
-    var result = ""
+    var result: [UInt8] = []
+    /// The places that a value fills, also where it is empty.
+    var filled: [(range: Range<Int>, name: String)] = []
     for part in parts {
       switch part {
-      case .literal(let literal): result += literal
+      case .literal(let literal): result += literal.utf8
       case .expression(let rule, let names):
         for (index, name) in names.enumerated() {
           let value = try text(name)
           let encoded = rule.allowsReserved ? Percent.encode(reserved: value) : Percent.encode(value)
-          result += index == 0 ? rule.first : rule.separator
-          result += rule.isNamed ? name + (value.isEmpty ? rule.ifEmpty : "=" + encoded) : encoded
+          result += (index == 0 ? rule.first : rule.separator).utf8
+          let start = result.count
+          result += (rule.isNamed ? name + (value.isEmpty ? rule.ifEmpty : "=" + encoded) : encoded).utf8
+          filled.append((start..<result.count, name))
         }
       }
     }
-    return result
+    try Self.checkPath(result, filled)
+    return String(decoding: result, as: UTF8.self)
+  }
+
+  // MARK: Dot segments
+
+  /// Refuses a segment of the path that a value makes `.` or `..`, however a server may decode it: the request would go
+  /// elsewhere than the template says (RFC 3986, section 5.2.4).
+  private static func checkPath(
+    _ target: [UInt8], _ filled: [(range: Range<Int>, name: String)]
+  ) throws(TemplateError) {
+    var start = 0
+    if let colon = target.firstIndex(of: UInt8(ascii: ":")), target[colon...].starts(with: "://".utf8) {
+      start = colon + 3
+    }
+    let end = target[start...].firstIndex { $0 == UInt8(ascii: "?") || $0 == UInt8(ascii: "#") } ?? target.count
+    // Before the first slash stands a host or a service.
+    guard var slash = target[start..<end].firstIndex(of: UInt8(ascii: "/")) else { return }
+    while slash < end {
+      let next = target[(slash + 1)..<end].firstIndex(of: UInt8(ascii: "/")) ?? end
+      let segment = (slash + 1)..<next
+      let name = filled.first { $0.range.lowerBound <= segment.upperBound && $0.range.upperBound >= segment.lowerBound }
+      if let name = name?.name, isClimbing(target[segment]) {
+        throw TemplateError(reason: "has a field '\(name)' that makes a segment '.' or '..' of the path")
+      }
+      slash = next
+    }
+  }
+
+  private static func isClimbing(_ segment: ArraySlice<UInt8>) -> Bool {
+    var segment = segment
+    // Servers behind servers decode more than once, but none for ever.
+    for _ in 0..<8 {
+      let pieces = segment.split { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "\\") }
+      // What follows a semicolon is a parameter for some, and not a part of the segment.
+      let names = pieces.map { $0.prefix { $0 != UInt8(ascii: ";") && $0 != 0 } }
+      if names.contains(where: { $0.elementsEqual(".".utf8) || $0.elementsEqual("..".utf8) }) { return true }
+      let decoded = Percent.decodedOnce(segment)
+      if decoded.count == segment.count { return false }
+      segment = decoded[...]
+    }
+    return false
   }
 
   /// `user.id` as the field `id` of the field `user`.
   private static func nested(_ value: JSONValue, _ name: String) -> JSONValue? {
     var field: JSONValue? = value
-    for step in name.split(separator: ".") { field = field?[String(step)] }
+    for step in name.parts(between: ".") where !step.isEmpty { field = field?[String(step)] }
     return field
   }
 
   private static func expression(_ text: Substring) throws(TemplateError) -> Part {
     let rule: Operator
-    var names = text.dropFirst()
-    switch text.first {
+    var names = text.utf8.dropFirst().isEmpty ? "" : text[text.utf8.index(after: text.startIndex)...]
+    switch text.utf8.first.map(Unicode.Scalar.init) {
     case "+": rule = Operator(first: "", separator: ",", isNamed: false, ifEmpty: "", allowsReserved: true)
     case "#": rule = Operator(first: "#", separator: ",", isNamed: false, ifEmpty: "", allowsReserved: true)
     case ".": rule = Operator(first: ".", separator: ".", isNamed: false, ifEmpty: "", allowsReserved: false)
@@ -101,11 +147,11 @@ package struct URITemplate: Sendable, Equatable {
       rule = Operator(first: "", separator: ",", isNamed: false, ifEmpty: "", allowsReserved: false)
       names = text
     }
-    let list = names.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+    let list = names.parts(between: ",").map(String.init)
     for name in list {
       guard !name.isEmpty, name.unicodeScalars.allSatisfy(isNameScalar) else {
         throw TemplateError(
-          reason: name.hasSuffix("*") || name.contains(":")
+          reason: name.ends(with: "*") || name.holds(":")
             ? "has '{\(text)}', whose modifiers (RFC 6570, level 4) are not known here"
             : "has '{\(text)}', which names no field")
       }
