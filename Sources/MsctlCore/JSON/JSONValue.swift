@@ -169,7 +169,7 @@ public struct JSONValue: Sendable, Hashable {
 }
 
 /// The index after the quote that ends the string which begins at `start`.
-private func endOfString(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+func endOfString(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
   var index = start + 1
   while true {
     index = endOfPlainText(bytes, from: index)
