@@ -2,15 +2,18 @@
 package struct UsageError: Error, Equatable {
   package let message: String
   package let hint: String?
+  /// Help that is shown after it.
+  package let overview: String?
 
-  private init(_ message: String, hint: String? = nil) {
+  private init(_ message: String, hint: String? = nil, overview: String? = nil) {
     self.message = message
     self.hint = hint
+    self.overview = overview
   }
 
-  /// - Parameter overview: the help that is shown in place of an error.
+  /// - Parameter overview: the help that is shown after the error.
   package static func noCommand(overview: String) -> Self {
-    UsageError("there is no command\n\n" + overview)
+    UsageError("there is no command", overview: overview)
   }
 
   package static func unknownCommand(_ word: String, known: [String]) -> Self {

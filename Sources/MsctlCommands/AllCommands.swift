@@ -78,6 +78,7 @@ package enum AllCommands {
     } catch let error as UsageError {
       let failure = Failure(.usage, error.message, hint: error.hint)
       console.report(failure)
+      if let overview = error.overview { console.showHelp(overview) }
       return ExitStatus(failure)
     } catch let failure as Failure {
       console.report(failure)

@@ -35,6 +35,8 @@ package final class Console {
   private let environment: [String: String]
   private let output = FileDescriptor.standardOutput
   private var errors = ErrorStream()
+  /// The beginning of a character, on a terminal, whose rest may come.
+  private var halfCharacter: [UInt8] = []
   private var buffer: [UInt8] = []
   /// How much of the buffer is written out. It is cut off only when it is most of it, so that a large value costs no more a
   /// byte than a small one.
@@ -64,9 +66,9 @@ package final class Console {
   /// Adds a value: indented for people, else on one line. Nothing is sure to be out before `flush`.
   package func write(value: JSONValue) {
     if isPretty {
-      buffer += JSONPrinter(colours: usesColours).indented(value)
+      write(bytes: JSONPrinter(colours: usesColours).indented(value))
     } else {
-      buffer += value.text
+      write(bytes: value.text)
     }
     write(bytes: [0x0A])
   }
@@ -81,12 +83,18 @@ package final class Console {
     write(text: Array((line + "\n").utf8))
   }
 
-  /// Adds text that is not ours: on a terminal its control characters are shown, not obeyed.
+  /// Adds text that is not ours: on a terminal its control characters are shown, not obeyed. It may come in parts, cut
+  /// anywhere.
   package func write(text: [UInt8]) {
-    write(bytes: isTerminal ? Array(visible(String(decoding: text, as: UTF8.self)).utf8) : text)
+    guard isTerminal else { return write(bytes: text) }
+    let whole = halfCharacter + text
+    halfCharacter = Array(whole.suffix(unfinishedBytes(whole)))
+    buffer += visible(String(decoding: whole.dropLast(halfCharacter.count), as: UTF8.self)).utf8
   }
 
   package func write(bytes: some Collection<UInt8>) {
+    if !halfCharacter.isEmpty { buffer += "\u{FFFD}".utf8 }
+    halfCharacter = []
     buffer += bytes
   }
 
@@ -142,17 +150,25 @@ package final class Console {
 
   /// A summary or a remark, for people; `--quiet` leaves it out.
   package func note(_ text: String) {
-    if !options.isQuiet { say("msctl: " + visible(text) + "\n") }
+    if !options.isQuiet { say("msctl: " + visibleLine(text) + "\n") }
   }
 
   /// A line on what happens on the wire, with `--verbose`.
   package func trace(_ line: String) {
-    if options.isVerbose { say(visible(line) + "\n") }
+    if options.isVerbose { say(visibleLine(line) + "\n") }
   }
 
-  /// What a command wrote that failed: no data, but it may say why.
+  /// What a command wrote that failed: no data, but it may say why. Its lines are indented, so that none of them reads as
+  /// msctl's own.
   package func passOn(_ output: [UInt8]) {
-    say(visible(String(decoding: output, as: UTF8.self)))
+    for line in output.split(separator: 0x0A) {
+      say("       " + visible(String(decoding: line, as: UTF8.self)) + "\n")
+    }
+  }
+
+  /// Help that is shown in place of an error.
+  package func showHelp(_ text: String) {
+    if !options.jsonErrors { say("\n" + text) }
   }
 
   /// Whether people look at standard error, and want to see more than errors.
@@ -160,7 +176,7 @@ package final class Console {
 
   /// Text on standard error that the next one takes the place of.
   package func progress(_ text: String) {
-    errors.write("\r\u{1B}[K" + text, isCounted: false)
+    errors.write("\r\u{1B}[K" + visibleLine(text), isCounted: false)
   }
 
   /// An error. It is never left out.
@@ -170,9 +186,10 @@ package final class Console {
     default: break
     }
     if options.jsonErrors {
-      say(line(of: failure).description + "\n")
+      say(String(decoding: JSONPrinter.visible(line(of: failure).text), as: UTF8.self) + "\n")
     } else {
-      say("msctl: " + visible(failure.message) + "\n" + (failure.hint.map { "       " + visible($0) + "\n" } ?? ""))
+      let hint = failure.hint.map { "       " + visibleLine($0) + "\n" } ?? ""
+      say("msctl: " + visibleLine(failure.message) + "\n" + hint)
     }
   }
 
@@ -215,14 +232,37 @@ package final class Console {
   }
 }
 
-/// The text with control characters other than line feed and tab written as escapes.
-func visible(_ text: String) -> String {
-  guard text.unicodeScalars.contains(where: isControl) else { return text }
-  return text.unicodeScalars.reduce(into: "") { result, scalar in
-    result += isControl(scalar) ? "\\u{\(String(scalar.value, radix: 16))}" : String(scalar)
+/// How many bytes at the end are the beginning of a character of UTF-8 whose rest is missing.
+private func unfinishedBytes(_ text: [UInt8]) -> Int {
+  for count in 1...3 where count <= text.count {
+    let byte = text[text.count - count]
+    if byte < 0x80 { return 0 }
+    if byte >= 0xC0 { return count < (byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : 2) ? count : 0 }
   }
+  return 0
 }
 
-private func isControl(_ scalar: Unicode.Scalar) -> Bool {
-  scalar.value < 0x20 && scalar != "\n" && scalar != "\t" || (0x7F...0x9F).contains(scalar.value)
+/// Text of many lines with control characters other than line feed and tab written as escapes.
+func visible(_ text: String) -> String { escaped(text) { isControl($0) && $0 != "\n" && $0 != "\t" } }
+
+/// One line: line breaks are escapes as well, so that nothing in it can begin a line of its own.
+func visibleLine(_ text: String) -> String { escaped(text) { isControl($0) || $0 == "\u{2028}" || $0 == "\u{2029}" } }
+
+private func escaped(_ text: String, where isEscaped: (Unicode.Scalar) -> Bool) -> String {
+  guard text.unicodeScalars.contains(where: isEscaped) else { return text }
+  var output = String.UnicodeScalarView()
+  for scalar in text.unicodeScalars {
+    switch scalar {
+    case _ where !isEscaped(scalar): output.append(scalar)
+    case "\n": output += "\\n".unicodeScalars
+    case "\r": output += "\\r".unicodeScalars
+    case "\t": output += "\\t".unicodeScalars
+    default: output += "\\u{\(String(scalar.value, radix: 16))}".unicodeScalars
+    }
+  }
+  return String(output)
+}
+
+func isControl(_ scalar: Unicode.Scalar) -> Bool {
+  scalar.value < 0x20 || (0x7F...0x9F).contains(scalar.value)
 }

@@ -179,7 +179,7 @@ final class ExecHandler: MessageHandler {
     while let run = succeeded.first, console.bufferedBytes < Self.writeLimit {
       let piece = try run.output.next()
       guard piece.isEmpty else {
-        console.write(bytes: piece)
+        console.write(text: piece)
         continue
       }
       succeeded.removeFirst()
