@@ -169,7 +169,11 @@ enum Call: Verb {
       .value("basic", nil, "SOURCE", into: \.basic, "Basic authentication: user:password in @FILE or env:NAME"),
       .value("bearer", nil, "SOURCE", into: \.bearer, "Bearer authentication: the token in @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
-        .details("To another host only harmless headers are sent on, no credentials and none that you named."),
+        .details(
+          """
+          To another host only harmless headers are sent on, no credentials and none that you named. A 307 or 308 sends the \
+          body again, to another host too.
+          """),
       .value("timeout", "t", "TIME", into: \.timeout, "Time limit for the whole call; 0 for none")
         .details(
           """
@@ -238,7 +242,10 @@ enum Call: Verb {
         var candidates = try directory.instances(of: name, path: path, until: options.deadline())
         instance = directory.choose(from: &candidates)
       }
-      console.write(line: CurlCommand.text(request, instance, options))
+      var sent = request
+      if options.sendsKey { sent.addIdempotencyKey() }
+      if let remark = CurlCommand.remark(sent) { console.note(remark) }
+      console.write(line: CurlCommand.text(sent, instance, options))
       return try console.flush()
     }
     if options.isEach || options.all {

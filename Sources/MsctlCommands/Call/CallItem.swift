@@ -39,6 +39,7 @@ enum CallItem: ArgumentValue, Equatable {
     guard !name.isEmpty || separator == "=" || separator == ":=" else { throw ValueError("has no name") }
     switch separator {
     case ":" where value.isEmpty:
+      guard HTTPHeader(name, "") != nil else { throw ValueError("is no valid name of a header", isSecret: true) }
       self = .noHeader(name)
     case ":":
       guard let header = HTTPHeader(name, value) else {
@@ -64,16 +65,17 @@ enum CallItem: ArgumentValue, Equatable {
   /// The first separator counts, and of those that begin at the same place the longest. A backslash takes a separator's
   /// meaning away.
   private static func split(_ text: String) -> (name: String, separator: String, value: String)? {
-    var name = ""
-    var rest = text[...]
-    while let character = rest.first {
-      if character == "\\", let next = rest.dropFirst().first, separators.contains(String(next)) || next == "\\" {
+    var name: [UInt8] = []
+    var rest = Array(text.utf8)[...]
+    while let byte = rest.first {
+      if byte == UInt8(ascii: "\\"), let next = rest.dropFirst().first, "=:@\\".utf8.contains(next) {
         name.append(next)
         rest = rest.dropFirst(2)
-      } else if let separator = separators.first(where: { rest.hasPrefix($0) }) {
-        return (name, separator, String(rest.dropFirst(separator.count)))
+      } else if let separator = separators.first(where: { rest.starts(with: $0.utf8) }) {
+        let value = rest.dropFirst(separator.utf8.count)
+        return (String(decoding: name, as: UTF8.self), separator, String(decoding: value, as: UTF8.self))
       } else {
-        name.append(character)
+        name.append(byte)
         rest = rest.dropFirst()
       }
     }

@@ -133,3 +133,11 @@ extension Call {
     }
   }
 }
+
+extension HTTPRequest {
+  /// Adds a new Idempotency-Key, unless the request has one.
+  mutating func addIdempotencyKey() {
+    guard header(RetryPolicy.keyHeader) == nil else { return }
+    headers += [HTTPHeader(RetryPolicy.keyHeader, randomUUID())].compactMap { $0 }
+  }
+}

@@ -46,11 +46,7 @@ final class PendingCall {
     self.isPinned = isPinned
     retriesLeft = options.retries
     self.deadline = deadline
-    if options.sendsKey, request.header(RetryPolicy.keyHeader) == nil,
-      let header = HTTPHeader(RetryPolicy.keyHeader, randomUUID())
-    {
-      self.request.headers.append(header)
-    }
+    if options.sendsKey { self.request.addIdempotencyKey() }
   }
 
   /// A call that could not even be begun.
@@ -107,7 +103,7 @@ final class PendingCall {
     if let instance, isTrouble(result, transfer) { directory?.leaveAlone(instance) }
     if let pause = pause(after: result, transfer, directory) {
       let cause = cause(of: result, transfer)
-      let place = instance.map { "\($0.id) at \($0.hostPort)" } ?? request.url
+      let place = instance.map { "\($0.id) at \($0.hostPort)" } ?? shownURL(request.url)
       if pause == .zero {
         console.note("\(place): \(cause); trying another instance")
         return start(http, directory)
@@ -197,14 +193,14 @@ final class PendingCall {
       return failure
     }
     guard let head else {
-      return Failure(.unreachable, "the connection to \(request.url) broke: there was no answer")
+      return Failure(.unreachable, "the connection to \(shownURL(request.url)) broke: there was no answer")
     }
     guard options.isFailure(head.status) else { return nil }
     let reason = head.reason.isEmpty ? "" : " " + head.reason
     let tries = attempts > 1 ? ", the last of \(attempts) attempts" : ""
     return Failure(
       head.status >= 500 ? .serverError : .clientError,
-      "\(request.method) \(head.url) was answered \(head.status)\(reason)\(tries)",
+      "\(request.method) \(shownURL(head.url)) was answered \(head.status)\(reason)\(tries)",
       hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
         ? "It points elsewhere; '--follow' goes there." : nil)
   }
