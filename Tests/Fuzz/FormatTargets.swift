@@ -35,7 +35,7 @@ func fuzzCatalogue(_ bytes: [UInt8]) {
   var options = Discover.Options()
   func written(_ format: Discover.Format, _ services: [String]? = nil) -> [UInt8] {
     options.format = format
-    return Discover.text(instances, services: services, options)
+    return Discover.text(instances, services: services, options, resolve: { _ in [:] }).text
   }
   for format in [Discover.Format.url, .hostport] {
     let lines = written(format).split(separator: 0x0A)
@@ -132,17 +132,29 @@ func fuzzItems(_ bytes: [UInt8]) {
 /// Quoting, whatever the bytes.
 func fuzzShell(_ bytes: [UInt8]) {
   let text = String(decoding: bytes.filter { $0 != 0 }, as: UTF8.self)
-  precondition(shellWords(Array(shellQuoted(text).utf8)) == [Array(text.utf8)], "not the same word")
+  precondition(shellWords(Array(Shell.quoted(text).utf8)) == [Array(text.utf8)], "not the same word")
 }
 
-/// The words of a line that holds nothing but quoted and plain words, and a pipe from printf; nil where there is more that a
-/// shell (POSIX, section 2.2) would act on.
+/// The words of a line that holds nothing but quoted and plain words, bytes that printf writes, and a pipe from commands in
+/// braces; nil where there is more that a shell (POSIX, section 2.2) would act on.
 func shellWords(_ line: [UInt8]) -> [[UInt8]]? {
+  let opening = Array("\"$(printf '".utf8)
+  let closing = Array("')\"".utf8)
   var words: [[UInt8]] = []
   var word: [UInt8]?
   var rest = line[...]
   while let byte = rest.popFirst() {
     switch byte {
+    case opening[0] where rest.starts(with: opening.dropFirst()):
+      rest = rest.dropFirst(opening.count - 1)
+      while rest.first == UInt8(ascii: "\\") {
+        let digits = rest.dropFirst().prefix(3)
+        guard digits.count == 3, digits.allSatisfy({ (0x30...0x37).contains($0) }) else { return nil }
+        word = (word ?? []) + [digits.reduce(0) { $0 &* 8 &+ ($1 - 0x30) }]
+        rest = rest.dropFirst(4)
+      }
+      guard rest.starts(with: closing) else { return nil }
+      rest = rest.dropFirst(closing.count)
     case UInt8(ascii: " "):
       if let done = word { words.append(done) }
       word = nil
@@ -153,8 +165,14 @@ func shellWords(_ line: [UInt8]) -> [[UInt8]]? {
     case UInt8(ascii: "\\"):
       guard let next = rest.popFirst(), next != 0x0A else { return nil }
       word = (word ?? []) + [next]
-    case UInt8(ascii: "|") where words.first == Array("printf".utf8) && word == nil:
+    case UInt8(ascii: "|") where [Array("printf".utf8), Array("{".utf8)].contains(words.first) && word == nil:
       words.append([byte])
+    case UInt8(ascii: "{") where words.isEmpty && word == nil,
+      UInt8(ascii: "}") where words.first == [UInt8(ascii: "{")]:
+      word = (word ?? []) + [byte]
+    case UInt8(ascii: ";") where words.first == [UInt8(ascii: "{")] && words.last != [UInt8(ascii: "|")]:
+      if let done = word { words.append(done) }
+      word = nil
     case _ where "|&;<>()$`\"*?[#~!{}\n\t\r".utf8.contains(byte): return nil
     default: word = (word ?? []) + [byte]
     }

@@ -24,7 +24,7 @@ enum Discover: Verb {
     var minimum = 1
     var watches = false
     var exec: String?
-    var listenPort: Int?
+    var listen: ListenAddress?
     var lookUp = LookUpOptions()
     var children = ChildEnvironment()
     var agent = AgentOptions()
@@ -42,9 +42,6 @@ enum Discover: Verb {
 
   /// How long `--wait` waits for the agent's first answer, at least.
   private static let firstAnswerPatience: Duration = .seconds(1)
-
-  /// What the gateway of `-o nginx` listens on unless `--listen` says otherwise.
-  static let gatewayPort = 8080
 
   static let command = Command<Options>(
     "discover", "find the healthy instances of a service",
@@ -71,10 +68,11 @@ enum Discover: Verb {
             """
             json: an object a line; url: http://HOST:PORT; hostport: HOST:PORT; env: shell variables of one instance, for \
             eval; table: for people; nginx: an upstream for each service and a server in which /NAME/path is /path of the \
-            service NAME, to be included where nginx's http block stands.
+            service NAME, to be included inside nginx's http block. An instance whose address or port cannot be written \
+            is left out with a note. Host names are written to nginx as their IP addresses.
             """),
-        .number("listen", nil, "PORT", in: 1...65535, into: \.listenPort, "With -o nginx, the server's port")
-          .details("Without it, \(gatewayPort)."),
+        .value("listen", nil, "[HOST:]PORT", into: \.listen, "With -o nginx, where the server listens")
+          .details("HOST is an IP address, localhost or * (all addresses). Default: \(ListenAddress.standard)."),
       ].under("Output")
       + [
         .value("wait", "w", "TIME", into: \.wait, "Wait until there are enough instances"),
@@ -112,7 +110,7 @@ enum Discover: Verb {
         throw ValueError("'--watch' goes on: it does not go together with '--one', '--wait' or '--min'")
       }
       if options.children.isClean, options.exec == nil { throw ValueError("'--clean-env' needs '--exec'") }
-      if options.listenPort != nil, options.format != .nginx { throw ValueError("'--listen' needs '-o nginx'") }
+      if options.listen != nil, options.format != .nginx { throw ValueError("'--listen' needs '-o nginx'") }
       if options.service == nil, options.wait != nil || options.minimum != 1 {
         throw ValueError("'--wait' and '--min' count instances, so 'discover' needs NAME: the service")
       }
@@ -143,8 +141,8 @@ enum Discover: Verb {
         if let trouble = watch.trouble { throw trouble }
         try http.move(until: watch.wakeTime)
       }
-      console.write(text: text(watch.instances ?? [], services: watch.services, options))
-      return try console.flush()
+      try write(text(watch.instances ?? [], services: watch.services, options), console)
+      return
     }
     if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, http) }
 
@@ -157,6 +155,16 @@ enum Discover: Verb {
           .nothingThere,
           "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
     }
+    if [.url, .hostport, .env].contains(options.format) {
+      let (writable, leftOut) = writable(found)
+      if let remark = remark(leftOut) { console.note(remark) }
+      guard !writable.isEmpty else {
+        throw Failure(
+          .nothingThere, "no instance of '\(name)' has an address that can be written",
+          hint: "'msctl discover \(name) -o json' shows them.")
+      }
+      found = writable
+    }
     guard found.count >= options.minimum else { throw tooFew(name, found.count, options, .nothingThere) }
     if options.isOne || options.format == .env {
       var generator = SystemRandomNumberGenerator()
@@ -165,9 +173,15 @@ enum Discover: Verb {
     switch options.format {
     case .json:
       for instance in found { console.write(value: instance.json) }
+      try console.flush()
     default:
-      console.write(text: text(found, services: nil, options))
+      try write(text(found, services: nil, options), console)
     }
+  }
+
+  private static func write(_ rendering: Rendering, _ console: Console) throws(Failure) {
+    if let remark = rendering.remark { console.note(remark) }
+    console.write(text: rendering.text)
     try console.flush()
   }
 
@@ -245,70 +259,4 @@ enum Discover: Verb {
     }
     try console.flush()
   }
-
-  /// What is written of instances: lines of the wanted form.
-  /// - Parameter services: the names of all services, where it is about all.
-  static func text(_ instances: [ServiceInstance], services: [String]?, _ options: Options) -> [UInt8] {
-    func lines(_ lines: [String]) -> [UInt8] { lines.flatMap { Array($0.utf8) + [0x0A] } }
-    switch options.format {
-    case .json:
-      return instances.reduce(into: []) { text, instance in
-        text += instance.json.text
-        text.append(0x0A)
-      }
-    case .url: return lines(instances.map(\.url))
-    case .hostport: return lines(instances.map(\.hostPort))
-    case .env:
-      guard let instance = instances.first else { return [] }
-      let prefix = variableName(instance.service)
-      return lines(
-        [("URL", instance.url), ("HOST", instance.address), ("PORT", String(instance.port))].map {
-          "\(prefix)_\($0)=\(shellQuoted($1))"
-        })
-    case .table:
-      let rows = instances.map {
-        [
-          $0.id, $0.hostPort, $0.status.rawValue, $0.node, $0.tags.joined(separator: ","),
-          $0.complaints.joined(separator: "; "),
-        ]
-      }
-      return Array(table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows).utf8)
-    case .nginx:
-      let names = services ?? [options.service?.text].compactMap { $0 }
-      return Array(NginxFormat.text(names, instances, port: options.listenPort ?? gatewayPort).utf8)
-    }
-  }
-
-  private static func table(_ rows: [[String]]) -> String {
-    var text = ""
-    let columns = rows.first?.count ?? 0
-    let widths = (0..<columns).map { column in rows.map { $0[column].count }.max() ?? 0 }
-    for row in rows {
-      let cells = row.enumerated().map { column, cell in
-        column == columns - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count)
-      }
-      var line = visible(cells.joined(separator: "  "))
-      while line.hasSuffix(" ") { line.removeLast() }
-      text += line + "\n"
-    }
-    return text
-  }
-}
-
-/// `user-service` as the beginning of a variable's name: `USER_SERVICE`.
-private func variableName(_ service: String) -> String {
-  let name = String(service.uppercased().map { $0.isASCII && ($0.isLetter || $0.isNumber) ? $0 : "_" })
-  return name.first?.isNumber == true ? "_" + name : name
-}
-
-/// A word that a POSIX shell takes as it is.
-func shellQuoted(_ text: String) -> String {
-  let isPlain =
-    !text.isEmpty
-    && text.unicodeScalars.allSatisfy {
-      ("a"..."z").contains($0) || ("A"..."Z").contains($0) || ("0"..."9").contains($0)
-        || "-_./:@%+,".unicodeScalars.contains($0)
-    }
-  return isPlain
-    ? text : "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
 }

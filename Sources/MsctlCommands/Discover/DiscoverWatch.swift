@@ -11,6 +11,8 @@ struct DiscoverWatch {
   /// What was told last.
   private var told: [ServiceInstance] = []
   private var isInTrouble = false
+  /// What was left out last.
+  private var lastRemark: String?
 
   init(
     _ options: Discover.Options, _ agent: ConsulAgent, _ http: HTTPClient, _ console: Console,
@@ -40,7 +42,10 @@ struct DiscoverWatch {
         if command == nil {
           tell(instances)
         } else {
-          command?.tell(Discover.text(instances, services: watch.services, options))
+          let rendering = Discover.text(instances, services: watch.services, options)
+          if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
+          lastRemark = rendering.remark
+          command?.tell(rendering.text)
         }
       }
       try tellTrouble()

@@ -2,50 +2,98 @@ import MsctlCore
 
 /// A gateway before services, for nginx to include where `http` stands (https://nginx.org/en/docs/http/ngx_http_upstream_module.html):
 /// an upstream for each service, and one server in which `/NAME/path` is `/path` of the service NAME.
+///
+/// nginx refuses all of a configuration for one wrong line, and what stands in it is obeyed: nothing of the catalogue is
+/// written but names, IP addresses and numbers that are known to be that.
 enum NginxFormat {
+  /// The largest weight that Consul takes.
+  private static let mostWeight = 65535
+
   /// - Parameters:
   ///   - services: the names; one without an instance answers 503.
-  ///   - port: what the server listens on.
-  static func text(_ services: [String], _ instances: [ServiceInstance], port: Int) -> String {
+  ///   - listen: where the server listens.
+  ///   - resolve: gives the IP addresses of host names. nginx would look them up when it starts, and would not start
+  ///     without one of them.
+  static func rendering(
+    _ services: [String], _ instances: [ServiceInstance], listen: ListenAddress,
+    resolve: (Set<String>) -> [String: [String]]
+  ) -> Discover.Rendering {
+    var leftOut: [String] = []
     var upstreams = ""
     var locations = ""
+    var names: Set<String> = []
+    let own = Dictionary(grouping: instances, by: \.service)
+    let hosts = instances.compactMap { if case .name(let name)? = HostAddress($0.address) { name } else { nil } }
+    let resolved = resolve(Set(hosts))
     for service in services.sorted() {
       guard isName(service) else {
-        upstreams += "# the name of a service is left out: nginx could not read it\n"
+        leftOut.append("the service '\(Discover.shortened(service))' (nginx could not read its name)")
         continue
       }
-      let own = instances.filter { $0.service == service }.sorted { ($0.hostPort, $0.id) < ($1.hostPort, $1.id) }
-      if own.isEmpty {
+      // nginx compares the names of upstreams without case.
+      guard names.insert(service.lowercasedASCII).inserted else {
+        leftOut.append("the service '\(service)' (another one has this name in other letters)")
+        continue
+      }
+      var servers: [String] = []
+      var isSecure = true
+      for instance in (own[service] ?? []).sorted(by: { ($0.hostPort, $0.id) < ($1.hostPort, $1.id) }) {
+        do {
+          let weight = max(1, min(instance.weight, mostWeight))
+          for address in try addresses(of: instance, resolved) {
+            servers.append("  server \(hostPort(address, instance.port)) weight=\(weight);\n")
+          }
+          isSecure = isSecure && instance.scheme.isSame(as: "https")
+        } catch {
+          leftOut.append("\(Discover.named(instance)) (\(error.reason))")
+        }
+      }
+      if servers.isEmpty {
         locations += "  location /\(service)/ { return 503; }\n"
         continue
       }
-      upstreams += "upstream \(service) {\n"
-      for instance in own { upstreams += "  server \(instance.hostPort) weight=\(max(1, instance.weight));\n" }
-      upstreams += "  keepalive 16;\n}\n"
-      let scheme = own.allSatisfy { $0.scheme == "https" } ? "https" : "http"
+      upstreams += "upstream \(service) {\n\(servers.joined())  keepalive 16;\n}\n"
       locations += """
           location /\(service)/ {
-            proxy_pass \(scheme)://\(service)/;
+            proxy_pass \(isSecure ? "https" : "http")://\(service)/;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host \(service);
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Host $http_host;
             proxy_set_header X-Forwarded-Proto $scheme;
-        \(scheme == "https" ? "    proxy_ssl_server_name on;\n    proxy_ssl_name \(service);\n" : "")\
+        \(isSecure ? "    proxy_ssl_server_name on;\n    proxy_ssl_name \(service);\n" : "")\
             proxy_next_upstream error timeout http_502 http_503;
           }
 
         """
     }
-    return "# Written by msctl discover.\n\(upstreams)server {\n  listen \(port);\n\(locations)}\n"
+    let text =
+      "# Written by msctl discover.\n\(upstreams)server {\n  listen \(hostPort(listen.host, listen.port));\n\(locations)}\n"
+    return Discover.Rendering(text: Array(text.utf8), leftOut: leftOut)
   }
 
-  /// What comes from a registry must not become a directive.
-  private static func isName(_ text: String) -> Bool {
-    text.unicodeScalars.allSatisfy {
-      ("a"..."z").contains($0) || ("A"..."Z").contains($0) || ("0"..."9").contains($0)
-        || "-._".unicodeScalars.contains($0)
+  private struct Refusal: Error {
+    let reason: String
+  }
+
+  private static func addresses(
+    of instance: ServiceInstance, _ resolved: [String: [String]]
+  ) throws(Refusal) -> [String] {
+    guard (1...65535).contains(instance.port) else { throw Refusal(reason: "port \(instance.port)") }
+    switch HostAddress(instance.address) {
+    case .ip(let address): return [address]
+    case .name(let name):
+      guard let found = resolved[name], !found.isEmpty else {
+        throw Refusal(reason: "the host name '\(name)' does not resolve")
+      }
+      return found
+    case nil: throw Refusal(reason: "invalid address '\(Discover.shortened(instance.address))'")
     }
+  }
+
+  private static func isName(_ text: String) -> Bool {
+    (1...200).contains(text.utf8.count) && text.utf8.allSatisfy(HostAddress.isNameByte)
+      && text.utf8.contains { $0 != UInt8(ascii: ".") }
   }
 }
