@@ -1,95 +1,150 @@
 # bash completion for msctl. Written from the command table by 'make documents'. Do not edit.
+# Reads the line up to the cursor. words: the whole words, without their quotes; cur: the one at the cursor; head: what of
+# it stands before the part that readline replaces; open: the quote in which the cursor is.
+_msctl_read() {
+  local line=${COMP_LINE:0:COMP_POINT} char i kept=0 within=
+  for ((i = 0; i < ${#line}; i++)); do
+    char=${line:i:1}
+    if [[ $open == \' ]]; then
+      if [[ $char == \' ]]; then open=; else cur+=$char; fi
+    elif [[ $open == \" ]]; then
+      case $char in
+        \") open= ;;
+        \\) case ${line:i+1:1} in
+            [\"\\\`$]) i=$((i + 1)); cur+=${line:i:1} ;;
+            *) cur+=$char ;;
+          esac ;;
+        *) cur+=$char ;;
+      esac
+    else
+      case $char in
+        [[:space:]]) if [[ $within ]]; then words+=("$cur"); fi; cur= kept=0 within=; continue ;;
+        \\) i=$((i + 1)); cur+=${line:i:1} ;;
+        [\'\"]) open=$char kept=${#cur} ;;
+        *) cur+=$char; if [[ $COMP_WORDBREAKS == *"$char"* ]]; then kept=${#cur}; fi ;;
+      esac
+      within=1
+    fi
+  done
+  head=${cur:0:kept}
+}
+# What is left of each name that begins with cur, compared by bytes.
+_msctl_match() {
+  local LC_ALL=C name
+  for name in "$@"; do
+    name=$base$name
+    if [ "${name:0:${#cur}}" = "$cur" ] && [ "${name:0:${#head}}" = "$head" ]; then tails+=("${name:${#head}}"); fi
+  done
+}
+# Offers names, quoted for where the cursor is.
+_msctl_offer() {
+  local tail tails=() backslash=\\ char
+  _msctl_match "$@"
+  for tail in "${tails[@]}"; do
+    case $open in
+      \') tail=${tail//"'"/"'\''"} ;;
+      \")
+        # Between double quotes nothing takes its meaning from an exclamation mark.
+        if [[ $tail == *!* ]]; then continue; fi
+        for char in "$backslash" '$' '`' '"'; do tail=${tail//"$char"/"$backslash$char"}; done ;;
+      *) printf -v tail %q "$tail" ;;
+    esac
+    COMPREPLY+=("$tail")
+  done
+}
+_msctl_live() {
+  local name names=()
+  while IFS= read -r name; do
+    # Where options may stand, it would be one.
+    if [[ $name != -* || $dashes || $base ]]; then names+=("$name"); fi
+  done < <(msctl completion --list "$1" 2>/dev/null)
+  _msctl_offer "${names[@]}"
+}
 _msctl() {
-  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= i
+  local words=() cur= head= open= base= prev verb= dashes= word
   COMPREPLY=()
-  # bash takes '--name=value' for three words.
-  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
-  for ((i = 1; i < COMP_CWORD; i++)); do
-    case ${COMP_WORDS[i]} in
-      --) return ;;
+  _msctl_read
+  for word in "${words[@]:1}"; do
+    case $word in
+      --) dashes=1 ;;
       -*) ;;
-      *) [[ $verb ]] || verb=${COMP_WORDS[i]} ;;
+      *) [[ $verb ]] || verb=$word ;;
     esac
   done
+  prev=${words[${#words[@]}-1]}
+  if [[ $dashes ]]; then
+    prev=
+  elif [[ $cur == --*=* ]]; then
+    prev=${cur%%=*} base=${cur%%=*}=
+  fi
   case $verb in
-    '') COMPREPLY=($(compgen -W 'call publish consume register discover completion help --help --version' -- "$cur")) ;;
-    help) COMPREPLY=($(compgen -W 'call publish consume register discover completion' -- "$cur")) ;;
+    '') _msctl_offer call publish consume register discover completion help --help --version ;;
+    help) _msctl_offer call publish consume register discover completion ;;
     call)
       case $prev in
-        -d|--data) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --unix-socket) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --cacert) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        -o|--output) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|-P|--parallel|--tag|--dc|--near|--peer|--port-name|--consul-addr|--partition) return ;;
+        --color) _msctl_offer auto always never; return ;;
+        -d|--data|-H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--unix-socket|--cacert|-o|--output|-P|--parallel|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W 'GET POST PUT PATCH DELETE HEAD OPTIONS' -- "$cur"))
-        COMPREPLY+=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
+        _msctl_offer GET POST PUT PATCH DELETE HEAD OPTIONS
+        _msctl_live service
       fi ;;
     publish)
       case $prev in
-        --failed-to) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --password-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--window|--confirm-timeout|--reply-timeout|--broker|--wait|--reconnect-for|--queue-argument) return ;;
+        --color) _msctl_offer auto always never; return ;;
+        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--window|--confirm-timeout|--failed-to|--reply-timeout|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --routing-key --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --routing-key --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W "$(msctl completion --list queue 2>/dev/null)" -- "$cur"))
+        _msctl_live queue
       fi ;;
     consume)
       case $prev in
-        --on-error) COMPREPLY=($(compgen -W 'requeue reject stop' -- "$cur")); return ;;
-        --password-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--offset|--prefetch|--broker|--wait|--reconnect-for|--queue-argument) return ;;
+        --on-error) _msctl_offer requeue reject stop; return ;;
+        --color) _msctl_offer auto always never; return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--offset|--prefetch|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --stream --offset --prefetch --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help' -- "$cur"))
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --count --idle --drain --for --require --envelope --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --stream --offset --prefetch --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W "$(msctl completion --list queue 2>/dev/null)" -- "$cur"))
+        _msctl_live queue
       fi ;;
     register)
       case $prev in
-        -f|--file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        -p|--port|--address|--id|--tag|--meta|--weight|--drain|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr|--partition) return ;;
+        --color) _msctl_offer auto always never; return ;;
+        -p|--port|--address|--id|--tag|--meta|--weight|-f|--file|--drain|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr|--consul-token-file|--partition) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
+      [[ ! $dashes ]] || return
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
+        _msctl_live service
       fi ;;
     discover)
       case $prev in
-        -s|--status) COMPREPLY=($(compgen -W 'passing warning critical any' -- "$cur")); return ;;
-        -o|--output) COMPREPLY=($(compgen -W 'json url hostport env table nginx' -- "$cur")); return ;;
-        --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --tag|--filter|--near|--dc|--peer|--port-name|--listen|-w|--wait|--min|--exec|--consul-addr|--partition) return ;;
+        -s|--status) _msctl_offer passing warning critical any; return ;;
+        -o|--output) _msctl_offer json url hostport env table nginx; return ;;
+        --color) _msctl_offer auto always never; return ;;
+        --tag|--filter|--near|--dc|--peer|--port-name|--listen|-w|--wait|--min|--exec|--consul-addr|--consul-token-file|--partition) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--status --one --tag --filter --near --dc --peer --port-name --stale --consistent --output --listen --wait --min --watch --exec --clean-env --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help' -- "$cur"))
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --status --one --tag --filter --near --dc --peer --port-name --stale --consistent --output --listen --wait --min --watch --exec --clean-env --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W "$(msctl completion --list service 2>/dev/null)" -- "$cur"))
+        _msctl_live service
       fi ;;
     completion)
       case $prev in
-        --list) COMPREPLY=($(compgen -W 'service queue' -- "$cur")); return ;;
-        --consul-token-file) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-        --color) COMPREPLY=($(compgen -W 'auto always never' -- "$cur")); return ;;
-        --consul-addr|--partition|--broker) return ;;
+        --list) _msctl_offer service queue; return ;;
+        --color) _msctl_offer auto always never; return ;;
+        --consul-addr|--consul-token-file|--partition|--broker) return ;;
       esac
-      if [[ $cur == -* ]]; then
-        COMPREPLY=($(compgen -W '--list --consul-addr --consul-token-file --partition --broker --color --quiet --verbose --json-errors --help' -- "$cur"))
+      if [[ $cur == -* && ! $dashes ]]; then
+        _msctl_offer --list --consul-addr --consul-token-file --partition --broker --color --quiet --verbose --json-errors --help
       else
-        COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur"))
+        _msctl_offer bash zsh fish
       fi ;;
   esac
 }

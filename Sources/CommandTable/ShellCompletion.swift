@@ -16,26 +16,94 @@ package enum ShellCompletion: String, ArgumentChoice {
 
   // MARK: bash
 
+  /// Names that only a running service knows are data of others: they are compared and quoted, never expanded. A word that
+  /// the line holds is read without expanding it, too.
   private func bash(_ program: String, _ commands: [CommandSpec]) -> String {
     let names = commands.map(\.name)
-    var text = """
-      _\(program)() {
-        local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= i
+    var text = #"""
+      # Reads the line up to the cursor. words: the whole words, without their quotes; cur: the one at the cursor; head: what of
+      # it stands before the part that readline replaces; open: the quote in which the cursor is.
+      _\#(program)_read() {
+        local line=${COMP_LINE:0:COMP_POINT} char i kept=0 within=
+        for ((i = 0; i < ${#line}; i++)); do
+          char=${line:i:1}
+          if [[ $open == \' ]]; then
+            if [[ $char == \' ]]; then open=; else cur+=$char; fi
+          elif [[ $open == \" ]]; then
+            case $char in
+              \") open= ;;
+              \\) case ${line:i+1:1} in
+                  [\"\\\`$]) i=$((i + 1)); cur+=${line:i:1} ;;
+                  *) cur+=$char ;;
+                esac ;;
+              *) cur+=$char ;;
+            esac
+          else
+            case $char in
+              [[:space:]]) if [[ $within ]]; then words+=("$cur"); fi; cur= kept=0 within=; continue ;;
+              \\) i=$((i + 1)); cur+=${line:i:1} ;;
+              [\'\"]) open=$char kept=${#cur} ;;
+              *) cur+=$char; if [[ $COMP_WORDBREAKS == *"$char"* ]]; then kept=${#cur}; fi ;;
+            esac
+            within=1
+          fi
+        done
+        head=${cur:0:kept}
+      }
+      # What is left of each name that begins with cur, compared by bytes.
+      _\#(program)_match() {
+        local LC_ALL=C name
+        for name in "$@"; do
+          name=$base$name
+          if [ "${name:0:${#cur}}" = "$cur" ] && [ "${name:0:${#head}}" = "$head" ]; then tails+=("${name:${#head}}"); fi
+        done
+      }
+      # Offers names, quoted for where the cursor is.
+      _\#(program)_offer() {
+        local tail tails=() backslash=\\ char
+        _\#(program)_match "$@"
+        for tail in "${tails[@]}"; do
+          case $open in
+            \') tail=${tail//"'"/"'\''"} ;;
+            \")
+              # Between double quotes nothing takes its meaning from an exclamation mark.
+              if [[ $tail == *!* ]]; then continue; fi
+              for char in "$backslash" '$' '`' '"'; do tail=${tail//"$char"/"$backslash$char"}; done ;;
+            *) printf -v tail %q "$tail" ;;
+          esac
+          COMPREPLY+=("$tail")
+        done
+      }
+      _\#(program)_live() {
+        local name names=()
+        while IFS= read -r name; do
+          # Where options may stand, it would be one.
+          if [[ $name != -* || $dashes || $base ]]; then names+=("$name"); fi
+        done < <(\#(program) completion --list "$1" 2>/dev/null)
+        _\#(program)_offer "${names[@]}"
+      }
+      _\#(program)() {
+        local words=() cur= head= open= base= prev verb= dashes= word
         COMPREPLY=()
-        # bash takes '--name=value' for three words.
-        if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
-        for ((i = 1; i < COMP_CWORD; i++)); do
-          case ${COMP_WORDS[i]} in
-            --) return ;;
+        _\#(program)_read
+        for word in "${words[@]:1}"; do
+          case $word in
+            --) dashes=1 ;;
             -*) ;;
-            *) [[ $verb ]] || verb=${COMP_WORDS[i]} ;;
+            *) [[ $verb ]] || verb=$word ;;
           esac
         done
+        prev=${words[${#words[@]}-1]}
+        if [[ $dashes ]]; then
+          prev=
+        elif [[ $cur == --*=* ]]; then
+          prev=${cur%%=*} base=${cur%%=*}=
+        fi
         case $verb in
-          '') COMPREPLY=($(compgen -W '\((names + Self.extras).joined(separator: " "))' -- "$cur")) ;;
-          help) COMPREPLY=($(compgen -W '\(names.joined(separator: " "))' -- "$cur")) ;;
+          '') _\#(program)_offer \#((names + Self.extras).joined(separator: " ")) ;;
+          help) _\#(program)_offer \#(names.joined(separator: " ")) ;;
 
-      """
+      """#
     for command in commands {
       text += "    \(command.name))\n      case $prev in\n"
       var plain: [String] = []
@@ -47,18 +115,14 @@ package enum ShellCompletion: String, ArgumentChoice {
           plain.append(words)
         }
       }
+      // Without an offer, bash completes the names of files.
       if !plain.isEmpty { text += "        \(plain.joined(separator: "|"))) return ;;\n" }
       text += "      esac\n"
-      text += "      if [[ $cur == -* ]]; then\n"
-      text +=
-        "        COMPREPLY=($(compgen -W '\(command.flags.map { "--" + $0.long }.joined(separator: " "))' -- \"$cur\"))\n"
+      if command.operands.contains(where: { $0.arity == .rest }) { text += "      [[ ! $dashes ]] || return\n" }
+      text += "      if [[ $cur == -* && ! $dashes ]]; then\n"
+      text += "        _\(program)_offer \(command.flags.map { "--" + $0.long }.joined(separator: " "))\n"
       let offers = command.operands.compactMap { bashOffer($0.completion, program) }
-      if !offers.isEmpty {
-        text += "      else\n"
-        for (index, offer) in offers.enumerated() {
-          text += "        " + (index == 0 ? offer : offer.replacing("COMPREPLY=(", with: "COMPREPLY+=(")) + "\n"
-        }
-      }
+      if !offers.isEmpty { text += "      else\n" + offers.map { "        \($0)\n" }.joined() }
       text += "      fi ;;\n"
     }
     return text + "  esac\n}\ncomplete -o default -o bashdefault -F _\(program) \(program)\n"
@@ -66,11 +130,9 @@ package enum ShellCompletion: String, ArgumentChoice {
 
   private func bashOffer(_ completion: Completion, _ program: String) -> String? {
     switch completion {
-    case .nothing: nil
-    case .file: "COMPREPLY=($(compgen -f -- \"$cur\"))"
-    case .choices(let words): "COMPREPLY=($(compgen -W '\(words.joined(separator: " "))' -- \"$cur\"))"
-    case .live(let kind):
-      "COMPREPLY=($(compgen -W \"$(\(program) completion --list \(kind) 2>/dev/null)\" -- \"$cur\"))"
+    case .nothing, .file: nil
+    case .choices(let words): "_\(program)_offer \(words.joined(separator: " "))"
+    case .live(let kind): "_\(program)_live \(kind)"
     }
   }
 
@@ -78,7 +140,13 @@ package enum ShellCompletion: String, ArgumentChoice {
 
   private func zsh(_ program: String, _ commands: [CommandSpec]) -> String {
     var text = """
-      _\(program)_list() { local -a names; names=(${(f)"$(\(program) completion --list $1 2>/dev/null)"}); compadd -a names }
+      _\(program)_list() {
+        local -a names
+        names=(${(f)"$(\(program) completion --list $1 2>/dev/null)"})
+        # Where options may stand, a name that begins with a dash would be one.
+        (( ${words[(I)--]} )) || names=(${names:#-*})
+        compadd -a -- names
+      }
       _\(program)() {
         local context state line curcontext=$curcontext
         local -a verbs
@@ -146,7 +214,14 @@ package enum ShellCompletion: String, ArgumentChoice {
   private func fish(_ program: String, _ commands: [CommandSpec]) -> String {
     let names = commands.map(\.name)
     let none = "not __fish_seen_subcommand_from \((names + ["help"]).joined(separator: " "))"
-    var text = "complete -c \(program) -f\n"
+    // Where options may stand, a name that begins with a dash would be one.
+    var text = """
+      function __\(program)_list
+        \(program) completion --list $argv[1] 2>/dev/null | string match -v -- '-*'
+      end
+      complete -c \(program) -f
+
+      """
     text += "complete -c \(program) -n '\(none)' -l help -d 'Show help'\n"
     text += "complete -c \(program) -n '\(none)' -l version -d 'Show versions'\n"
     for command in commands {
@@ -176,7 +251,7 @@ package enum ShellCompletion: String, ArgumentChoice {
     case .nothing: ""
     case .file: " -F"
     case .choices(let words): " -a '\(words.joined(separator: " "))'"
-    case .live(let kind): " -a '(\(program) completion --list \(kind) 2>/dev/null)'"
+    case .live(let kind): " -a '(__\(program)_list \(kind))'"
     }
   }
 

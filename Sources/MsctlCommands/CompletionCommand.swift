@@ -53,7 +53,8 @@ enum CompletionCommand: Verb {
       let script = shell.script(program: AllCommands.program, commands: AllCommands.allSpecs)
       console.write(text: Array(script.utf8))
     } else if let names = try? names(options, console) {
-      for name in names { console.write(line: name) }
+      // One line a name: one that a line cannot hold is left out.
+      for name in names where !name.unicodeScalars.contains(where: isControl) { console.write(line: name) }
     }
     try console.flush()
   }

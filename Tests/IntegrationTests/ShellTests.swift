@@ -19,8 +19,8 @@ struct ShellTests {
       try await withQueue(arguments: "{}") { queue in
         let script = """
           source \(Self.root)/completions/msctl.bash
-          t() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _msctl; echo "${COMPREPLY[*]}"; }
-          t msctl ca; t msctl call --ret; t msctl call --color al; t msctl discover -o ho; t msctl call --color = ne
+          t() { COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; _msctl; echo "${COMPREPLY[*]}"; }
+          t msctl ca; t msctl call --ret; t msctl call --color al; t msctl discover -o ho; t msctl call --color=ne
           t msctl help disc; t msctl call PATC; t msctl call \(service.prefix(14)); t msctl consume \(queue.prefix(12))
           CONSUL_HTTP_ADDR=127.0.0.1:1 AMQP_URL=amqp://127.0.0.1:1 MSCTL_MANAGEMENT_URL=
           export CONSUL_HTTP_ADDR AMQP_URL MSCTL_MANAGEMENT_URL
