@@ -27,7 +27,10 @@ package struct HeldBytes {
   ///   - count: how many bytes are to be held.
   ///   - what: what they are, as the subject of a sentence.
   package mutating func check(_ count: Int, _ what: @autoclosure () -> String) throws(Failure) {
-    guard count <= limit else { throw Failure(.badInput, "\(what()) is larger than \(limit >> 20) MiB, the limit") }
+    guard count <= limit else {
+      throw Failure(
+        .badInput, "\(what()) is larger than \(limit >> 20) MiB, the limit", hint: "Split it into smaller parts.")
+    }
     guard count > asked else { return }
     while asked < count { asked *= 2 }
     guard hasMemory(for: asked * Self.copies) else {
