@@ -99,6 +99,17 @@ struct ChildEnvironmentTests {
     }
   }
 
+  @Test("a held service and the command of a watch inherit the standard descriptors alone")
+  func descriptorsBesideAnAgent() async throws {
+    let held = try await start(["register", Services.uniqueName("held"), "-p", "0", "--", "sh", "-c", Self.list]).end()
+    #expect(held.err == "listed\n")
+    let watch = try start(["discover", Services.uniqueName("none"), "--watch", "--exec", Self.list])
+    try await eventually("the command has run") { watch.err.contains("listed\n") }
+    #expect(watch.err == "listed\n")
+    watch.signal(SIGTERM)
+    _ = try await end(of: watch)
+  }
+
   @Test("a message whose properties do not fit a command's environment fails by itself, and the next one is handled")
   func tooLarge() async throws {
     try await withQueue { queue in

@@ -49,7 +49,9 @@ struct MessageSource {
     let item: JSONOrBytes?
     do { item = try input?.next() } catch {
       var failure = error
-      if !options.asEnvelope, failure.hint == nil { failure.hint = "For lines of text there is '--lines', for any bytes '--raw'." }
+      if !options.asEnvelope, failure.hint == nil {
+        failure.hint = "For lines of text there is '--lines', for any bytes '--raw'."
+      }
       throw failure
     }
     guard let item else { return nil }
