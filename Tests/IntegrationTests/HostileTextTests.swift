@@ -22,7 +22,7 @@ struct HostileTextTests {
     let json = try await Tool.run("call", "http://h/\u{9B}2J\u{7F} x", "--json-errors")
     #expect(json.err.contains("\\u009b2J\\u007f") && isClean(json.err))
     try await withQueue { queue in
-      let missing = try await Tool.run("consume", "\(queue)\nmsctl: forged\u{9B}", "--passive", "--drain")
+      let missing = try await Tool.run("consume", "\(queue)\u{1B}[2J\u{9B}msctl: forged", "--passive", "--drain")
       #expect(missing.status == 3 && isClean(missing.err))
       #expect(missing.err.components(separatedBy: "\nmsctl:").count == 1, "\(missing.err)")
     }
