@@ -60,9 +60,16 @@ enum Consume: Verb {
 
     var bindingKeys: [String] { bindings.isEmpty ? ["#"] : bindings.map(\.text) }
 
-    var consumeArguments: [AMQPField] {
-      offset.map { [AMQPField("x-stream-offset", $0.value)] } ?? []
+    /// The limit that the queue is said to have.
+    var deliveryLimit: Int? {
+      broker.queueArguments.last { $0.name.isSame(as: "x-delivery-limit") }.flatMap { Int($0.value) }
     }
+
+    /// Whether it ends although nobody ends it.
+    var endsByItself: Bool { count != nil || idle != nil || time != nil || drains || peeks }
+
+    /// Where in a stream to begin, without `--offset`: all that is there where the run ends by itself, else what comes from now on.
+    var startWord: String { endsByItself ? "first" : "next" }
   }
 
   static let standardPrefetch = 100
@@ -73,24 +80,32 @@ enum Consume: Verb {
   static let command = Command<Options>(
     "consume", "consume from RabbitMQ, acknowledged when handled",
     details: """
-      Writes each message as a line of JSON: a JSON body as it is, a text body as a string, other bytes as a string in \
-      base64. A message is acknowledged when its line has been written and flushed, so that none is lost where a pipe or \
-      this process dies; it is delivered again then.
+      Writes each message as a line of JSON: a JSON body unchanged, a text body as a string, other bytes as a base64 string. \
+      A message is acknowledged when its line has been written to standard output. If msctl dies before that, the broker \
+      redelivers it. A line already in a pipe is acknowledged, even if its reader dies; use --through for a pipe that loses \
+      nothing.
 
       '--exec' and '--through' pass messages to other programs and acknowledge each one after success. '--exec' runs COMMAND \
       for each message, with the body on its standard input and MSCTL_MESSAGE_ID, MSCTL_ROUTING_KEY and other variables in \
       its environment. '--through' runs one filter for all messages: each message is one line of its input, and it must write \
-      exactly one line per message, in order. A filter that drops or adds lines acknowledges the wrong messages.
+      exactly one line per message, in order. A filter that drops or adds lines acknowledges the WRONG messages.
 
-      A queue that does not exist is made (durable), unless --passive, --drain or --peek says that it must exist. SIGINT and \
-      SIGTERM end it cleanly: running commands may finish for 10 s, then get SIGTERM, and SIGKILL after another 10 s. So \
-      does the end of '--for'.
+      QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist.
+
+      SIGINT and SIGTERM end it cleanly: no message is taken any more, running commands may finish for 10 s, then get SIGTERM, \
+      and SIGKILL after another 10 s; then it exits 130 or 143. A second signal of the same kind ends it at once. The end of \
+      '--for', a deleted queue and a failure that ends it give running commands the same time. What was delivered and not \
+      handled is requeued.
+
+      If the connection breaks, msctl reconnects. A message that it has handled and could not acknowledge is acknowledged when \
+      the broker delivers it again, not handled twice. A connection that breaks again before a message was acknowledged is \
+      the same outage: after '--reconnect-for' msctl exits 6.
       """,
     flags: flags,
     operands: [.optional("QUEUE", into: \.queue, "The queue (none with --exchange)", completion: .live("queue"))],
     examples: [
       Example("msctl consume orders --count 2", "Two messages"),
-      Example("msctl consume orders --drain | jq .id", "All that wait"),
+      Example("msctl consume orders --drain | jq .id", "All ready messages"),
       Example("msctl consume mails --exec 'sendmail -t' --max-attempts 3", "A command for each message"),
       Example(
         "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
@@ -133,22 +148,28 @@ enum Consume: Verb {
       }
     })
 
-  private static let flags: [Flag<Options>] =
+  private static let flags = endFlags + formFlags + commandFlags + deliveryFlags
+
+  private static let endFlags: [Flag<Options>] =
     [
       .number("count", "n", "N", in: 1...Int.max, into: \.count, "End after N messages")
         .details("Fewer than N within '--for' or '--idle' is a time-out: exit code 8."),
-      .value("idle", nil, "TIME", into: \.idle, "End when no message has come for so long"),
+      .value("idle", nil, "TIME", into: \.idle, "End after TIME without a message and without a running command"),
       .toggle("drain", nil, into: \.drains, "End when the queue is empty"),
       .value("for", nil, "TIME", into: \.time, "End after this time"),
       .toggle("require", nil, into: \.requires, "Exit with 3 where there was no message"),
     ].under("End")
-    + [
+
+  private static let formFlags: [Flag<Options>] =
+    [
       .toggle("envelope", "e", into: \.format.asEnvelope, "Wrap each body in exchange, routing key and properties")
         .details("'publish --envelope' makes the same message of it."),
       .toggle("raw", nil, into: \.format.asBytes, "Write the bytes of each body and a line feed"),
       .toggle("null", "0", into: \.format.endsWithNUL, "As --raw, with a NUL in place of the line feed"),
     ].under("Form")
-    + [
+
+  private static let commandFlags: [Flag<Options>] =
+    [
       .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; exit code 0 acknowledges")
         .details(
           """
@@ -156,7 +177,10 @@ enum Consume: Verb {
           are kept in an unnamed file in TMPDIR. \(ChildEnvironment.note)
           """),
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
-      .value("on-error", nil, "WHAT", into: \.onError, "What becomes of a message whose command failed"),
+      .value("on-error", nil, "WHAT", into: \.onError, "What to do with a message whose command failed")
+        .details(
+          "In a stream, requeue means to run the command again before the next message, and reject to skip the message."
+        ),
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(
           """
@@ -166,16 +190,35 @@ enum Consume: Verb {
           """),
       .toggle("restart", nil, into: \.restarts, "Start a filter again that has failed"),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
-        .details("A queue with a dead-letter exchange hands it there."),
+        .details(
+          """
+          The failures in this run count. A dead-letter exchange gets the rejected message; without one the broker DISCARDS it.
+          """),
     ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
-    + [
-      .toggle("peek", nil, into: \.peeks, "Show the messages that wait, and put them back"),
-      .value("exchange", "x", "NAME", into: \.exchange, "Consume an own queue that is bound to this exchange"),
+
+  private static let deliveryFlags: [Flag<Options>] =
+    [
+      .toggle("peek", nil, into: \.peeks, "Print ready messages and requeue them")
+        .details(
+          """
+          Consumers cannot get them meanwhile; they come back as redelivered. RabbitMQ 4.0 to 4.2 count that towards a quorum \
+          queue's delivery limit (20 by default): at the last time but one, --peek exits 1 and publishes the message again, to \
+          the end of the queue.
+          """),
+      .value(
+        "exchange", "x", "NAME", into: \.exchange, "Create a temporary exclusive queue bound to EXCHANGE and consume it"
+      ),
       .list("bind", "b", "KEY", into: \.bindings, "A binding key for the exchange (default: #)"),
-      .toggle("stream", nil, into: \.isStream, "The queue is a stream: reading takes nothing away"),
-      .value("offset", nil, "WHERE", into: \.offset, "Where in the stream: first, last, next, N or @SECONDS"),
-      .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "How many messages may be under way to here")
-        .details("Without it, \(standardPrefetch); with '--exec', \(waitingRoom) more than run at a time."),
+      .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
+      .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or @SECONDS")
+        .details("Default: first for a run that ends by itself (--count, --idle, --for), else next."),
+      .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
+        .details(
+          """
+          Default \(standardPrefetch); with --exec, \(waitingRoom) more than --parallel; with --count, fewer; with --count and \
+          --through, the count. On RabbitMQ 4.0 to 4.2, a run with --for or --idle from a quorum queue holds no more than it can \
+          handle, because each requeued message counts towards the delivery limit.
+          """),
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
@@ -185,15 +228,17 @@ enum Consume: Verb {
     // Whatever is not acknowledged goes back to the queue with this.
     defer { last.close() }
     do {
+      let traits = QueueTraits()
+      traits.isStream = options.isStream
       let handler: any MessageHandler =
         if let command = options.exec {
-          ExecHandler(command, options, environment, console)
+          ExecHandler(command, options, traits, environment, console)
         } else if let command = options.through {
-          try FilterHandler(command, options, environment, console)
+          try FilterHandler(command, options, traits, environment, console)
         } else {
           OutputHandler(options.format, console)
         }
-      var session = try ConsumeSession(queue, options, connection, handler, console)
+      var session = try ConsumeSession(queue, options, connection, handler, traits, console, signals)
       defer { last = session.connection }
       try session.run(signals)
     } catch let error as AMQPError {

@@ -3,213 +3,489 @@ import Glibc
 import MsctlCore
 
 /// One run of `consume`: takes messages, hands them on, and settles them with the broker once they are handled.
+///
+/// However it ends, it takes nothing new from then on, gives what is under way a bounded time, acknowledges what succeeded, and
+/// requeues the rest.
 struct ConsumeSession {
-  /// How long commands may go on once a signal or the end of the time has come.
+  /// How long commands may go on once a signal, a failure or the end of the time has come.
   private static let grace: Duration = .seconds(10)
-  /// How long is waited in the end for messages that are handled to come again, so that they can be acknowledged.
+  /// Time limit in the end for handled messages to come again, so that they can be acknowledged.
   private static let patience: Duration = .seconds(2)
+
+  /// Why the run ends, and what may still be done.
+  private struct Ending {
+    var failure: Failure?
+    /// When commands are told to end; `never` where nothing presses.
+    var graceEnd: Deadline
+    /// Whether a lost connection may be replaced once more, to acknowledge what is handled.
+    var mayReconnect: Bool
+    /// Whether the broker was told that nothing more is wanted.
+    var hasStopped = false
+  }
 
   private var queue: String
   private let options: Consume.Options
   private(set) var connection: AMQPConnection
+  private var isConnected = true
+  /// Why it was lost.
+  private var breakCause: AMQPError?
   private let handler: any MessageHandler
+  private let traits: QueueTraits
   private let console: Console
+  private var reconnection: Reconnection
   /// The consumer's tag; nil once it is cancelled.
   private var consumer: String?
-  private let prefetch: Int
+  private var prefetch: Int
   /// How many messages are wanted.
   private let limit: Int?
+  /// Whether the last ones that are handled stay unacknowledged until the end: see `acknowledge`.
+  private var holdsLast = true
   private var taken = 0
   private var handled = 0
   private var rejected = 0
   /// Handled, but not yet acknowledged: see `acknowledge`.
   private var held: [AMQPDelivery] = []
   private var acknowledged = 0
+  /// How many deliveries of this connection are not settled.
+  private var open = 0
   /// Settled by the handler, and not yet taken in.
   private var unsettled: [Settlement] = []
-  /// The ids of messages that are handled, but whose acknowledgement was lost with a connection: they come again.
-  private var doubtful: Set<String> = []
-  /// The ids of those acknowledged last, since acknowledgements may be lost: with a connection those under way, with a
-  /// broker those that it had not written to disk.
-  private var recent = RecentIDs()
+  /// Whether what is written can arrive.
+  private var isOutputLost = false
+  private var doubtful = HandledMessages()
+  private var recent = AcknowledgedMessages()
   private var hasReconnected = false
+  /// Until when what an earlier connection held may come again.
+  private var returnEnd = Deadline.now
+  /// The id of the message that was settled last.
+  private var lastSettled: String?
+  /// How many were requeued and are to come again, and until when that is waited for: the broker may take a moment.
+  private var requeued = 0
+  private var requeueEnd = Deadline.now
   /// Come, but not wanted yet.
   private var waiting = Deque<AMQPDelivery>()
-  /// The last offset that a stream has delivered.
-  private var streamOffset: Int64?
+  private var place = StreamPlace()
+  /// What `--peek` must not requeue: see `isLastReturn`.
+  private var spent: [AMQPDelivery] = []
+  private var firstPeeked: AMQPDelivery?
+  /// When consuming began, in seconds since 1970.
+  private let began = unixTime()
   private let end: Deadline
-  private var isEnding = false
+  private var ending: Ending?
+  /// Whether everything was settled with the broker.
+  private var isSettled = false
 
   init(
     _ queue: String, _ options: Consume.Options, _ connection: AMQPConnection, _ handler: any MessageHandler,
-    _ console: Console
-  ) throws(AMQPError) {
+    _ traits: QueueTraits, _ console: Console, _ signals: Signals
+  ) throws {
     self.queue = queue
     self.options = options
     self.connection = connection
     self.handler = handler
+    self.traits = traits
     self.console = console
+    reconnection = Reconnection(options.broker, as: "consume", console, signals)
     end = options.time.map { .after($0) } ?? .never
+    if !traits.isStream, options.exchange == nil, connection.countsReturns || options.deliveryLimit != nil,
+      try connection.isQuorum(queue)
+    {
+      traits.deliveryLimit = connection.deliveryLimit(set: options.deliveryLimit)
+    }
     if options.peeks {
       // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
       let wanted = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
       limit = wanted
-      prefetch = wanted > Int(UInt16.max) ? 0 : max(1, wanted)
+      // Where that counts, the first one says whether the others can be looked at.
+      prefetch = traits.deliveryLimit != nil ? 1 : wanted > UInt16.max ? 0 : max(1, wanted)
     } else {
-      prefetch = Self.prefetch(options)
+      let countsReturns = connection.countsReturns && traits.deliveryLimit != nil
+      prefetch = Self.prefetch(options, countsReturns)
       limit = options.count
+      if let asked = options.prefetch, asked > prefetch, countsReturns, options.count == nil {
+        console.note(
+          "using a prefetch of \(prefetch), not \(asked): each requeued message counts towards the queue's delivery limit"
+        )
+      }
     }
-    try connection.setPrefetch(prefetch)
-    consumer = try connection.consume(queue, arguments: options.consumeArguments)
+    try startConsuming(isFirst: true)
   }
 
-  /// With a limit, few beyond the last one wanted: see `acknowledge`. A filter may need many before it answers the first.
-  private static func prefetch(_ options: Consume.Options) -> Int {
-    let most =
+  /// With a limit, few beyond the last one wanted: see `acknowledge`. A filter may need all of them before it answers the first.
+  ///
+  /// What is delivered and not handled in the end is requeued. Where the broker counts that towards the delivery limit, a run
+  /// that is sure to end takes no more than it can handle.
+  private static func prefetch(_ options: Consume.Options, _ countsReturns: Bool) -> Int {
+    var most =
       options.prefetch ?? (options.exec == nil ? Consume.standardPrefetch : options.parallel + Consume.waitingRoom)
+    if countsReturns, options.count != nil || options.time != nil || options.idle != nil, options.through == nil {
+      most = min(most, options.exec == nil ? Consume.waitingRoom : options.parallel)
+    }
     guard let count = options.count else { return most }
-    if options.through != nil { return min(most, count) }
+    if options.through != nil { return min(options.prefetch ?? Int(UInt16.max), count) }
     return max(min(options.parallel, count), min(most, count / 10))
   }
 
-  mutating func run(_ signals: Signals) throws {
-    while true {
-      do { return try work(signals) } catch let failure as Failure {
-        // Whatever ends it, nothing handled stays unacknowledged.
-        try? acknowledgeAll()
-        throw failure
-      } catch let error as AMQPError where error.isPassing && !isEnding && !options.peeks {
-        try goOn(after: error, signals)
-      }
-    }
-  }
+  // MARK: Consuming
 
-  /// Goes on with another connection. What was not acknowledged is delivered again: what is handled already is only
-  /// acknowledged then, and what is being handled goes on being handled.
-  private mutating func goOn(after error: AMQPError, _ signals: Signals) throws {
-    let (options, name, prefetch) = (options, queue, prefetch)
-    var arguments = options.consumeArguments
-    if options.isStream, let streamOffset { arguments = [AMQPField("x-stream-offset", .integer(streamOffset + 1))] }
-    let reconnection = Reconnection(options.broker, as: "consume", console, signals)
-    (connection, queue, consumer) = try reconnection.connect(after: error, connection) { connection in
-      var queue = name
-      if let exchange = options.exchange?.text {
-        queue = try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)
-      } else {
-        do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
-          if error.isPassing { throw error }
-          throw options.broker.failure(error, queue: name, connection.uri)
-        }
+  /// `basic.qos` and `basic.consume`.
+  private mutating func startConsuming(isFirst: Bool) throws {
+    try connection.setPrefetch(prefetch)
+    do throws(AMQPError) {
+      consumer = try connection.consume(queue, arguments: traits.isStream ? streamArguments : Self.queueArguments)
+    } catch {
+      guard isFirst, !traits.isStream, error.isAboutStream else { throw error }
+      guard !options.drains, !options.peeks else {
+        throw Failure(
+          .usage, "'\(queue)' is a stream, which never empties: '--drain' and '--peek' cannot be used",
+          hint: "'msctl consume \(queue) --stream --idle 1s' reads it to its end.")
       }
+      traits.isStream = true
+      console.note("'\(queue)' is a stream, reading from '\(options.startWord)'")
+      try connection.openChannel()
       try connection.setPrefetch(prefetch)
-      return (connection, queue, try connection.consume(queue, arguments: arguments))
+      consumer = try connection.consume(queue, arguments: streamArguments)
     }
-    if options.exchange != nil {
-      console.note("what came to '\(options.exchange?.text ?? "")' meanwhile is not in the new queue")
-    }
-    hasReconnected = true
-    for delivery in held { doubt(delivery) }
-    held = []
-    waiting = []
   }
 
-  /// It is handled, but can only be acknowledged when it comes again. Without an id it will not be known then.
-  private mutating func doubt(_ delivery: AMQPDelivery) {
-    if let id = delivery.message.properties.messageID { doubtful.insert(id) } else { handled -= 1 }
-  }
+  /// A priority of 0 is that of every consumer. A stream refuses it, and with that says what it is.
+  private static let queueArguments = [AMQPField("x-priority", .narrow(.int32, 0))]
 
-  private mutating func work(_ signals: Signals) throws {
-    var idleEnd = options.idle.map(Deadline.after) ?? .never
-    var graceEnd = Deadline.never
-    var ending: Failure?
-
-    while true {
-      let before = taken
-      // What is written already must be known as that before it comes again.
-      if !isEnding, unsettled.isEmpty { try takeDeliveries() }
-      unsettled += try handler.work()
-      try console.flush(serving: connection, signals)
-      try settle()
-      if taken > before || handler.outstanding > 0, let idle = options.idle { idleEnd = .after(idle) }
-
-      if isEnding {
-        if handler.isFinished { break }
-        if let number = signals.take() {
-          ending = Failure(.signal(number), "interrupted")
-          graceEnd = .after(Self.grace)
-        }
-        if graceEnd.isPast {
-          handler.terminate()
-          graceEnd = .never
-        }
+  private var streamArguments: [AMQPField] {
+    let offset: AMQPValue =
+      if let start = place.start {
+        .integer(start)
+      } else if hasReconnected, options.offset ?? .word(options.startWord) == .word("next") {
+        // Nothing came before the connection broke: what came meanwhile is found by its time.
+        .timestamp(UInt64(clamping: began))
       } else {
-        var isEnd = limit.map { handled >= $0 } ?? false || handler.hasEnded
-        // Nothing more will come for it: a filter that holds back its answers gives them at the end of its input.
-        if let limit, handled + handler.outstanding == limit { handler.finish() }
-        if let number = signals.take() {
-          ending = Failure(.signal(number), "interrupted")
-          graceEnd = .after(Self.grace)
-          isEnd = true
-        } else if end.isPast || idleEnd.isPast {
-          ending = countFailure
-          graceEnd = .after(Self.grace)
-          isEnd = true
-        } else if !isEnd, options.drains || options.peeks, taken == before,
-          handler.outstanding == 0 || options.through != nil
-        {
-          isEnd = try isEmpty()
-        }
-        if isEnd {
-          isEnding = true
-          handler.finish()
-          continue
-        }
+        options.offset?.value ?? .string(options.startWord)
       }
-      try wait(signals, until: min(end, idleEnd, graceEnd, handler.wakeTime, .after(.seconds(1))), isEnding)
+    return [AMQPField("x-stream-offset", offset)]
+  }
+
+  mutating func run(_ signals: Signals) throws(Failure) {
+    while true {
+      do {
+        try work(signals)
+        try settleAll(signals)
+        break
+      } catch let error as AMQPError {
+        lost(error, signals)
+      } catch let failure as Failure {
+        end(failure)
+      } catch {
+        end(Failure(.failed, "\(error)"))
+      }
     }
-    try acknowledgeAll()
-    if let ending { throw ending }
-    if rejected > 0 { throw Failure(.failed, "\(counted(rejected)) rejected") }
+    if let failure = ending?.failure { throw failure }
+    if !doubtful.isEmpty {
+      var failure = breakCause.map(brokerFailure) ?? Failure(.unreachable, "lost the connection to RabbitMQ")
+      failure.hint = "\(counted(doubtful.count)) handled and not acknowledged; the broker delivers them again."
+      guard isSettled else { throw failure }
+      console.note("\(counted(doubtful.count)) handled and not acknowledged; the broker may deliver them again")
+    }
+    if rejected > 0 { throw Failure(.failed, "\(counted(rejected)) \(traits.isStream ? "skipped" : "rejected")") }
     if taken == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' held no message") }
   }
 
+  /// Takes and hands on messages, until it ends and nothing is under way any more.
+  private mutating func work(_ signals: Signals) throws {
+    var idleEnd = options.idle.map(Deadline.after) ?? .never
+    while true {
+      let before = taken
+      var isBusy = handler.outstanding > 0
+      // What is written already must be known as that before it comes again.
+      if ending == nil, unsettled.isEmpty { try takeDeliveries() }
+      do { unsettled += try handler.work() } catch { end(error) }
+      isBusy = isBusy || taken > before || !unsettled.isEmpty || handler.outstanding > 0
+      try writeOut(signals)
+      try settle()
+      // Idle is the time without a message and without work.
+      if isBusy || !waiting.isEmpty || connection.hasEvents, let idle = options.idle { idleEnd = .after(idle) }
+
+      if let number = signals.take() { end(Failure(.signal(number), "interrupted")) }
+      if ending == nil {
+        if end.isPast || idleEnd.isPast {
+          end(countFailure)
+        } else if limit.map({ handled >= $0 }) ?? false || handler.hasEnded {
+          end(nil, isPressing: false)
+        } else if taken == before {
+          if console.isOutputClosed {
+            isOutputLost = true
+            end(Failure(.outputClosed, "standard output is closed"))
+          } else if options.drains || options.peeks, handler.outstanding == 0 || options.through != nil, try isEmpty() {
+            end(nil, isPressing: false)
+          }
+        }
+        // Nothing more will come for it: a filter that holds back its output gives it at the end of its input.
+        if ending == nil, let limit, handled + handler.outstanding == limit, handler.failed == 0 { handler.finish() }
+      }
+      if let ending {
+        if ending.graceEnd.isPast {
+          handler.terminate()
+          self.ending?.graceEnd = .never
+        }
+        if !ending.hasStopped, isConnected { try stopDeliveries() }
+        if handler.isFinished, unsettled.isEmpty { return }
+      }
+      let deadline = ending.map(\.graceEnd) ?? min(end, idleEnd)
+      try wait(signals, until: min(deadline, handler.wakeTime, .after(.seconds(1))))
+    }
+  }
+
+  /// Nothing new is taken from here on.
+  /// - Parameter isPressing: whether what is under way must end within the grace.
+  private mutating func end(_ failure: Failure?, isPressing: Bool = true, mayReconnect: Bool = true) {
+    let graceEnd = isPressing ? Deadline.after(Self.grace) : .never
+    guard let ending else {
+      self.ending = Ending(failure: failure, graceEnd: graceEnd, mayReconnect: mayReconnect)
+      return handler.finish()
+    }
+    if ending.failure == nil { self.ending?.failure = failure } else if let failure { console.report(failure) }
+    if ending.graceEnd == .never { self.ending?.graceEnd = graceEnd }
+  }
+
+  // MARK: Deliveries
+
   /// Whether another message is wanted, and can be taken.
-  private var canTake: Bool { handler.hasRoom && (limit.map { handled + handler.outstanding < $0 } ?? true) }
+  private var canTake: Bool {
+    // One that has failed counts for nothing, and others may come before it. In a stream they may not.
+    let underWay = handler.outstanding - (traits.isStream ? 0 : handler.failed)
+    if traits.isStream, options.exec != nil, handler.outstanding >= options.parallel { return false }
+    return handler.hasRoom && (limit.map { handled + underWay < $0 } ?? true)
+  }
 
   /// Hands on what has come, as far as it is wanted.
   private mutating func takeDeliveries() throws {
     while canTake, let delivery = waiting.popFirst() { try take(delivery) }
     // Once there was another connection, what is wanted may stand behind what is not.
     while hasReconnected || canTake, let event = try connection.nextEvent() {
-      switch event {
-      case .delivery(let delivery):
-        if options.isStream, let offset = delivery.message.properties.header("x-stream-offset")?.wholeNumber {
-          streamOffset = offset
-        }
-        if try isKnown(delivery) { continue }
-        if canTake { try take(delivery) } else { waiting.append(delivery) }
-      case .cancelled:
-        throw Failure(
-          .nothingThere, "the queue '\(queue)' was deleted, or its node went away, while it was consumed",
-          hint: "What had been handled is acknowledged.")
-      default: break
-      }
+      guard let delivery = try delivery(event), try !isKnown(delivery) else { continue }
+      guard try !isLastReturn(delivery) else { return }
+      if canTake { try take(delivery) } else { waiting.append(delivery) }
+    }
+    try makeRoom()
+  }
+
+  private mutating func delivery(_ event: AMQPEvent) throws -> AMQPDelivery? {
+    switch event {
+    case .delivery(let delivery):
+      open += 1
+      return delivery
+    case .cancelled:
+      try cancelled()
+      return nil
+    default: return nil
     }
   }
 
   private mutating func take(_ delivery: AMQPDelivery) throws(Failure) {
     try handler.take(delivery)
     taken += 1
+    if delivery.redelivered { requeued = max(0, requeued - 1) }
+  }
+
+  /// Whether `--peek` must not put it back the usual way, since the broker counts that: then it looks at no more.
+  private mutating func isLastReturn(_ delivery: AMQPDelivery) throws -> Bool {
+    guard options.peeks, let limit, let most = traits.deliveryLimit, let left = traits.returnsLeft(delivery.message)
+    else { return false }
+    guard left > 1 else {
+      spent.append(delivery)
+      let name = delivery.message.properties.messageID.map { "message \($0)" } ?? "a message"
+      end(
+        Failure(
+          .failed,
+          "cannot peek at '\(queue)' any more: \(name) came back \(most - left) times, "
+            + "and the broker drops it after \(most) (delivery limit)",
+          hint: "It was published again, to the end of the queue."), mayReconnect: false)
+      return true
+    }
+    guard prefetch == 1, limit > 1, let old = consumer.take() else { return false }
+    firstPeeked = delivery
+    try connection.cancel(consumer: old)
+    prefetch = limit > UInt16.max ? 0 : limit
+    try startConsuming(isFirst: false)
+    return false
+  }
+
+  /// Publishes again what must not be requeued, and acknowledges it once that is confirmed.
+  private mutating func republishSpent() throws(AMQPError) {
+    guard !spent.isEmpty else { return }
+    try connection.selectConfirms()
+    let publisher = AMQPPublisher(connection, window: spent.count)
+    for delivery in spent {
+      var message = delivery.message
+      message.exchange = ""
+      message.routingKey = queue
+      message.properties.headers?.removeAll { AMQPMessage.isCounter($0.name) }
+      try publisher.send(message)
+    }
+    let deadline = Deadline.after(.seconds(10))
+    var outcomes: [AMQPPublisher.Outcome] = []
+    while outcomes.count < spent.count, !deadline.isPast {
+      outcomes += try publisher.settle().map(\.outcome)
+      var polls = PollSet()
+      polls.add(connection.descriptor)
+      if outcomes.count < spent.count { polls.wait(until: min(deadline, .after(.seconds(1)))) }
+    }
+    for (delivery, outcome) in zip(spent, outcomes) where outcome == .confirmed {
+      try connection.acknowledge(delivery.tag, multiple: false)
+      open -= 1
+    }
+    if !outcomes.allSatisfy({ $0 == .confirmed }) || outcomes.count < spent.count {
+      ending?.failure?.hint = "It could not be published again."
+    }
+    spent = []
+  }
+
+  /// With a limit few messages may be under way, and the last ones are held. Those that have failed and wait must not keep the
+  /// others from coming: then some are taken that may not be wanted in the end.
+  private mutating func makeRoom() throws {
+    guard limit != nil, holdsLast, handler.failed > 0, !traits.isStream else { return }
+    holdsLast = false
+    let most = options.parallel + Consume.waitingRoom
+    // What a consumer may hold is settled when it begins.
+    guard prefetch < most, let old = consumer.take() else { return }
+    try connection.cancel(consumer: old)
+    prefetch = most
+    try startConsuming(isFirst: false)
   }
 
   /// Whether it comes again after a break, and is handled already or being handled.
   private mutating func isKnown(_ delivery: AMQPDelivery) throws(AMQPError) -> Bool {
-    guard hasReconnected, delivery.redelivered, let id = delivery.message.properties.messageID else { return false }
-    let isDoubtful = doubtful.remove(id) != nil
-    guard isDoubtful || recent.contains(id) else { return handler.adopt(delivery) }
+    if traits.isStream, let offset = delivery.message.streamOffset {
+      let isHandled = place.isHandled(offset)
+      let isAgain = !isHandled && place.hasSeen(offset)
+      place.deliver(offset)
+      guard isHandled else { return isAgain && handler.adopt(delivery) }
+    } else {
+      guard hasReconnected else { return false }
+      if doubtful.take(delivery.message) {
+        acknowledged += 1
+      } else if handler.adopt(delivery) {
+        return true
+      } else if !delivery.redelivered || !recent.take(delivery.message) {
+        return false
+      }
+    }
     try connection.acknowledge(delivery.tag, multiple: false)
-    if isDoubtful { acknowledged += 1 }
+    try noteSettled(1, delivery)
     return true
+  }
+
+  /// The broker ended the consumer. That may mean that the queue is gone, or that a message was unacknowledged for too long
+  /// (RabbitMQ 4.3; https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+  private mutating func cancelled() throws {
+    consumer = nil
+    try acknowledge(held.count)
+    do throws(AMQPError) { _ = try connection.inspectQueue(queue) } catch {
+      guard error.kind == .channelClosed(code: 404), !error.isPassing else { throw error }
+      leaveConnection(because: error)
+      return end(
+        Failure(.nothingThere, "the queue '\(queue)' was deleted while it was consumed"), mayReconnect: false)
+    }
+    let error = AMQPError(kind: .broken, reason: "the broker cancelled the consumer")
+    guard handler.outstanding > 0 else { throw error }
+    leaveConnection(because: error)
+    end(timeoutFailure("the broker cancelled the consumer"))
+  }
+
+  private func timeoutFailure(_ reason: String) -> Failure {
+    Failure(
+      .timedOut, "the broker requeued the messages of '\(queue)' (consumer timeout): \(reason)",
+      hint: "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration.")
+  }
+
+  // MARK: Another connection
+
+  /// The connection is of no use any more.
+  private mutating func lost(_ error: AMQPError, _ signals: Signals) {
+    let isIdle = open == 0
+    leaveConnection(because: error)
+    if ending != nil { return }
+    if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
+      return end(timeoutFailure(error.reason))
+    }
+    guard error.isPassing, !options.peeks else { return end(brokerFailure(error), mayReconnect: false) }
+    do { try reconnect(after: error, isIdle, until: end) } catch let error as AMQPError {
+      // It broke again at once.
+      lost(error, signals)
+    } catch {
+      // A signal says nothing about the broker.
+      let failure = error as? Failure ?? Failure(.failed, "\(error)")
+      let isSignal = if case .signal = failure.code { true } else { false }
+      end(failure, mayReconnect: isSignal)
+    }
+  }
+
+  /// What was not acknowledged is delivered again: what is handled already is only acknowledged then, and what is being handled
+  /// goes on being handled.
+  private mutating func leaveConnection(because error: AMQPError) {
+    guard isConnected else { return }
+    isConnected = false
+    breakCause = error
+    connection.close()
+    recent.connectionBroke(unhandled: waiting.map(\.message))
+    if !traits.isStream { for delivery in held { doubtful.add(delivery.message) } }
+    held = []
+    waiting = []
+    consumer = nil
+    open = 0
+    hasReconnected = true
+  }
+
+  /// - Throws: an AMQPError where the new connection broke at once.
+  private mutating func reconnect(after error: AMQPError, _ isIdle: Bool, until limit: Deadline) throws {
+    let (options, name, old) = (options, queue, connection)
+    let place = "consuming '\(name)'" + (lastSettled.map { " after message \($0)" } ?? "")
+    do {
+      (connection, queue) = try reconnection.connect(
+        after: error, old, at: place, isIdle: isIdle, until: limit
+      ) { connection in
+        guard let exchange = options.exchange?.text else {
+          do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
+            if error.isPassing { throw error }
+            throw options.broker.failure(error, queue: name, connection.uri)
+          }
+          return (connection, name)
+        }
+        return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys))
+      }
+    } catch let error as AMQPError {
+      throw brokerFailure(error)
+    }
+    isConnected = true
+    returnEnd = .after(.seconds(2 * connection.uri.heartbeat + 5))
+    try startConsuming(isFirst: false)
+    if options.exchange != nil {
+      console.note("messages published to '\(options.exchange?.text ?? "")' meanwhile are not in the new queue")
+    }
+  }
+
+  private func brokerFailure(_ error: AMQPError) -> Failure {
+    options.broker.failure(error, queue: queue, connection.uri)
+  }
+
+  // MARK: Settling
+
+  /// Writes out what the handler has added. What could not be written is not handled.
+  private mutating func writeOut(_ signals: Signals) throws(AMQPError) {
+    if !isOutputLost {
+      do {
+        return try console.flush(serving: isConnected ? connection : nil, signals)
+      } catch let error as AMQPError {
+        throw error
+      } catch {
+        isOutputLost = true
+        end(error as? Failure ?? Failure(.failed, "\(error)"))
+      }
+    } else if !console.hasUnwritten {
+      return
+    }
+    unsettled.removeAll { settlement in
+      if case .acknowledge = settlement { true } else { false }
+    }
   }
 
   private mutating func settle() throws(AMQPError) {
@@ -220,46 +496,59 @@ struct ConsumeSession {
       switch settlement {
       case .acknowledge(let delivery):
         handled += 1
-        if delivery.connection == connection.id { held.append(delivery) } else { doubt(delivery) }
-      // One of an earlier connection is delivered again, whatever is said of it.
-      case .reject(let delivery) where delivery.connection == connection.id:
+        finishStreamed(delivery)
+        if options.peeks { continue }
+        if isCurrent(delivery) {
+          held.append(delivery)
+        } else if !traits.isStream {
+          doubtful.add(delivery.message)
+        }
+      case .reject(let delivery):
+        // One of an earlier connection is delivered again, whatever is said of it.
+        guard isCurrent(delivery) || traits.isStream else { continue }
         handled += 1
         rejected += 1
-        try connection.reject(delivery.tag, requeue: false)
-        acknowledged += 1
-      case .requeue(let delivery) where delivery.connection == connection.id:
-        try connection.reject(delivery.tag, requeue: true)
-      case .reject, .requeue: break
+        finishStreamed(delivery)
+        guard isCurrent(delivery) else { continue }
+        if traits.isStream {
+          held.append(delivery)
+        } else {
+          try connection.reject(delivery.tag, requeue: false)
+          acknowledged += 1
+          try noteSettled(1, delivery)
+        }
+      case .requeue(let delivery) where isCurrent(delivery):
+        if traits.isStream {
+          waiting.prepend(delivery)
+        } else {
+          try connection.reject(delivery.tag, requeue: true)
+          open -= 1
+          requeued += 1
+          requeueEnd = .after(Self.patience)
+        }
+      case .requeue: break
       }
     }
     try acknowledge()
   }
 
+  private func isCurrent(_ delivery: AMQPDelivery) -> Bool { isConnected && delivery.connection == connection.id }
+
+  private mutating func finishStreamed(_ delivery: AMQPDelivery) {
+    if traits.isStream, let offset = delivery.message.streamOffset { place.handle(offset) }
+  }
+
   /// Acknowledges what is handled.
   ///
   /// With a limit, the broker must not be made to deliver messages beyond it: they would come back marked as redelivered.
-  /// So the last ones, as many as may be under way, are held until the end: see `acknowledgeAll`.
+  /// So the last ones, as many as may be under way, are held until the end.
   private mutating func acknowledge() throws(AMQPError) {
-    try acknowledge(limit.map { min(held.count, max(0, $0 - prefetch - acknowledged)) } ?? held.count)
-  }
-
-  /// Acknowledges everything that is handled, once the consumer is cancelled.
-  private mutating func acknowledgeAll() throws(AMQPError) {
-    let patience = Deadline.after(Self.patience)
-    while !doubtful.isEmpty, !patience.isPast {
-      while let event = try connection.nextEvent() {
-        if case .delivery(let delivery) = event { _ = try isKnown(delivery) }
-      }
-      var polls = PollSet()
-      polls.add(connection.descriptor)
-      if !doubtful.isEmpty { polls.wait(until: patience) }
-    }
-    if let consumer = consumer.take() { try connection.cancel(consumer: consumer) }
-    try acknowledge(held.count)
+    guard let limit, holdsLast, consumer != nil else { return try acknowledge(held.count) }
+    try acknowledge(min(held.count, max(0, limit - prefetch - acknowledged)))
   }
 
   private mutating func acknowledge(_ count: Int) throws(AMQPError) {
-    guard count > 0, !options.peeks else { return }
+    guard count > 0, isConnected else { return }
     let now = held[..<count]
     // Only a run of commands beside each other settles out of order; in order, one acknowledgement does for all.
     if options.exec == nil, !hasReconnected, let last = now.last {
@@ -267,16 +556,102 @@ struct ConsumeSession {
     } else {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
     }
-    for delivery in now { if let id = delivery.message.properties.messageID { recent.add(id) } }
+    if !traits.isStream { for delivery in now { recent.add(delivery.message) } }
+    let last = now.last
     held.removeFirst(count)
     acknowledged += count
+    try noteSettled(count, last)
   }
 
-  /// Whether nothing is left in the queue or on its way here. A delivery may overtake the first answer, so there is a
-  /// second round.
+  private mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) throws(AMQPError) {
+    open -= count
+    guard reconnection.isInOutage else {
+      lastSettled = last?.message.properties.messageID
+      return
+    }
+    // That it was sent says nothing of its arrival; the reply to what is sent after it does.
+    _ = try connection.inspectQueue(queue)
+    lastSettled = last?.message.properties.messageID
+    reconnection.settled()
+  }
+
+  // MARK: The end
+
+  /// Tells the broker that nothing more is wanted, and requeues what came and was not handed on.
+  private mutating func stopDeliveries() throws(AMQPError) {
+    // What is handled or being handled may still have to come again.
+    if !hasReconnected || doubtful.isEmpty && handler.outstanding == 0 {
+      if let consumer = consumer.take() { try connection.cancel(consumer: consumer) }
+      while let event = try connection.nextEvent() {
+        guard case .delivery(let delivery) = event else { continue }
+        open += 1
+        waiting.append(delivery)
+      }
+      if !traits.isStream {
+        for delivery in waiting { try connection.reject(delivery.tag, requeue: true) }
+        open -= waiting.count
+      }
+      waiting = []
+    }
+    ending?.hasStopped = true
+    try acknowledge()
+  }
+
+  /// Acknowledges everything that is handled, and requeues the rest.
+  private mutating func settleAll(_ signals: Signals) throws {
+    if !isConnected {
+      guard let ending, ending.mayReconnect, let breakCause, !doubtful.isEmpty else { return }
+      self.ending?.mayReconnect = false
+      let limit = ending.failure == nil ? Deadline.never : .after(Self.patience)
+      do { try reconnect(after: Self.renewable(breakCause), true, until: limit) } catch {
+        if ending.failure == nil { self.ending?.failure = error as? Failure }
+        return
+      }
+    }
+    let patience = Deadline.after(Self.patience)
+    while true {
+      while let event = try connection.nextEvent() {
+        guard case .delivery(let delivery) = event else { continue }
+        open += 1
+        _ = try isKnown(delivery)
+      }
+      guard !doubtful.isEmpty, !patience.isPast, consumer != nil else { break }
+      var polls = PollSet()
+      polls.add(connection.descriptor)
+      polls.wait(until: patience)
+    }
+    if let consumer = consumer.take() {
+      try connection.cancel(consumer: consumer)
+      while let event = try connection.nextEvent() { if case .delivery = event { open += 1 } }
+    }
+    try acknowledge(held.count)
+    try republishSpent()
+    // The broker requeues what two consumers held consumer by consumer, and not in order.
+    if let firstPeeked, isCurrent(firstPeeked) {
+      try connection.reject(firstPeeked.tag, requeue: true)
+      open -= 1
+    }
+    if open > 0, !traits.isStream { try connection.requeueAll() }
+    // What was sent last arrives before the connection is closed in good order.
+    connection.close()
+    isConnected = false
+    isSettled = true
+  }
+
+  /// Whatever ended the connection, another one may do.
+  private static func renewable(_ error: AMQPError) -> AMQPError {
+    error.isPassing ? error : AMQPError(kind: .broken, reason: error.reason)
+  }
+
+  /// Whether nothing is ready, nothing waits here, and nothing is under way. A delivery may overtake the first reply, so there
+  /// is a second round.
   private func isEmpty() throws(AMQPError) -> Bool {
+    guard waiting.isEmpty, requeued == 0 || requeueEnd.isPast else { return false }
     for _ in 0..<2 {
-      guard try connection.inspectQueue(queue).messages == 0 else { return false }
+      let state = try connection.inspectQueue(queue)
+      guard state.messages == 0 else { return false }
+      // What a lost connection held is requeued when the broker has noticed its end, and its consumer is gone.
+      if hasReconnected, state.consumers > 1, !returnEnd.isPast { return false }
       try connection.pump()
       guard !connection.hasEvents else { return false }
     }
@@ -288,31 +663,26 @@ struct ConsumeSession {
     return Failure(.timedOut, "\(handled) of \(count) messages came in time from '\(queue)'")
   }
 
-  private func wait(
-    _ signals: Signals, until deadline: Deadline, _ isEnding: Bool
-  ) throws(AMQPError) {
-    try connection.pump()
-    if !isEnding, connection.hasEvents || !waiting.isEmpty, canTake || hasReconnected && connection.hasEvents { return }
+  private mutating func wait(_ signals: Signals, until deadline: Deadline) throws(AMQPError) {
     var polls = PollSet()
-    polls.add(connection.descriptor)
     polls.add(signals.descriptor)
     handler.addInterests(to: &polls)
+    var deadline = deadline
+    if isConnected {
+      try connection.pump()
+      if ending == nil, canTake && !waiting.isEmpty || connection.hasEvents && (canTake || hasReconnected) { return }
+      if !connection.isFull {
+        polls.add(connection.descriptor)
+        if !connection.hasEvents, connection.hasInput { deadline = .now }
+      }
+    }
     polls.wait(until: deadline)
   }
 }
 
-/// Ids, of which the oldest are forgotten.
-private struct RecentIDs {
-  private static let limit = 10_000
-
-  private var order = Deque<String>()
-  private var known: Set<String> = []
-
-  mutating func add(_ id: String) {
-    guard known.insert(id).inserted else { return }
-    order.append(id)
-    if order.count > Self.limit, let oldest = order.popFirst() { known.remove(oldest) }
+extension AMQPError {
+  /// Whether the broker refused a consumer because of what only queues have that are no streams.
+  fileprivate var isAboutStream: Bool {
+    kind == .channelClosed(code: 406) && reason.holds(text: "of queue type rabbit_stream_queue")
   }
-
-  func contains(_ id: String) -> Bool { known.contains(id) }
 }

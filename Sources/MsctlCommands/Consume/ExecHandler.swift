@@ -38,6 +38,7 @@ final class ExecHandler: MessageHandler {
   private static let shownOutput = 64 << 10
 
   private let command: String
+  private let traits: QueueTraits
   private let format: MessageFormat
   private let parallel: Int
   private let onError: OnError
@@ -58,8 +59,12 @@ final class ExecHandler: MessageHandler {
   private var isStopping = false
   private var isTerminated = false
 
-  init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console) {
+  init(
+    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
+    _ console: Console
+  ) {
     self.command = command
+    self.traits = traits
     format = options.format
     parallel = options.parallel
     onError = options.onError
@@ -71,6 +76,7 @@ final class ExecHandler: MessageHandler {
 
   var hasRoom: Bool { !isStopping && runs.count + succeeded.count < parallel }
   var outstanding: Int { runs.count + succeeded.count + delayed.count }
+  var failed: Int { delayed.count }
   var wakeTime: Deadline {
     if failure != nil || !succeeded.isEmpty || !settled.isEmpty { return .now }
     return min(delayed.map(\.until).min() ?? .never, runs.map(\.child.wakeTime).min() ?? .never)
@@ -195,20 +201,27 @@ final class ExecHandler: MessageHandler {
     var failure = Failure(.command(status), "\(name): \(reason)")
     guard !isStopping, !isTerminated else {
       // It was ended by us, or nothing waits for it any more: no attempt of the message's own.
-      failure.message += "; the message is requeued"
+      if !traits.isStream { failure.message += "; the message is requeued" }
       return console.report(failure)
     }
     if onError == .stop {
-      failure.hint = "The message is requeued."
+      failure.hint =
+        message.streamOffset.flatMap { traits.isStream ? "Its offset is \($0)." : nil } ?? "The message is requeued."
       return stop(failure)
     }
     let count = attempts.add(message)
     if onError == .requeue, maxAttempts.map({ count < $0 }) ?? true {
       let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
-      failure.message += " (attempt \(count)); requeued in \(delay.shown)"
+      failure.message += " (attempt \(count)); \(traits.isStream ? "tried again" : "requeued") in \(delay.shown)"
+      if let left = traits.returnsLeft(message) {
+        failure.message +=
+          left > 0
+          ? ", \(counted(left, "attempt")) left"
+          : ", beyond its delivery limit: the broker dead-letters it, or drops it if the queue has no dead-letter exchange"
+      }
       delayed.append((delivery, .after(delay)))
     } else {
-      failure.message += " (attempt \(count)); rejected"
+      failure.message += " (attempt \(count)); \(traits.isStream ? "skipped" : "rejected")"
       attempts.forget(message)
       settled.append(.reject(delivery))
     }

@@ -21,6 +21,7 @@ final class FilterHandler: MessageHandler {
   private static let longestPause: Duration = .seconds(30)
 
   private let command: String
+  private let traits: QueueTraits
   private let format: MessageFormat
   private let restarts: Bool
   private let maxAttempts: Int?
@@ -51,10 +52,12 @@ final class FilterHandler: MessageHandler {
   private var failure: Failure?
   private(set) var hasEnded = false
 
-  init(_ command: String, _ options: Consume.Options, _ environment: [String: String], _ console: Console)
-    throws(Failure)
-  {
+  init(
+    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
+    _ console: Console
+  ) throws(Failure) {
     self.command = command
+    self.traits = traits
     format = options.format
     restarts = options.restarts
     maxAttempts = options.maxAttempts
@@ -225,7 +228,7 @@ final class FilterHandler: MessageHandler {
     }
     let failure = Failure(
       .command(status == 0 ? 1 : status), "\(text), with \(counted(unanswered.count)) unanswered",
-      hint: "They are requeued.")
+      hint: traits.isStream ? nil : "They are requeued.")
     guard restarts, !isTerminated else { throw over(failure) }
     partial = []
     held.reset()

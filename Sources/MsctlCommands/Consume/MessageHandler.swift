@@ -14,6 +14,8 @@ protocol MessageHandler: AnyObject {
   var hasRoom: Bool { get }
   /// How many messages were taken and are not settled.
   var outstanding: Int { get }
+  /// How many of those have failed and only wait to be requeued.
+  var failed: Int { get }
   /// When work is due even if no descriptor is ready.
   var wakeTime: Deadline { get }
   /// Whether nothing is left to be done once `finish` was called.
@@ -33,11 +35,54 @@ protocol MessageHandler: AnyObject {
   func terminate()
 }
 
+extension MessageHandler {
+  var failed: Int { 0 }
+}
+
 extension AMQPDelivery {
-  /// Whether both are of one message, by its `message_id`.
+  /// Whether this is the same message on another connection.
   func isAgain(_ other: AMQPDelivery) -> Bool {
-    connection != other.connection && message.properties.messageID != nil
-      && message.properties.messageID == other.message.properties.messageID
+    connection != other.connection && message.isSame(as: other.message)
+  }
+}
+
+extension AMQPMessage {
+  /// The headers in which a broker counts its deliveries.
+  private static let counters = ["x-delivery-count", "x-acquired-count"]
+
+  static func isCounter(_ header: String) -> Bool { counters.contains { header.isSame(as: $0) } }
+
+  /// Whether both are one message, or cannot be told apart: an id may be that of several messages, so all of it is compared.
+  func isSame(as other: AMQPMessage) -> Bool {
+    properties.messageID == other.properties.messageID && body == other.body && exchange == other.exchange
+      && routingKey == other.routingKey && properties.uncounted == other.properties.uncounted
+  }
+}
+
+extension AMQPProperties {
+  fileprivate var uncounted: AMQPProperties {
+    var properties = self
+    properties.headers = headers?.filter { !AMQPMessage.isCounter($0.name) }
+    // An order that a broker may change.
+    properties.headers?.sort { $0.name < $1.name }
+    if properties.headers?.isEmpty == true { properties.headers = nil }
+    return properties
+  }
+}
+
+/// What is known of the queue that is consumed.
+final class QueueTraits {
+  /// A stream cannot requeue: what failed is tried again here.
+  var isStream = false
+  /// How often the broker lets a message come back before it drops or dead-letters it; nil where it does not count that, or where
+  /// nothing is known.
+  var deliveryLimit: Int?
+
+  /// How often a message may still come back.
+  func returnsLeft(_ message: AMQPMessage) -> Int? {
+    guard let deliveryLimit else { return nil }
+    let count = message.properties.header("x-delivery-count")?.wholeNumber ?? 0
+    return max(0, deliveryLimit - Int(clamping: max(0, count)))
   }
 }
 
@@ -100,34 +145,43 @@ final class OutputHandler: MessageHandler {
   func terminate() {}
 }
 
-/// How often each message has been tried. A quorum queue counts itself (`x-delivery-count`); for others it is counted here,
-/// by `message_id` or, without one, by what the message says.
+/// How often each message has failed in this run. The count of the broker (`x-delivery-count`) is of no use for that: it counts
+/// messages that came back without having been tried as well.
 struct Attempts {
-  /// More different messages than this do not fail at once; the oldest are forgotten.
+  /// More different messages than this do not fail at once; then all are forgotten.
   private static let limit = 10_000
 
-  private var counts: [String: Int] = [:]
+  /// A message, by its id and its content: an id may be that of several messages.
+  private struct Key: Hashable {
+    let id: String?
+    let routingKey: String
+    let content: Int
+    let offset: Int64?
+
+    init(_ message: AMQPMessage) {
+      id = message.properties.messageID
+      routingKey = message.routingKey
+      content = message.body.hashValue
+      offset = message.properties.header("x-stream-offset")?.wholeNumber
+    }
+  }
+
+  private var counts: [Key: Int] = [:]
 
   /// Adds a failed attempt.
   /// - Returns: how many there were, with this one.
   mutating func add(_ message: AMQPMessage) -> Int {
-    var count = counts[key(message), default: 0] + 1
-    if let delivered = message.properties.header("x-delivery-count")?.wholeNumber {
-      count = max(count, Int(delivered) + 1)
-    }
+    let key = Key(message)
+    let count = counts[key, default: 0] + 1
     if counts.count >= Self.limit { counts = [:] }
-    counts[key(message)] = count
+    counts[key] = count
     return count
   }
 
   mutating func forget(_ message: AMQPMessage) {
-    if !counts.isEmpty { counts[key(message)] = nil }
+    if !counts.isEmpty { counts[Key(message)] = nil }
   }
 
   /// How many failed attempts there were.
-  func count(_ message: AMQPMessage) -> Int { counts[key(message), default: 0] }
-
-  private func key(_ message: AMQPMessage) -> String {
-    message.properties.messageID ?? "\(message.routingKey):\(message.body.hashValue)"
-  }
+  func count(_ message: AMQPMessage) -> Int { counts.isEmpty ? 0 : counts[Key(message), default: 0] }
 }

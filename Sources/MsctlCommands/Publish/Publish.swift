@@ -183,6 +183,7 @@ private struct PublishSession: ~Copyable {
   private var connection: AMQPConnection
   private var publisher: AMQPPublisher
   private let signals: Signals
+  private var reconnection: Reconnection
   private var source: MessageSource
   private let failures: FailedMessages
   /// What `--tee` writes of each message in flight that is not its body, by the message's number.
@@ -224,6 +225,7 @@ private struct PublishSession: ~Copyable {
     self.source = source
     self.failures = failures
     publisher = AMQPPublisher(connection, window: options.window)
+    reconnection = Reconnection(options.broker, as: "publish", console, signals)
     progress = Progress(console)
     confirmDeadline = .after(options.confirmTimeout)
   }
@@ -276,8 +278,11 @@ private struct PublishSession: ~Copyable {
         try settle(publisher.takeSettled())
         progress.clear()
         let (options, old) = (options, publisher)
-        let reconnection = Reconnection(options.broker, as: "publish", console, signals)
-        (connection, publisher) = try reconnection.connect(after: error, connection) { connection in
+        let unconfirmed = publisher.unconfirmed
+        let place = "publishing" + (options.queue.map { " to '\($0)'" } ?? "") + ", \(counted(unconfirmed)) unconfirmed"
+        (connection, publisher) = try reconnection.connect(
+          after: error, connection, at: place, isIdle: unconfirmed == 0
+        ) { connection in
           try Self.prepare(connection, options)
           return (connection, try AMQPPublisher(connection, goingOnFor: old))
         }
@@ -431,6 +436,7 @@ private struct PublishSession: ~Copyable {
       switch outcome {
       case .confirmed:
         backoff.reset()
+        reconnection.settled()
         confirmed += 1
         largestConfirmed = max(largestConfirmed, message.body.count)
         if options.tees { console.write(line: lines.removeValue(forKey: message.number) ?? message.body) }

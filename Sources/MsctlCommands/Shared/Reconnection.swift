@@ -1,15 +1,29 @@
 import MsctlCore
 
-/// Connects again when the connection to the broker broke, for as long as `--reconnect-for` says: to the first broker of
-/// the list that lets us in, with pauses that grow.
+/// Reconnects to the broker for as long as `--reconnect-for` says: to the first broker of the list that lets us in, with pauses
+/// that grow.
+///
+/// A connection that breaks again before anything was settled is the same outage: its time and its pauses go on, so that what
+/// breaks every connection at the same place does not do so for ever.
 struct Reconnection {
-  /// How long one try may take, so that the next broker has its turn.
+  /// Time limit of one attempt, so that the next broker of the list gets its turn.
   private static let attempt: Duration = .seconds(5)
+  /// A connection that has held so long with nothing to settle is sound.
+  private static let soundAfter = 5.0
+
+  private struct Outage {
+    let begin = Deadline.now
+    let deadline: Deadline
+    var backoff = Backoff(to: .seconds(5))
+    var breaks = 1
+  }
 
   private let broker: BrokerOptions
   private let verb: String
   private let console: Console
   private let signals: Signals
+  private var outage: Outage?
+  private var connectedAt = Deadline.now
 
   init(_ broker: BrokerOptions, as verb: String, _ console: Console, _ signals: Signals) {
     self.broker = broker
@@ -18,20 +32,36 @@ struct Reconnection {
     self.signals = signals
   }
 
+  /// Whether nothing was settled since the connection broke.
+  var isInOutage: Bool { outage != nil }
+
+  /// Something was settled: the next break is another outage.
+  mutating func settled() { outage = nil }
+
   /// - Parameters:
-  ///   - error: why the connection is of no use any more.
-  ///   - prepare: declares and selects what the new one needs; what it throws may pass as well.
-  /// - Throws: the error itself where another connection would not mend it; the last failure when time has run out.
-  func connect<T>(
-    after error: AMQPError, _ old: AMQPConnection, _ prepare: (AMQPConnection) throws -> T
+  ///   - error: why the old connection is lost.
+  ///   - place: where it broke, as the end of a sentence.
+  ///   - isIdle: whether the old connection had nothing to settle.
+  ///   - limit: when to give up, if that is before the outage has lasted `--reconnect-for`.
+  ///   - prepare: declares and selects what the new connection needs; an error of it may be transient as well.
+  /// - Throws: the error itself if another connection would not help; the last failure when time has run out.
+  mutating func connect<T>(
+    after error: AMQPError, _ old: AMQPConnection, at place: String, isIdle: Bool, until limit: Deadline = .never,
+    _ prepare: (AMQPConnection) throws -> T
   ) throws -> T {
     guard error.isPassing, broker.reconnectFor > .zero else { throw error }
     old.close()
-    console.note("\(error.failure(old.uri).message); connecting again")
-    let deadline = Deadline.after(broker.reconnectFor)
-    var backoff = Backoff(to: .seconds(5))
+    // Time in which it worked counts only if nothing came of it.
+    let held = connectedAt.secondsSince
+    if held >= Double(broker.reconnectFor.nanoseconds) / 1e9 || isIdle && held >= Self.soundAfter { outage = nil }
+    var outage = self.outage ?? Outage(deadline: .after(broker.reconnectFor))
+    if self.outage != nil { outage.breaks += 1 }
+    defer { self.outage = outage }
+    guard !outage.deadline.isPast else { throw repeated(error, old, place, outage) }
+    if outage.breaks == 1 { console.note("\(error.failure(old.uri).message); connecting again") }
+    let deadline = min(outage.deadline, limit)
     while true {
-      try pause(until: min(deadline, .after(backoff.next())), signals)
+      try pause(until: min(deadline, .after(outage.backoff.next())), signals)
       let isLast = deadline.isPast
       do {
         let uris = try broker.currentURIs().map { uri in
@@ -41,15 +71,26 @@ struct Reconnection {
         }
         let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
         let result = try prepare(connection)
-        console.note("connected again to RabbitMQ at \(connection.uri.shown)")
+        if outage.breaks == 1 { console.note("connected again to RabbitMQ at \(connection.uri.shown)") }
+        connectedAt = .now
         return result
       } catch let failure as Failure {
         // A node that is coming up may refuse for a while.
-        let isPassing = [.unreachable, .timedOut].contains(failure.code) || failure.message.contains(" is down")
-        if isLast || !isPassing { throw failure }
+        let isTransient = [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
+        if isLast || !isTransient { throw failure }
       } catch let error as AMQPError {
         if isLast || !error.isPassing { throw error }
       }
     }
+  }
+
+  private func repeated(_ error: AMQPError, _ old: AMQPConnection, _ place: String, _ outage: Outage) -> Failure {
+    let time = Duration.seconds(outage.begin.secondsSince)
+    return Failure(
+      .unreachable,
+      "the connection to RabbitMQ at \(old.uri.shown) broke \(outage.breaks) times within \(time.shown) at the same place, "
+        + "\(place): \(error.reason)",
+      hint: "A message there may be unreadable, for example with headers larger than a frame; "
+        + "inspect the queue with RabbitMQ's management page.")
   }
 }

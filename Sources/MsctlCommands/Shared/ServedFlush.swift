@@ -3,7 +3,7 @@ import MsctlCore
 
 extension Console {
   /// Writes everything out while the connection is served, so that a slow reader does not cost it: heartbeats go on.
-  func flush(serving connection: AMQPConnection, _ signals: Signals) throws {
+  func flush(serving connection: AMQPConnection?, _ signals: Signals) throws {
     // A signal lets the line be ended that stands half written, unless nobody reads it.
     let patience = Deadline.after(.seconds(2))
     repeat {
@@ -15,7 +15,7 @@ extension Console {
       polls.wait(until: .after(.seconds(1)))
       let hasRoom = polls.isReady(output)
       if hasRoom { try flushSlice() }
-      try connection.pump()
+      try connection?.pump()
       if polls.isReady(signal), !hasRoom || patience.isPast, let number = signals.take() {
         throw Failure(.signal(number), "interrupted")
       }

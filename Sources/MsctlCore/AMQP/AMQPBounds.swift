@@ -42,6 +42,8 @@ struct AMQPBounds {
     }
   }
 
+  mutating func settleAll() { unsettled = [] }
+
   mutating func delivered(_ tag: UInt64) -> String? {
     guard hasConsumed else { return "the broker sent a message although nothing is consumed" }
     guard isAcknowledged, let prefetch else { return nil }

@@ -40,6 +40,8 @@ public final class AMQPConnection {
   private var events = Deque<AMQPEvent>()
   /// The size of `events`, in bytes.
   private var putBy = 0
+  /// When `pump` takes in more although much is put by.
+  private var fullPump = Deadline.now
   private var partial: (kind: Partial, message: AMQPMessage, left: UInt64)?
   private var bounds = AMQPBounds()
   /// The size of a frame that the broker agreed to.
@@ -324,6 +326,13 @@ public final class AMQPConnection {
     try check(status: amqp_basic_nack(state, Self.channel, tag, multiple ? 1 : 0, requeue ? 1 : 0))
   }
 
+  /// `basic.nack` of everything that was delivered and is not settled: back to the queue.
+  package func requeueAll() throws(AMQPError) {
+    trace?("> basic.nack of all (requeue)")
+    bounds.settleAll()
+    try check(status: amqp_basic_nack(state, Self.channel, 0, 1, 1))
+  }
+
   /// `confirm.select`: from here on the broker confirms each message.
   public func selectConfirms() throws(AMQPError) {
     _ = try call(
@@ -419,10 +428,14 @@ public final class AMQPConnection {
     return try readEvent()
   }
 
-  /// Takes in what has come, to be handed out later, so that heartbeats go on while nobody can handle events.
+  /// Takes in what has come, to be handed out later, so that heartbeats go on while nobody can handle events. When much is put
+  /// by, the broker is made to wait: then only a little is taken in now and then.
   public func pump() throws(AMQPError) {
+    guard !isFull || fullPump.isPast else { return }
+    fullPump = .after(.seconds(1))
+    let limit = max(putBy, Self.fullSize) + Self.fullStep
     // Bounded, since a broker may send without end.
-    for _ in 0..<Self.pumpLimit {
+    for _ in 0..<Self.pumpLimit where putBy < limit {
       guard let event = try readEvent() else { return }
       try put(by: event)
     }
@@ -430,6 +443,13 @@ public final class AMQPConnection {
 
   /// How much is taken in before the caller can look at other things again.
   private static let pumpLimit = 10_000
+
+  /// How much is put by, in bytes, before the broker is made to wait, and how much is taken in each second from then on.
+  private static let fullSize = 16 << 20
+  private static let fullStep = 1 << 20
+
+  /// Whether so much is put by that `pump` does not take in all that comes: a wait on the descriptor would not wait.
+  package var isFull: Bool { putBy >= Self.fullSize }
 
   /// Whether `pump` has put something by.
   public var hasEvents: Bool { !events.isEmpty }
