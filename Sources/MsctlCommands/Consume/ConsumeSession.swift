@@ -242,7 +242,15 @@ struct ConsumeSession {
       self.ending = Ending(failure: failure, graceEnd: graceEnd, mayReconnect: mayReconnect)
       return handler.finish()
     }
-    if ending.failure == nil { self.ending?.failure = failure } else if let failure { console.report(failure) }
+    // What fails while it ends says more than why it was to end.
+    let isOutweighed =
+      switch ending.failure?.code {
+      case nil, .signal, .timedOut: true
+      default: false
+      }
+    if let failure {
+      if isOutweighed, failure.code != .outputClosed { self.ending?.failure = failure } else { console.report(failure) }
+    }
     if ending.graceEnd == .never { self.ending?.graceEnd = graceEnd }
   }
 
