@@ -180,8 +180,8 @@ enum Call: Verb {
           It covers the look-up of the service, all attempts and the body; exit code 8. Without it, a call ends when no byte \
           has arrived for 60 s.
           """),
-      .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "The longest time for one attempt"),
-      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "The longest time to connect; 0 for no limit"),
+      .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "Time limit for one attempt"),
+      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "Time limit to connect; 0 for none"),
       .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry what is safe to retry, up to N times")
         .details(
           """
@@ -190,7 +190,7 @@ enum Call: Verb {
           statuses 408, 429, 502, 503 and 504. Another instance is taken if there is one. Pauses are random and grow from \
           100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together.
           """),
-      .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so that a POST is safe to retry")
+      .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key: a POST is safe to retry")
         .details("The same key goes with every attempt of a call, another one with the next call."),
       .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this socket, whatever the URL says")
         .completed(by: .file),
