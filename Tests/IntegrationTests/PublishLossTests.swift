@@ -93,8 +93,8 @@ struct PublishLossTests {
           "7", "2", #"{"body":"aaa"#, #"{"body":"bbb"#, (1...60).map { "\($0) " }.joined(),
         ], "\(output.status) \(output.err.prefix(500)) \(output.out.prefix(500))")
       let err = output.err.split(separator: "\n").map(String.init)
-      #expect(
-        err.count == 4 && err[0].hasPrefix("msctl: message 21 ") && err[1].hasPrefix("msctl: message 42 "), "\(err)")
+      try #require(err.count == 4, "\(err)")
+      #expect(err[0].hasPrefix("msctl: message 21 ") && err[1].hasPrefix("msctl: message 42 "), "\(err)")
       #expect(err[0].contains("16777216") && err[1].contains("17000002 bytes, and the broker takes 16777216"), "\(err)")
       #expect(err[3] == "msctl: 2 messages of 62 not delivered")
     }
