@@ -123,6 +123,7 @@ format:
 
 lint:
 	@Scripts/setup lint
+	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
 	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
 	.build/lint/bin/ruff check -q --isolated --select E,F,W --ignore E501 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py

@@ -71,7 +71,9 @@ package enum AllCommands {
     let console = Console(environment: environment)
     defer { console.close() }
     // An error in the command line itself must be written as the command line wants.
-    console.options.jsonErrors = words.prefix { word in word != "--" }.contains("--" + OutputOptions.jsonErrorsFlag)
+    console.options.jsonErrors = words.prefix { word in word != "--" }.contains { word in
+      word == "--" + OutputOptions.jsonErrorsFlag
+    }
     do {
       try dispatch(words, environment, console)
       return .done

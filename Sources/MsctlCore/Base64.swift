@@ -9,7 +9,7 @@ package enum Base64 {
     while !rest.isEmpty {
       let group = Array(rest.prefix(3))
       rest = rest.dropFirst(3)
-      let bits = group.enumerated().reduce(UInt32(0)) { $0 | UInt32($1.element) << (16 - 8 * $1.offset) }
+      let bits = group.enumerated().reduce(UInt32(0)) { $0 | UInt32(clamping: $1.element) << (16 - 8 * $1.offset) }
       for position in 0..<4 {
         output.append(
           position <= group.count

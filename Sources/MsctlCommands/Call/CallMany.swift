@@ -204,7 +204,7 @@ struct CallStatistics {
   }
 
   private func percentile(_ share: Double) -> Double {
-    var left = Int((Double(count) * share).rounded(.up))
+    var left = Int(exactly: (Double(count) * share).rounded(.up)) ?? count
     for (place, count) in latencies.enumerated() {
       left -= count
       if left <= 0 { return min(longest, Self.shortest * pow(Self.step, Double(place) + 0.5)) }

@@ -14,7 +14,7 @@ enum Consume: Verb {
         self = .word(argument)
       } else if let number = Int64(argument), number >= 0 {
         self = .number(number)
-      } else if argument.hasPrefix("@"), let seconds = UInt64(argument.dropFirst()) {
+      } else if let digits = argument.rest(after: "@"), let seconds = UInt64(digits) {
         self = .timestamp(seconds)
       } else {
         throw ValueError("is not one of first, last, next, a number and @SECONDS (since 1970)")

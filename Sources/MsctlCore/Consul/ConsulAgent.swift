@@ -484,5 +484,5 @@ package final class ConsulExchange {
 private func words(of body: [UInt8]) -> String {
   let text = String(decoding: body.prefix(300), as: UTF8.self)
   return String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7F ? " " : $0 }))
-    .split(separator: " ").joined(separator: " ")
+    .parts(between: " ").filter { !$0.isEmpty }.joined(separator: " ")
 }

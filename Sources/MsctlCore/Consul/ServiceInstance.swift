@@ -48,7 +48,8 @@ public struct ServiceInstance: Sendable, Equatable {
 
   /// `https` where a tag or the meta value `scheme` says so.
   public var scheme: String {
-    meta.contains { $0.name == "scheme" && $0.value == "https" } || tags.contains("https") ? "https" : "http"
+    meta.contains { $0.name == "scheme" && $0.value == "https" } || tags.contains { $0.isSame(as: "https") }
+      ? "https" : "http"
   }
 
   public var hostPort: String { MsctlCore.hostPort(address, port) }
@@ -89,7 +90,7 @@ public struct ServiceInstance: Sendable, Equatable {
     status = checks.compactMap { $0["Status"]?.string.flatMap(HealthStatus.init(rawValue:)) }.max() ?? .passing
     complaints = checks.filter { $0["Status"]?.string != HealthStatus.passing.rawValue }.map { check in
       let name = check["Name"]?.string ?? ""
-      let output = (check["Output"]?.string ?? "").split(whereSeparator: \.isNewline).first.map { ": " + $0 } ?? ""
+      let output = (check["Output"]?.string ?? "").parts(between: "\n").first { !$0.isEmpty }.map { ": " + $0 } ?? ""
       return name + output
     }
   }

@@ -41,7 +41,7 @@ public final class HTTPTransfer {
   /// theirs after 5 s (Node.js) or more, and one that is closed while a request is under way leaves its fate unknown.
   private static let freshness = 1
   /// Longer times are as good as this one, the longest that libcurl takes, in milliseconds.
-  private static let longestTimeout = Int(Int32.max)
+  private static let longestTimeout = Int(clamping: Int32.max)
   private static let longestRetryAfter: Int64 = 365 * 86400
 
   /// The answer's head, once it is complete. Heads of redirects that are followed are not shown.
@@ -110,7 +110,7 @@ public final class HTTPTransfer {
   package var retryAfter: Duration? {
     var seconds: curl_off_t = 0
     msctl_get_offset(handle, CURLINFO_RETRY_AFTER, &seconds)
-    return seconds > 0 ? .seconds(min(Int64(seconds), Self.longestRetryAfter)) : nil
+    return seconds > 0 ? .seconds(min(Int64(clamping: seconds), Self.longestRetryAfter)) : nil
   }
 
   // MARK: Set-up
@@ -188,7 +188,7 @@ public final class HTTPTransfer {
 
   private func configureTLS() throws(HTTPError) {
     let tls = request.tls
-    try set(CURLOPT_SSLVERSION, Int(CURL_SSLVERSION_TLSv1_2))
+    try set(CURLOPT_SSLVERSION, Int(clamping: CURL_SSLVERSION_TLSv1_2))
     try set(CURLOPT_SSL_VERIFYPEER, tls.verifies ? 1 : 0)
     try set(CURLOPT_SSL_VERIFYHOST, tls.verifies ? 2 : 0)
     if let file = tls.authorityFile { try set(CURLOPT_CAINFO, file) }
@@ -414,12 +414,14 @@ public final class HTTPTransfer {
     case CURLE_COULDNT_CONNECT:
       var number = 0
       msctl_get_long(handle, CURLINFO_OS_ERRNO, &number)
-      let cause = number == 0 ? text : String(cString: strerror(Int32(number))).lowercased()
+      let cause = number == 0 ? text : String(cString: strerror(Int32(clamping: number))).lowercasedASCII
       return HTTPError(kind: .unreachable, reason: cause)
     case CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY, CURLE_PROXY:
       return HTTPError(kind: .unreachable, reason: text)
     case CURLE_OPERATION_TIMEDOUT where !request.deadline.isPast && !hasConnected:
-      return HTTPError(kind: .unreachable, reason: text.prefix(1).lowercased() + text.dropFirst())
+      return HTTPError(
+        kind: .unreachable,
+        reason: String(text.unicodeScalars.prefix(1)).lowercasedASCII + String(text.unicodeScalars.dropFirst()))
     case CURLE_OPERATION_TIMEDOUT:
       return HTTPError(kind: .timedOut, reason: text)
     case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,

@@ -20,11 +20,11 @@ package struct URLParts: Equatable {
     defer { curl_url_cleanup(handle) }
     let code = curl_url_set(handle, CURLUPART_URL, url, UInt32(CURLU_NON_SUPPORT_SCHEME))
     guard code == CURLUE_OK else {
-      throw HTTPError(kind: .malformedURL, reason: String(cString: curl_url_strerror(code)).lowercased())
+      throw HTTPError(kind: .malformedURL, reason: String(cString: curl_url_strerror(code)).lowercasedASCII)
     }
     func part(_ part: CURLUPart, _ flags: Int32 = 0) -> String? {
       var text: UnsafeMutablePointer<CChar>?
-      guard msctl_url_get(handle, part, &text, UInt32(flags)) == CURLUE_OK, let text else { return nil }
+      guard msctl_url_get(handle, part, &text, UInt32(bitPattern: flags)) == CURLUE_OK, let text else { return nil }
       defer { curl_free(text) }
       return String(cString: text)
     }
