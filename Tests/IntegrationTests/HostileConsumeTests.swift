@@ -32,9 +32,9 @@ private final class Away: Sendable {
 private func through(_ proxy: FaultProxy) -> [String: String] { ["AMQP_URL": "amqp://127.0.0.1:\(proxy.port)"] }
 
 private func ready(_ queue: String) async throws -> Int {
-  struct State: Decodable { let messages_ready: Int? }
   let text = try await Services.management("GET", "/queues/%2F/\(queue)")
-  return try JSONDecoder().decode(State.self, from: Data(text.utf8)).messages_ready ?? -1
+  let state = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+  return state?["messages_ready"] as? Int ?? -1
 }
 
 /// Publishes beside msctl, since msctl itself does not write a broker's headers.
