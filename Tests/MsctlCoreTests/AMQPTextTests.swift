@@ -69,3 +69,15 @@ struct AMQPTextTests {
     #expect(properties.header("x-delivery-count")?.wholeNumber == 1)
   }
 }
+
+@Suite("What a broker says of itself")
+struct AMQPErrorTests {
+  @Test("a stream that has no replica yet is tried again, and is not a matter of arguments or of one message")
+  func startingStream() {
+    let words = "PRECONDITION_FAILED - stream queue 's' in vhost '/' does not have a running replica on the local node"
+    let error = AMQPError(kind: .channelClosed(code: 406), reason: words)
+    #expect(error.isPassing && !error.isAboutOneMessage && error.failure(AMQPURI()).code == .unreachable)
+    let other = AMQPError(kind: .channelClosed(code: 406), reason: "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'")
+    #expect(!other.isPassing && other.failure(AMQPURI()).code == .failed)
+  }
+}

@@ -185,6 +185,8 @@ public struct AMQPError: Error, Sendable, Equatable {
     // What a node of a cluster says of a queue whose own node is away.
     case .channelClosed(code: 404):
       ["down", "inaccessible", "stopped"].contains { reason.holds(text: $0) }
+    // A stream whose node has just started (RabbitMQ 4).
+    case .channelClosed(code: 406): reason.holds(text: "running replica")
     // A login that was good for a time (https://www.rabbitmq.com/docs/oauth2#token-expiration): the next one has the new password.
     case .denied:
       ["down", "inaccessible", "stopped", "expired"].contains { reason.holds(text: $0) }
@@ -196,7 +198,7 @@ public struct AMQPError: Error, Sendable, Equatable {
 
   /// Whether it says that the broker has more rules for messages than AMQP has, one of which a message broke: its size, its
   /// `user_id`, its `expiration`.
-  package var isAboutOneMessage: Bool { kind == .channelClosed(code: 406) }
+  package var isAboutOneMessage: Bool { kind == .channelClosed(code: 406) && !isPassing }
 
   /// The size of the message that was too large for the broker, and the limit, where that is what the broker says.
   package var refusedSize: (size: Int, limit: Int)? {
@@ -243,6 +245,7 @@ public struct AMQPError: Error, Sendable, Equatable {
         case 403: .denied
         case 404: .nothingThere
         case 320: .unreachable
+        case 406 where isPassing: .unreachable
         default: .failed
         }
       return Failure(meaning, "RabbitMQ at \(broker) refused: \(reason)")
