@@ -249,7 +249,11 @@ struct ConsumeSession {
       default: false
       }
     if let failure {
-      if isOutweighed, failure.code != .outputClosed { self.ending?.failure = failure } else { console.report(failure) }
+      if ending.failure == nil || isOutweighed && failure.code != .outputClosed {
+        self.ending?.failure = failure
+      } else {
+        console.report(failure)
+      }
     }
     if ending.graceEnd == .never { self.ending?.graceEnd = graceEnd }
   }
@@ -529,7 +533,7 @@ struct ConsumeSession {
         if traits.isStream {
           waiting.prepend(delivery)
         } else {
-          try connection.reject(delivery.tag, requeue: true)
+          try connection.refuse(delivery.tag, requeue: true)
           open -= 1
           requeued += 1
           requeueEnd = .after(Self.patience)
@@ -596,7 +600,7 @@ struct ConsumeSession {
         waiting.append(delivery)
       }
       if !traits.isStream {
-        for delivery in waiting { try connection.reject(delivery.tag, requeue: true) }
+        for delivery in waiting { try connection.refuse(delivery.tag, requeue: true) }
         open -= waiting.count
       }
       waiting = []
@@ -636,7 +640,7 @@ struct ConsumeSession {
     try republishSpent()
     // The broker requeues what two consumers held consumer by consumer, and not in order.
     if let firstPeeked, isCurrent(firstPeeked) {
-      try connection.reject(firstPeeked.tag, requeue: true)
+      try connection.refuse(firstPeeked.tag, requeue: true)
       open -= 1
     }
     if open > 0, !traits.isStream { try connection.requeueAll() }

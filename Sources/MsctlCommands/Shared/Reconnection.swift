@@ -79,7 +79,10 @@ struct Reconnection {
         let isTransient = [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
         if isLast || !isTransient { throw failure }
       } catch let error as AMQPError {
-        if isLast || !error.isPassing { throw error }
+        guard error.isPassing else { throw error }
+        // It stood, and broke again.
+        outage.breaks += 1
+        if isLast { throw repeated(error, old, place, outage) }
       }
     }
   }
