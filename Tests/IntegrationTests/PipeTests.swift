@@ -368,8 +368,9 @@ struct ConsumeSourceTests {
   @Test(
     "a filter that ends with messages unanswered has failed, whatever its status; they go back",
     arguments: [
-      ("head -n 2", 1, 1), ("read x; echo $x; printf half; exit 0", 1, 2), ("read x; exit 7", 7, 3),
-      ("kill -9 $$", 137, 3),
+      // Each has read all three: one that ends before the last has come has left nothing unanswered.
+      ("read x; read y; read z; echo $x; echo $y", 1, 1), ("read x; read y; read z; echo $x; printf half", 1, 2),
+      ("read x; read y; read z; exit 7", 7, 3), ("read x; read y; read z; kill -9 $$", 137, 3),
     ] as [(String, Int32, Int)])
   func filterEnds(_ filter: String, _ status: Int32, _ left: Int) async throws {
     try await withQueue { queue in

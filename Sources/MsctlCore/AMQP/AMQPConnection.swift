@@ -403,7 +403,9 @@ public final class AMQPConnection {
   public func close() {
     guard isAlive else { return }
     isAlive = false
-    let deadline = Deadline.after(.seconds(2))
+    // A socket that is closed with something unread resets the connection, and the broker may lose what it has not read yet: an
+    // acknowledgement. So a busy broker gets time to reply.
+    let deadline = Deadline.after(.seconds(5))
     let close = amqp_connection_close_t(reply_code: 200, reply_text: pool.bytes("bye"), class_id: 0, method_id: 0)
     do {
       try send(MSCTL_CONNECTION_CLOSE, close, on: 0)
