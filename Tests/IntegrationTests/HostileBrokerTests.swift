@@ -102,13 +102,13 @@ struct HostileBrokerTests {
     #expect(output.status == 7 && output.err.contains("1 message not confirmed"), "\(output)")
   }
 
-  enum Content: CaseIterable { case huge, empty, unasked, interleaved, foreign }
+  enum Content: CaseIterable { case huge, empty, unasked, interleaved, foreign, exchange }
 
   @Test("cannot make it believe a message that it does not send", arguments: Content.allCases)
   func content(_ content: Content) async throws {
     let deliver = FakeBroker.method(0x003C_003C, [0] + FakeBroker.longLong(1) + [0, 0, 1, 0x71])
-    func header(_ size: UInt64) -> [UInt8] {
-      FakeBroker.frame(2, FakeBroker.short(60) + FakeBroker.short(0) + FakeBroker.longLong(size) + FakeBroker.short(0))
+    func header(_ size: UInt64, class number: UInt16 = 60) -> [UInt8] {
+      FakeBroker.frame(2, FakeBroker.short(number) + FakeBroker.short(0) + FakeBroker.longLong(size) + FakeBroker.short(0))
     }
     let (bytes, sentence): ([UInt8], String) =
       switch content {
@@ -116,6 +116,7 @@ struct HostileBrokerTests {
       case .empty: (deliver + header(5) + FakeBroker.frame(3, []), "a message body out of place")
       case .unasked: (header(0), "a message header out of place")
       case .interleaved: (deliver + deliver, "a delivery tag twice")
+      case .exchange: (deliver + header(3, class: 40), "a message header of class 40")
       case .foreign: (FakeBroker.frame(3, [1], channel: 7), "a frame on channel 7, which is not open")
       }
     let broker = try FakeBroker { peer, method in

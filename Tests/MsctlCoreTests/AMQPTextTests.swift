@@ -77,7 +77,8 @@ struct AMQPErrorTests {
     let words = "PRECONDITION_FAILED - stream queue 's' in vhost '/' does not have a running replica on the local node"
     let error = AMQPError(kind: .channelClosed(code: 406), reason: words)
     #expect(error.isPassing && !error.isAboutOneMessage && error.failure(AMQPURI()).code == .unreachable)
-    let other = AMQPError(kind: .channelClosed(code: 406), reason: "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'")
+    let other = AMQPError(
+      kind: .channelClosed(code: 406), reason: "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'")
     #expect(!other.isPassing && other.failure(AMQPURI()).code == .failed)
   }
 }

@@ -81,7 +81,8 @@ final class ExecHandler: MessageHandler {
     if failure != nil || !succeeded.isEmpty || !settled.isEmpty { return .now }
     return min(delayed.map(\.until).min() ?? .never, runs.map(\.child.wakeTime).min() ?? .never)
   }
-  var isFinished: Bool { runs.isEmpty && succeeded.isEmpty }
+  // What is still to be told or settled is not the end.
+  var isFinished: Bool { runs.isEmpty && succeeded.isEmpty && settled.isEmpty && failure == nil }
   var hasEnded: Bool { false }
 
   func take(_ delivery: AMQPDelivery) throws(Failure) {

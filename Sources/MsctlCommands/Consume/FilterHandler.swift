@@ -73,7 +73,8 @@ final class FilterHandler: MessageHandler {
   var wakeTime: Deadline {
     failure == nil ? min(restartTime, remarkTime, overTime ?? .never, child?.wakeTime ?? .never) : .now
   }
-  var isFinished: Bool { hasEnded }
+  // A failure that is still to be told is not the end.
+  var isFinished: Bool { hasEnded && failure == nil }
 
   func take(_ delivery: AMQPDelivery) {
     if unanswered.isEmpty { remarkTime = .after(Self.patience) }

@@ -10,6 +10,8 @@ import Glibc
 public final class AMQPConnection {
   /// librabbitmq may drop queued frames of one channel while it reads another: so there is one only.
   private static let channel: amqp_channel_t = 1
+  /// The class of messages (AMQP 0-9-1, section 1.8).
+  private static let basicClass: UInt16 = 60
   /// The size of a frame that is asked for: RabbitMQ's default.
   private static let frameMax = 131_072
   /// What a frame may hold beyond that when it comes: a broker adds headers of its own to those that filled a frame.
@@ -512,6 +514,8 @@ public final class AMQPConnection {
     case AMQP_FRAME_HEADER:
       let header = frame.payload.properties
       guard partial?.left == .max, let kind = partial?.kind else { throw violation("a message header out of place") }
+      // Each class has properties of its own, which librabbitmq decodes into another structure.
+      guard header.class_id == Self.basicClass else { throw violation("a message header of class \(header.class_id)") }
       var limit = Self.bodyLimit
       if case .returned = kind { limit = UInt64(clamping: bounds.largest) }
       guard header.body_size <= limit else { throw violation("a message of \(header.body_size) bytes") }
