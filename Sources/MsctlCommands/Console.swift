@@ -146,6 +146,12 @@ package final class Console {
     throw Failure(.failed, "cannot write to standard output: \(error)")
   }
 
+  /// Drops what is not written out: nobody reads it any more.
+  package func discard() {
+    buffer = []
+    start = 0
+  }
+
   // MARK: Everything else
 
   /// A summary or a remark, for people; `--quiet` leaves it out.

@@ -108,7 +108,8 @@ struct HostileBrokerTests {
   func content(_ content: Content) async throws {
     let deliver = FakeBroker.method(0x003C_003C, [0] + FakeBroker.longLong(1) + [0, 0, 1, 0x71])
     func header(_ size: UInt64, class number: UInt16 = 60) -> [UInt8] {
-      FakeBroker.frame(2, FakeBroker.short(number) + FakeBroker.short(0) + FakeBroker.longLong(size) + FakeBroker.short(0))
+      FakeBroker.frame(
+        2, FakeBroker.short(number) + FakeBroker.short(0) + FakeBroker.longLong(size) + FakeBroker.short(0))
     }
     let (bytes, sentence): ([UInt8], String) =
       switch content {

@@ -21,6 +21,20 @@ struct PublishLossTests {
     }
   }
 
+  @Test("a file that is the input and is not read to its end stays as it was")
+  func unreadInput() async throws {
+    try await withQueue { queue in
+      let output = try await Tool.shell(
+        """
+        printf '{"body":1}\n{bad\n{"body":3}\n' > $HOME/f; cp $HOME/f $HOME/g
+        msctl publish \(queue) -e --failed-to $HOME/f < $HOME/f; echo $?; cmp $HOME/f $HOME/g && echo same
+        msctl publish \(queue) x --text --failed-to /dev/stdout | wc -c; test -L /dev/stdout && echo link
+        """)
+      #expect(output.lines.map { $0.filter { $0 != " " } } == ["9", "same", "0", "link"], "\(output)")
+      #expect(output.err.contains("f' is unchanged, since it is the input and was not read to its end"))
+    }
+  }
+
   @Test("a run that is killed leaves the old file of failed messages alone, one that succeeds empties it")
   func oldFile() async throws {
     try await withQueue { queue in

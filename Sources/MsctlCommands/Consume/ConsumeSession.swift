@@ -7,6 +7,8 @@ import MsctlCore
 /// However it ends, it takes nothing new from then on, gives what is under way a bounded time, acknowledges what succeeded, and
 /// requeues the rest.
 struct ConsumeSession {
+  /// How much may have come without being wanted, in bytes, before no more is looked through for what comes again.
+  private static let waitingLimit = 64 << 20
   /// How long commands may go on once a signal, a failure or the end of the time has come.
   private static let grace: Duration = .seconds(10)
   /// Time limit in the end for handled messages to come again, so that they can be acknowledged.
@@ -268,11 +270,14 @@ struct ConsumeSession {
     return handler.hasRoom && (limit.map { handled + underWay < $0 } ?? true)
   }
 
+  /// The size of what has come and is not wanted yet.
+  private var waitingBytes: Int { waiting.reduce(0) { $0 + $1.message.body.count } }
+
   /// Hands on what has come, as far as it is wanted.
   private mutating func takeDeliveries() throws {
     while canTake, let delivery = waiting.popFirst() { try take(delivery) }
     // Once there was another connection, what is wanted may stand behind what is not.
-    while hasReconnected || canTake, let event = try connection.nextEvent() {
+    while canTake || hasReconnected && waitingBytes < Self.waitingLimit, let event = try connection.nextEvent() {
       guard let delivery = try delivery(event), try !isKnown(delivery) else { continue }
       guard try !isLastReturn(delivery) else { return }
       if canTake { try take(delivery) } else { waiting.append(delivery) }
@@ -372,12 +377,13 @@ struct ConsumeSession {
       place.deliver(offset)
       guard isHandled else { return isAgain && handler.adopt(delivery) }
     } else {
-      guard hasReconnected else { return false }
+      // What comes again after a break comes as redelivered; anything else is new, however much it is like another.
+      guard hasReconnected, delivery.redelivered else { return false }
       if doubtful.take(delivery.message) {
         acknowledged += 1
       } else if handler.adopt(delivery) {
         return true
-      } else if !delivery.redelivered || !recent.take(delivery.message) {
+      } else if !recent.take(delivery.message) {
         return false
       }
     }
@@ -438,7 +444,7 @@ struct ConsumeSession {
     isConnected = false
     breakCause = error
     connection.close()
-    recent.connectionBroke(unhandled: waiting.map(\.message))
+    recent.connectionBroke(unhandled: waiting.map(\.message) + connection.waitingMessages)
     if !traits.isStream { for delivery in held { doubtful.add(delivery.message) } }
     held = []
     waiting = []
@@ -495,6 +501,7 @@ struct ConsumeSession {
     } else if !console.hasUnwritten {
       return
     }
+    console.discard()
     unsettled.removeAll { settlement in
       if case .acknowledge = settlement { true } else { false }
     }

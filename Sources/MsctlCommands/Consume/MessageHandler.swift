@@ -54,8 +54,10 @@ extension AMQPMessage {
 
   /// Whether both are one message, or cannot be told apart: an id may be that of several messages, so all of it is compared.
   func isSame(as other: AMQPMessage) -> Bool {
-    properties.messageID == other.properties.messageID && body == other.body && exchange == other.exchange
-      && routingKey == other.routingKey && properties.uncounted == other.properties.uncounted
+    // By bytes: names that look the same need not be.
+    (properties.messageID ?? "").isSame(as: other.properties.messageID ?? "") && body == other.body
+      && exchange.isSame(as: other.exchange) && routingKey.isSame(as: other.routingKey)
+      && properties.uncounted == other.properties.uncounted
   }
 }
 

@@ -1,15 +1,26 @@
 import Glibc
 import MsctlCore
 
+/// Whether the path leads to the file that is standard input.
+private func isStandardInput(_ path: String) -> Bool {
+  var named = stat()
+  var input = stat()
+  return stat(path, &named) == 0 && fstat(STDIN_FILENO, &input) == 0 && named.st_dev == input.st_dev
+    && named.st_ino == input.st_ino && named.st_mode & S_IFMT == S_IFREG
+}
+
 /// The file of `--failed-to`: what was not confirmed, one envelope a line. It takes the place of the old file only at the end,
 /// whole, so that the old one may be the input, and stays where the run is killed.
 final class FailedMessages {
   private let path: String
   private var file: WholeFile?
+  /// Whether the file that it replaces is standard input.
+  private let isInput: Bool
 
   /// - Parameter path: nil where nothing is kept.
   init(_ path: String?) throws(Failure) {
     self.path = path ?? ""
+    isInput = path.map(isStandardInput) ?? false
     if let path { file = try WholeFile(path) } else { file = nil }
   }
 
@@ -21,20 +32,25 @@ final class FailedMessages {
     try file?.write(line + [0x0A])
   }
 
-  /// Puts the file in its place.
-  func keep() throws(Failure) {
+  /// Puts the file in its place. If its old content is the input and was not read to the end, it is left as it was: what is in
+  /// it may be published twice, but is not lost.
+  func keep(after source: MessageSource, _ console: Console) throws(Failure) {
+    if isInput, !source.isExhausted {
+      file = nil
+      return console.note("'\(path)' is unchanged, since it is the input and was not read to its end")
+    }
     try file.take()?.keep()
   }
 
   /// Adds what the source still has, and puts the file in its place: for when there is no broker to send it to.
   func keep(restOf source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
     do throws(Failure) { try addRest(of: &source, signals, console) } catch {
-      try keep()
+      try keep(after: source, console)
       guard case .signal = error.code else { throw error }
       console.note("interrupted: '\(path)' does not have the rest of standard input")
       throw error
     }
-    try keep()
+    try keep(after: source, console)
   }
 
   private func addRest(of source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {

@@ -252,7 +252,11 @@ private struct PublishSession: ~Copyable {
     if failure != nil {
       for message in publisher.unconfirmedMessages + again + (next.map { [$0] } ?? []) { try failures.add(message) }
     }
-    if isBroken { try failures.keep(restOf: &source, signals, console) } else { try failures.keep() }
+    if isBroken {
+      try failures.keep(restOf: &source, signals, console)
+    } else {
+      try failures.keep(after: source, console)
+    }
     if let failure { throw failure }
     if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
     if unusable > 0 { throw Failure(.badInput, "\(counted(unusable, "value")) of the input not published") }

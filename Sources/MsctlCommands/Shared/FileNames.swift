@@ -6,10 +6,12 @@ import SystemPackage
 /// The file that a path leads to, links followed; nil where there is none.
 func existingFile(_ path: String) -> (path: FilePath, isRegular: Bool, permissions: FilePermissions)? {
   var status = stat()
-  guard stat(path, &status) == 0, let resolved = realpath(path, nil) else { return nil }
+  guard stat(path, &status) == 0 else { return nil }
+  // A pipe behind /dev/stdout has no name of its own.
+  let resolved = realpath(path, nil)
   defer { free(resolved) }
   return (
-    FilePath(platformString: resolved), status.st_mode & S_IFMT == S_IFREG,
+    resolved.map { FilePath(platformString: $0) } ?? FilePath(path), status.st_mode & S_IFMT == S_IFREG,
     FilePermissions(rawValue: status.st_mode & 0o777)
   )
 }

@@ -11,6 +11,7 @@ struct AMQPBounds {
   private var published = 0
   private var confirms = 0
   private var returns = 0
+  private var replies = 0
   private var consumers = 0
   private var hasConsumed = false
   private var isAcknowledged = false
@@ -46,7 +47,12 @@ struct AMQPBounds {
 
   mutating func delivered(_ tag: UInt64) -> String? {
     guard hasConsumed else { return "the broker sent a message although nothing is consumed" }
-    guard isAcknowledged, let prefetch else { return nil }
+    guard isAcknowledged else {
+      // Replies: one for each request, and some that were late.
+      replies += 1
+      return replies <= 2 * published + 100 ? nil : "the broker sent more replies than there were requests"
+    }
+    guard let prefetch else { return nil }
     guard unsettled.last.map({ $0 < tag }) ?? true else { return "the broker sent a delivery tag twice" }
     unsettled.append(tag)
     // A consumer that was cancelled may still bring some of what its queue had ready.

@@ -458,6 +458,11 @@ public final class AMQPConnection {
   /// Whether `pump` has put something by.
   public var hasEvents: Bool { !events.isEmpty }
 
+  /// The messages that were delivered and put by.
+  package var waitingMessages: [AMQPMessage] {
+    events.compactMap { if case .delivery(let delivery) = $0 { delivery.message } else { nil } }
+  }
+
   /// Whether something has come already that no wait on the descriptor would notice.
   package var hasInput: Bool { !events.isEmpty || amqp_data_in_buffer(state) != 0 || amqp_frames_enqueued(state) != 0 }
 
