@@ -227,6 +227,11 @@ public final class HealthWatch {
         unread?.append(service)
         continue
       }
+      // A name that the agent cannot look up, such as one with a '/', must not hold up the others.
+      if (300..<500).contains(response.head.status), ![403, 429].contains(response.head.status) {
+        known[service] = []
+        continue
+      }
       let answer = try agent.answer(response, to: path)
       if consistency == .stale, answer.index < neededIndex[service] ?? 0 {
         late.insert(service)
