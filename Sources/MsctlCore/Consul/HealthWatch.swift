@@ -257,6 +257,7 @@ public final class HealthWatch {
     var changed = late
     late = []
     var isCatalogChanged = false
+    let isFirst = catalogIndex == nil
     if let answer = triggers[0].answer {
       triggers[0].answer = nil
       isCatalogChanged = answer.index != catalogIndex
@@ -278,11 +279,13 @@ public final class HealthWatch {
         nextSweep = .after(Self.sweepDelay)
       }
     }
-    if nextSweep.isPast { changed = Set(tags.keys) }
+    let isSweep = isFirst || nextSweep.isPast
+    if isSweep { changed = Set(tags.keys) }
     changed.formIntersection(tags.keys)
     if changed.count == tags.count { nextSweep = .never }
     unread = Array(changed)
-    let share = Self.roundShare * min(changed.count, 1000)
+    // Reading all of them is rare: what changes right after it does not wait for that.
+    let share = Self.roundShare * (isSweep ? 0 : min(changed.count, 1000))
     nextRound = .after(min(Self.roundCeiling, max(Self.roundFloor, share)))
   }
 
