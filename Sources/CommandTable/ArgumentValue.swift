@@ -1,12 +1,32 @@
-/// Why a word is no value of its option. The parser adds which option and which word.
+/// Why a word is not a value of its option. The parser adds which option and which word.
 package struct ValueError: Error, Equatable {
+  /// What follows the word in a sentence: "is not a whole number".
   package var reason: String
+  /// What the word should have been, where the error is told as "invalid KIND 'WORD'".
+  private var kind: String?
+  private var rule: String?
   /// The word may hold a password, so that the error does not repeat it.
   package var isSecret: Bool
 
   package init(_ reason: String, isSecret: Bool = false) {
     self.reason = reason
     self.isSecret = isSecret
+  }
+
+  /// - Parameters:
+  ///   - kind: what the word should have been ("service name").
+  ///   - rule: what it has to be like; nil where `kind` says enough.
+  package init(invalid kind: String, _ rule: String? = nil, isSecret: Bool = false) {
+    self.init("is not a valid \(kind)" + (rule.map { " (\($0))" } ?? ""), isSecret: isSecret)
+    self.kind = kind
+    self.rule = rule
+  }
+
+  /// The whole sentence about a word.
+  /// - Parameter shown: the word in quotes; nil where it may hold a secret.
+  package func message(about shown: String?) -> String {
+    guard let kind else { return "\(shown ?? "the value") \(reason)" }
+    return "invalid \(kind)" + (shown.map { " " + $0 } ?? "") + (rule.map { ": " + $0 } ?? "")
   }
 }
 

@@ -3,7 +3,7 @@ package enum Help {
   package enum Length: Sendable, Equatable { case screen, full }
 
   static let width = 80
-  static let flag = FlagSpec(long: "help", short: "h", summary: "Show help: '-h' in short, '--help' in full")
+  static let flag = FlagSpec(long: "help", short: "h", summary: "Show help: '-h' on one screen, '--help' in full")
 
   /// Whether the words before `--` ask for help. It comes before anything that can fail.
   package static func asked(in words: [String]) -> Length? {
@@ -41,7 +41,7 @@ package enum Help {
         lines += command.examples.flatMap { ["  # " + $0.summary, "  " + $0.line] }
       }
     } else {
-      lines += ["", "'\(program) help \(command.name)' says more."]
+      lines += ["", "Run '\(program) help \(command.name)' for the full help."]
     }
     return lines.joined(separator: "\n") + "\n"
   }
@@ -53,8 +53,8 @@ package enum Help {
     lines += ["", "For example"]
     lines += commands.compactMap { $0.example.map { "  " + $0 } }
     let more =
-      "'\(program) help COMMAND' explains a command, '\(program) COMMAND -h' in short; '\(program) completion SHELL' writes a "
-      + "shell's completions, '\(program) --version' the versions of the libraries it runs with."
+      "Run '\(program) help COMMAND' for the full help of a command, '\(program) COMMAND -h' for one screen, "
+      + "'\(program) completion SHELL' for shell completions and '\(program) --version' for the versions of its libraries."
     lines += [""] + wrapped(more, indent: 0, hanging: 0)
     return lines.joined(separator: "\n") + "\n"
   }

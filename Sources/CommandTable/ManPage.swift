@@ -34,18 +34,18 @@ package enum ManPage {
     lines += wrapped((["[OPTION ...]"] + command.operands.map(\.usage)).joined(separator: " "))
     lines += [".SH DESCRIPTION"] + paragraphs(command.details.isEmpty ? command.summary : command.details)
     if !command.operands.isEmpty {
-      lines += [".SH OPERANDS"] + entries(command.operands.map { ($0.name, sentence($0.summary)) })
+      lines += [".SH OPERANDS"] + entries(command.operands.map { ($0.name, closed($0.summary)) })
     }
     lines.append(".SH OPTIONS")
     for category in command.categories {
       lines.append(".SS " + escaped(category))
       for flag in command.flags where flag.category == category {
         lines += [".TP", term(flag)]
-        lines += paragraphs(sentence(flag.summary + flag.notes) + (flag.details.isEmpty ? "" : " " + flag.details))
+        lines += paragraphs(closed(flag.summary + flag.notes) + (flag.details.isEmpty ? "" : " " + flag.details))
       }
     }
     if !command.variables.isEmpty {
-      lines += [".SH ENVIRONMENT"] + entries(command.variables.map { ($0.name, sentence($0.summary)) })
+      lines += [".SH ENVIRONMENT"] + entries(command.variables.map { ($0.name, closed($0.summary)) })
     }
     lines += examples(command.examples)
     return (lines + seeAlso([edition.program])).joined(separator: "\n") + "\n"
@@ -108,8 +108,12 @@ package enum ManPage {
   }
 
   private static func sentence(_ text: String) -> String {
-    let text = text.prefix(1).uppercased() + text.dropFirst()
-    return text.hasSuffix(".") ? text : text + "."
+    closed(text.prefix(1).uppercased() + text.dropFirst())
+  }
+
+  /// The text with a full stop, its first letter unchanged: it may begin with a literal.
+  private static func closed(_ text: String) -> String {
+    text.hasSuffix(".") ? text : text + "."
   }
 
   /// Source lines of at most 78 characters.

@@ -13,7 +13,7 @@ package struct UsageError: Error, Equatable {
 
   /// - Parameter overview: the help that is shown after the error.
   package static func noCommand(overview: String) -> Self {
-    UsageError("there is no command", overview: overview)
+    UsageError("no command given", overview: overview)
   }
 
   package static func unknownCommand(_ word: String, known: [String]) -> Self {
@@ -26,18 +26,18 @@ package struct UsageError: Error, Equatable {
       hint: meant(word, known)
         ?? "'msctl \(command) -h' lists them."
         + ((0x30...0x39).contains(word.utf8.dropFirst().first ?? 0)
-          ? " Where it is meant as it stands, write '--' before it." : ""))
+          ? " To pass it as an operand, write '--' before it." : ""))
   }
 
   package static func missingValue(_ flag: String, _ name: String) -> Self {
-    UsageError("'\(flag)' needs a value (\(name))", hint: "Write '\(flag) \(name)'.")
+    UsageError("'\(flag)' requires a value (\(name))", hint: "Write '\(flag) \(name)'.")
   }
 
   /// The word after an option that needs a value looks like an option itself.
   package static func valueLooksLikeFlag(_ flag: String, _ name: String, word: String) -> Self {
     UsageError(
-      "'\(flag)' needs a value (\(name)), but '\(word)' looks like an option",
-      hint: "Where '\(word)' is meant as the value, write '\(flag)=\(word)'.")
+      "'\(flag)' requires a value (\(name)), but '\(word)' looks like an option",
+      hint: "To pass '\(word)' as the value, write '\(flag)=\(word)'.")
   }
 
   package static func unexpectedValue(_ flag: String, _ value: String) -> Self {
@@ -48,23 +48,23 @@ package struct UsageError: Error, Equatable {
   ///   - place: the option, operand or environment variable as the user wrote it.
   ///   - word: the word that was refused; nil where it may hold a secret.
   package static func invalidValue(_ place: String, _ word: String?, _ error: ValueError) -> Self {
-    let shown = error.isSecret ? nil : word
-    return UsageError("\(place): \(shown.map { "'\($0)'" } ?? "the value") \(error.reason)")
+    let shown = error.isSecret ? nil : word.map { "'\($0)'" }
+    return UsageError("\(place): \(error.message(about: shown))")
   }
 
   package static func missingOperand(_ operand: OperandSpec, command: String) -> Self {
     UsageError(
-      "'\(command)' needs \(operand.name): \(operand.summary)", hint: "'msctl \(command) -h' shows how to write it.")
+      "'\(command)' requires \(operand.name): \(operand.summary)", hint: "'msctl \(command) -h' shows the usage.")
   }
 
   package static func nothingAfterDashes(command: String) -> Self {
-    UsageError("there is no command after '--'", hint: "'msctl \(command) -h' shows what it takes.")
+    UsageError("no command after '--'", hint: "'msctl \(command) -h' shows the usage.")
   }
 
   package static func extraOperand(_ word: String, command: String) -> Self {
     UsageError(
-      "'\(command)' does not know what to do with '\(word)'",
-      hint: "Quote words that belong together; 'msctl \(command) -h' shows what it takes.")
+      "unexpected argument '\(word)'",
+      hint: "Quote an argument that contains spaces; 'msctl \(command) -h' shows the usage.")
   }
 
   package static func conflict(_ error: ValueError) -> Self {

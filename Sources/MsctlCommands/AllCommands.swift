@@ -131,7 +131,7 @@ package enum AllCommands {
     }
     // As git does: what fits on the screen stays there, without a key to be pressed.
     setenv("LESS", "FRX", 0)
-    guard let pipe = popen(pager, "w") else { throw Failure(.failed, "the pager '\(pager)' cannot be started") }
+    guard let pipe = popen(pager, "w") else { throw Failure(.failed, "cannot start the pager '\(pager)'") }
     fputs(text, pipe)
     // A pager that is not there has said so; the text itself matters more.
     if pclose(pipe) >> 8 & 0xFF == 127 {

@@ -23,7 +23,7 @@ enum CompletionCommand: Verb {
   static let command = Command<Options>(
     "completion", "write the completions for a shell",
     details: """
-      Installed packages bring them along. By hand: 'eval "$(msctl completion bash)"' in ~/.bashrc, \
+      Packages install them. By hand: 'eval "$(msctl completion bash)"' in ~/.bashrc, \
       'msctl completion zsh > DIR/_msctl' for a DIR of $fpath, 'msctl completion fish | source' in config.fish.
 
       Service names come from the Consul agent, queue names from RabbitMQ's management API: port 15672 of the broker, or \
@@ -31,7 +31,7 @@ enum CompletionCommand: Verb {
       \(patience.shown) stays empty.
       """,
     flags: [
-      .value("list", nil, "WHAT", into: \.list, "Write the names that there are, one a line")
+      .value("list", nil, "WHAT", into: \.list, "Write the known names, one per line")
     ] + AgentOptions.flags.lifted(to: \.agent)
       + BrokerOptions.flags.filter { $0.spec.long == "broker" }.lifted(to: \.broker)
       + OutputOptions.flags.lifted(to: \.output),
@@ -39,12 +39,12 @@ enum CompletionCommand: Verb {
     variables: AgentOptions.variables.lifted(to: \.agent) + [
       .value(
         "MSCTL_MANAGEMENT_URL", into: \.managementURL,
-        "Base URL of RabbitMQ's management API, e.g. http://HOST:15672/api; https:// for an amqps:// broker")
+        "Base URL of RabbitMQ's management API, including /api: http://HOST:15672/api; https:// for an amqps:// broker")
     ],
-    examples: [Example("eval \"$(msctl completion bash)\"", "In bash, for now")],
+    examples: [Example("eval \"$(msctl completion bash)\"", "Current bash session only")],
     check: { options throws(ValueError) in
       guard (options.shell == nil) != (options.list == nil) else {
-        throw ValueError("'completion' needs SHELL, one of bash, zsh and fish, or '--list'")
+        throw ValueError("'completion' requires SHELL (bash, zsh or fish) or '--list'")
       }
     })
 

@@ -20,10 +20,10 @@ package struct OutputOptions: Defaulted {
   static let flags: [Flag<OutputOptions>] = [
     .value("color", nil, "WHEN", into: \.colour, "Colour JSON")
       .details("'auto' colours on a terminal, unless the variable NO_COLOR is set."),
-    .toggle("quiet", "q", into: \.isQuiet, "Write no summaries; errors are still written"),
-    .toggle("verbose", "v", into: \.isVerbose, "Show on standard error what happens on the wire")
+    .toggle("quiet", "q", into: \.isQuiet, "Suppress summaries; errors are still printed"),
+    .toggle("verbose", "v", into: \.isVerbose, "Print protocol traffic to stderr")
       .details("Credentials are masked."),
-    .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Write errors as JSON, one a line"),
+    .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Print errors as JSON, one per line"),
   ].under("Output")
 }
 

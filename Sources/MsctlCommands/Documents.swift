@@ -24,9 +24,9 @@ package enum Documents {
       where !variables.contains(where: { $0.term == term }) { variables.append((term, text)) }
     }
     variables += [
-      ("TRACEPARENT", "The trace that requests and messages belong to (W3C Trace Context); without it, a new one."),
-      ("NO_COLOR", "Where it is set, JSON is not coloured."),
-      ("PAGER", "What shows long help on a terminal; without it, less."),
+      ("TRACEPARENT", "W3C trace context of requests and messages (default: a new trace)."),
+      ("NO_COLOR", "If set, JSON is not coloured."),
+      ("PAGER", "Pager for long help on a terminal (default: less)."),
     ]
     return [
       ManPage.Section("Environment", variables.sorted { $0.term < $1.term }),

@@ -12,15 +12,15 @@ package enum ExitStatus: Sendable, Equatable {
   /// What the codes mean, as the documents say it.
   package static let table: [(code: String, meaning: String)] = [
     ("0", "done"),
-    ("1", "failed in a way no other code says"),
-    ("2", "the command line is wrong"),
-    ("3", "nothing there: no such service or queue, no passing instance, no message with `--require`"),
-    ("4 / 5", "the service answered 3xx or 4xx / 5xx"),
+    ("1", "any other failure"),
+    ("2", "invalid command line"),
+    ("3", "not found: no such service or queue, no passing instance, no message with --require"),
+    ("4 / 5", "the service returned 3xx or 4xx / 5xx"),
     ("6", "could not connect, or access was denied"),
     ("7", "not delivered: returned, refused or not confirmed"),
     ("8", "timed out"),
-    ("9", "the input is not what it should be"),
-    ("126 / 127", "the COMMAND could not be run / was not found"),
+    ("9", "invalid input"),
+    ("126 / 127", "COMMAND could not be run / was not found"),
     ("128+N", "ended by signal N"),
   ]
 

@@ -110,7 +110,7 @@ package enum Envelope {
           throw EnvelopeError(reason: "has 'headers' that are not an object")
         }
         properties.headers = fields.filter { field in !brokersOwn.contains(where: field.name.isSame) }
-      default: throw EnvelopeError(reason: "has the property '\(name)', which AMQP does not know")
+      default: throw EnvelopeError(reason: "has the property '\(name)', which AMQP does not have")
       }
     }
     return properties
@@ -244,7 +244,9 @@ package enum Envelope {
     guard tag != "$double", tag != "$float32" || value.kind != .string else {
       throw EnvelopeError(reason: "has the header value \(value.description), a number that RabbitMQ cannot carry")
     }
-    guard let found else { throw EnvelopeError(reason: "has a header value tagged '\(tag)' that is not understood") }
+    guard let found else {
+      throw EnvelopeError(reason: "has a header value tagged '\(tag)', which is not a known type")
+    }
     return found
   }
 

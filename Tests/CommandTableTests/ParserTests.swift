@@ -35,7 +35,7 @@ private let paint = Command<Options>(
   ],
   variables: [.value("PAINT_COLOUR", into: \.colour, "The colour").secret()],
   check: { options throws(ValueError) in
-    if options.isQuiet, options.isBrief { throw ValueError("'--quiet' and '--brief' do not go together") }
+    if options.isQuiet, options.isBrief { throw ValueError("'--quiet' cannot be combined with '--brief'") }
   })
 
 private func parsed(_ words: String..., environment: [String: String] = [:]) throws -> Options {
@@ -124,19 +124,19 @@ struct ParserTests {
       (["-count", "5", "w"], "-c: 'ount' is not a whole number", nil),
       (["-quiet", "w"], "'-quiet' is not an option of 'paint'", "Did you mean '--quiet'?"),
       (["-qz", "w"], "'-z' is not an option of 'paint'", "'msctl paint -h' lists them."),
-      (["w", "--count"], "'--count' needs a value (N)", "Write '--count N'."),
-      (["w", "-c"], "'-c' needs a value (N)", "Write '-c N'."),
+      (["w", "--count"], "'--count' requires a value (N)", "Write '--count N'."),
+      (["w", "-c"], "'-c' requires a value (N)", "Write '-c N'."),
       (
-        ["w", "--name", "--quiet"], "'--name' needs a value (NAME), but '--quiet' looks like an option",
-        "Where '--quiet' is meant as the value, write '--name=--quiet'."
+        ["w", "--name", "--quiet"], "'--name' requires a value (NAME), but '--quiet' looks like an option",
+        "To pass '--quiet' as the value, write '--name=--quiet'."
       ),
       (["w", "--quiet=yes"], "'--quiet' takes no value, but 'yes' was given", "Write '--quiet' alone."),
       (["w", "--count=ten"], "--count: 'ten' is not a whole number", nil),
       (["w", "--count", "10"], "--count: '10' must be between 1 and 9", nil),
       (["w", "--count="], "--count: '' is not a whole number", nil),
       (["w", "--colour", "gren"], "--colour: 'gren' is not one of red, green, blue; did you mean 'green'?", nil),
-      ([], "'paint' needs TARGET: The wall", "'msctl paint -h' shows how to write it."),
-      (["w", "-qb"], "'--quiet' and '--brief' do not go together", nil),
+      ([], "'paint' requires TARGET: The wall", "'msctl paint -h' shows the usage."),
+      (["w", "-qb"], "'--quiet' cannot be combined with '--brief'", nil),
     ] as [([String], String, String?)])
   func refusals(_ words: [String], _ message: String, _ hint: String?) {
     do {

@@ -68,7 +68,7 @@ struct CallTests {
     let output = try await Tool.run("call", server.url + "/a")
     #expect(output.out == "{\"e\":1}\n")
     #expect(output.status == code)
-    #expect(output.err.hasPrefix("msctl: GET \(server.url)/a was answered \(status) \(reason)\n"))
+    #expect(output.err.hasPrefix("msctl: GET \(server.url)/a returned \(status) \(reason)\n"))
     #expect(try await Tool.run("call", server.url, "--no-fail").status == 0)
   }
 
@@ -139,7 +139,7 @@ struct CallTests {
 
     let loop = try await Tool.run("call", server.url + "/loop", "--follow")
     #expect(loop.status == 4)
-    #expect(loop.err.contains("/loop was answered 302 Found\n"))
+    #expect(loop.err.contains("/loop returned 302 Found\n"))
     #expect(server.requests.count { $0.target == "/loop" } == 11)
   }
 
@@ -168,7 +168,7 @@ struct CallTests {
     #expect(output.out == "{\"a\":oops}")
     #expect(output.status == 9)
     #expect(
-      output.err.hasPrefix("msctl: the answer says that it is JSON, but is not: line 1, column 7: expected a value"))
+      output.err.hasPrefix("msctl: the response is declared as JSON but is not: line 1, column 7: expected a value"))
   }
 
   @Test("hands on every byte of a false answer, and a status that is a failure counts for more")
@@ -178,7 +178,7 @@ struct CallTests {
     let output = try await Tool.run("call", server.url)
     #expect(output.out == body)
     #expect(output.status == 5)
-    #expect(output.err.contains("was answered 503 Unavailable"))
+    #expect(output.err.contains("returned 503 Unavailable"))
   }
 
   @Test("leaves out a header that is named without a value")
@@ -198,7 +198,7 @@ struct CallTests {
     )
     #expect(server.requests.map(\.body) == ["a=%FF%01x"])
     #expect(output.out == "{}\n9\n")
-    #expect(output.err.contains("the file of 'a' is not UTF-8 text, so that no JSON string can hold it"))
+    #expect(output.err.contains("the file of 'a' is not UTF-8 text and cannot become a JSON string"))
     let missing = try await Tool.run("call", server.url, "-f", "f@/nowhere/f")
     #expect(missing.status == 2)
     #expect(missing.err == "msctl: cannot read the file of 'f' from '/nowhere/f': No such file or directory\n")
@@ -233,11 +233,11 @@ struct CallTests {
   @Test(
     "tells what is no proper answer",
     arguments: [
-      ("hello\r\n\r\n", 6, "broke: what answers there does not speak HTTP\n"),
+      ("hello\r\n\r\n", 6, "broke: the server does not speak HTTP\n"),
       ("", 6, "broke: Empty reply from server\n"),
       (
         "HTTP/1.1 200 OK\r\nX-A: " + String(repeating: "y", count: 1 << 20) + "\r\n\r\n", 1,
-        ": a header is larger than libcurl takes\n"
+        ": a header is larger than libcurl allows\n"
       ),
       (
         // Neither as many lines nor as many bytes as newer versions of libcurl refuse by themselves.
@@ -287,7 +287,7 @@ struct CallTests {
     try await eventually("it listens") { server.out.hasSuffix("\n") }
     let port = server.out.dropLast()
     let output = try await Tool.shell("ulimit -v 1500000; msctl call :\(port)/ --envelope | head -c 100")
-    #expect(output.err.contains("the answer is larger than 256 MiB"))
+    #expect(output.err.contains("the response is larger than 256 MiB"))
     // Passed on as it comes, it needs no memory at all.
     let streamed = try await Tool.shell("ulimit -v 300000; msctl call :\(port)/ | wc -c")
     #expect(streamed.out == "\(400 << 20)\n")
@@ -315,7 +315,7 @@ struct CallTests {
     }
     let output = try await Tool.run("call", server.url, "--timeout", "200ms")
     #expect(output.status == 8)
-    #expect(output.err.hasPrefix("msctl: no answer from \(server.url) in time: "))
+    #expect(output.err.hasPrefix("msctl: no response from \(server.url) in time: "))
     never.signal()
   }
 
@@ -349,7 +349,7 @@ struct CallTests {
     let unknown = Services.uniqueName("nobody")
     let output = try await Tool.run("call", unknown + "/x")
     #expect(output.status == 3)
-    #expect(output.err.hasPrefix("msctl: there is no service '\(unknown)'\n"))
+    #expect(output.err.hasPrefix("msctl: no such service: '\(unknown)'\n"))
     #expect(output.err.contains("write 'http://\(unknown)/x'"))
 
     try await withService { service in
@@ -365,7 +365,7 @@ struct CallTests {
     #expect(agentless.status == 6)
     #expect(
       agentless.err.contains(
-        "'s' is taken for a service's name: cannot connect to the Consul agent at http://127.0.0.1:"))
+        "'s' is read as a service name: cannot connect to the Consul agent at http://127.0.0.1:"))
     #expect(agentless.err.contains("CONSUL_HTTP_ADDR"))
   }
 }

@@ -40,8 +40,8 @@ struct HeldServiceTests {
   @Test(
     "ends as the command does",
     arguments: [
-      ("exit 0", 0, ""), ("exit 7", 7, "msctl: 'sh' ended with 7\n"), ("kill -9 $$", 137, ""),
-      ("kill -11 $$", 139, "msctl: 'sh' was ended by signal 11 (Segmentation fault)\n"),
+      ("exit 0", 0, ""), ("exit 7", 7, "msctl: 'sh' exited with 7\n"), ("kill -9 $$", 137, ""),
+      ("kill -11 $$", 139, "msctl: 'sh' was terminated by signal 11 (Segmentation fault)\n"),
     ] as [(String, Int32, String)])
   func statuses(_ script: String, _ status: Int32, _ message: String) async throws {
     let output = try await start([Services.uniqueName("held"), "-p", "0", "--", "sh", "-c", script]).end()
@@ -60,7 +60,7 @@ struct HeldServiceTests {
     let other = try TestServer { _ in .ok("") }
     let taken = try await start(["s", "-p", "\(other.port)", "--", "true"]).end()
     #expect(taken.status == 2)
-    #expect(taken.err.hasPrefix("msctl: something listens on port \(other.port) already, so COMMAND cannot\n"))
+    #expect(taken.err.hasPrefix("msctl: port \(other.port) is already in use\n"))
   }
 
   @Test("passes other signals on to the whole group, and says when the command does not listen")
@@ -100,8 +100,8 @@ struct HeldServiceTests {
     try await agent.kill()
     // Refused, or broken where the agent died with a request before it.
     try await eventually("it is told") {
-      held.err.contains("connection refused; the command goes on")
-        || held.err.contains("broke: Recv failure: Connection reset by peer; the command goes on")
+      held.err.contains("connection refused; the command keeps running")
+        || held.err.contains("broke: Recv failure: Connection reset by peer; the command keeps running")
     }
     try agent.forgetEverything()
     try await agent.start()
@@ -120,7 +120,7 @@ struct HeldServiceTests {
       ["s", "-p", "0"] + Self.server, ["CONSUL_HTTP_ADDR": Services.guardedConsul])
     let output = try await held.end()
     #expect(output.status == 6)
-    #expect(output.err.contains("denies PUT the registration of 's-"))
+    #expect(output.err.contains("denied PUT /v1/agent/service/register"))
   }
 
   @Test("a definition file says what else is to be known, several checks and weights among it")
@@ -167,13 +167,13 @@ struct HeldServiceTests {
   @Test(
     "refuses what does not fit together",
     arguments: [
-      (["s", "-p", "0"], "'--port 0' picks a port for COMMAND, but there is none"),
-      (["s", "-p", "1", "--"], "there is no command after '--'"),
-      (["s", "-p", "1", "--drain", "1s"], "'--drain' needs COMMAND"),
-      (["s", "--remove", "--", "true"], "'--remove' runs no COMMAND"),
-      (["s", "-p", "1", "--wait", "--", "true"], "'--wait' waits for an instance without COMMAND"),
-      (["s", "--file", "f"], "the file says it all: NAME and the options of the instance do not go with '--file'"),
-      (["-p", "1"], "'register' needs NAME: the service, or '--file FILE'"),
+      (["s", "-p", "0"], "'--port 0' requires COMMAND"),
+      (["s", "-p", "1", "--"], "no command after '--'"),
+      (["s", "-p", "1", "--drain", "1s"], "'--drain' requires COMMAND"),
+      (["s", "--remove", "--", "true"], "'--remove' cannot be combined with COMMAND"),
+      (["s", "-p", "1", "--wait", "--", "true"], "'--wait' cannot be combined with COMMAND or '--remove'"),
+      (["s", "--file", "f"], "'--file' cannot be combined with NAME or the options of the instance"),
+      (["-p", "1"], "'register' requires NAME or '--file FILE'"),
     ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await start(words).end()

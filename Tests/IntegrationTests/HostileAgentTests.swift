@@ -170,7 +170,7 @@ struct HostileAgentTests {
     }
     let found = try await Tool.run("discover", "s", "-o", "hostport", environment: agent.environment)
     #expect(found.status == 0 && found.out == "127.0.0.1:1\n")
-    #expect(found.err.contains("has no leader; its answers may be out of date"))
+    #expect(found.err.contains("has no leader; its responses may be out of date"))
     #expect(agent.requests.map { $0.target.contains("stale") } == [false, true])
     #expect(!agent.requests[0].target.contains("consistent"))
 

@@ -169,7 +169,7 @@ struct ChildEndTests {
         "consume", queue, "--for", "1s", "--through", "trap '' TERM; read x; echo $x; while :; do sleep 1; done")
       let output = try await end(of: consumer)
       #expect(output.out == "1\n" && output.status == 137)
-      #expect(output.err.contains("\(Self.killed), with 1 message unanswered\n       They are requeued.\n"))
+      #expect(output.err.contains("\(Self.killed), with 1 message unprocessed\n       They are requeued.\n"))
       #expect(try await Services.messages(in: queue).count == 1)
     }
   }
@@ -208,7 +208,7 @@ struct ChildEndTests {
       #expect(
         output.err
           == "msctl: the filter '\(script)' closed its \(what), was terminated and exited with 143, "
-          + "with 2 messages unanswered\n       They are requeued.\n")
+          + "with 2 messages unprocessed\n       They are requeued.\n")
       // Ten seconds and more were waited; `times` shows what the children used on its last line: 0m0.123s 0m0.045s
       let used = try #require(output.lines.last).split(separator: " ").map { Double($0.dropFirst(2).dropLast()) ?? 99 }
       #expect(used.reduce(0, +) < 5, "\(used)")

@@ -79,7 +79,7 @@ struct MessageTests {
       #expect(output.status == 7)
       #expect(
         output.err == "msctl: message 1 (m-1) was returned: NO_ROUTE (312)\n"
-          + "       No queue is bound to exchange 'amq.direct' for the routing key '\(queue)'.\n"
+          + "       Bind a queue to the exchange 'amq.direct' with the routing key '\(queue)'.\n"
           + "msctl: 0 messages confirmed\nmsctl: 1 message of 1 not delivered\n")
       _ = try await Services.management(
         "POST", "/bindings/%2F/e/amq.direct/q/\(queue)", body: #"{"routing_key":"\#(queue)"}"#)
@@ -132,7 +132,7 @@ struct MessageTests {
       #expect(
         output.err == "msctl: 2 messages confirmed\n"
           + "msctl: standard input is not JSON: line 3, column 2: expected a name in quotes, found 'o'\n"
-          + "       For lines of text there is '--lines', for any bytes '--raw'.\n")
+          + "       For lines of text, use '--lines'; for arbitrary bytes, '--raw'.\n")
       #expect(try await Services.messages(in: queue).count == 2)
       let message = try await Tool.run("publish", queue, "{oops}")
       #expect(message.status == 9)
@@ -147,12 +147,12 @@ struct MessageTests {
       let few = try await Tool.run("consume", queue, "--count", "3", "--for", "500ms")
       #expect(few.out == "1\n2\n")
       #expect(few.status == 8)
-      #expect(few.err == "msctl: 2 of 3 messages came in time from '\(queue)'\n")
+      #expect(few.err == "msctl: received 2 of 3 messages from '\(queue)' in time\n")
       let idle = try await Tool.run("consume", queue, "--idle", "200ms")
       #expect(idle.status == 0 && idle.out == "")
       let empty = try await Tool.run("consume", queue, "--drain", "--require")
       #expect(empty.status == 3)
-      #expect(empty.err == "msctl: the queue '\(queue)' held no message\n")
+      #expect(empty.err == "msctl: the queue '\(queue)' had no messages\n")
     }
   }
 
@@ -221,7 +221,7 @@ struct MessageTests {
       }
       let consumer = try Tool.start("consume", queue, "--count", "1")
       try await eventually("the queue is made") {
-        consumer.err.contains("made the queue '\(queue)', which did not exist")
+        consumer.err.contains("declared the queue '\(queue)', which did not exist")
       }
       _ = try await Tool.run("publish", queue, "1")
       #expect(try await consumer.end().out == "1\n")
@@ -303,7 +303,7 @@ struct MessageTests {
     #expect(away.status == 6)
     #expect(
       away.err == "msctl: cannot connect to RabbitMQ at amqp://u@127.0.0.1:\(port): connection refused\n"
-        + "       Start a broker there, or name another one with AMQP_URL or '--broker'.\n")
+        + "       Start a broker there, or set AMQP_URL or '--broker' to another one.\n")
 
     let base = Services.broker.replacingOccurrences(of: "guest:guest", with: "guest:hunter2")
     let login = try await Tool.run("consume", "q", "--broker", base)
@@ -318,7 +318,8 @@ struct MessageTests {
 
     let empty = try await Tool.run("consume", "q", "--broker", Services.broker + "/")
     #expect(empty.status == 6)
-    #expect(empty.err.contains("The URI ends in '/', which names the empty virtual host; leave it out for '/'."))
+    #expect(
+      empty.err.contains("Remove the '/' at the end of the URI: it selects the virtual host with the empty name."))
 
     let malformed = try await Tool.run(
       "publish", "q", "1", "--json-errors", environment: ["AMQP_URL": "amqp://u:hunter2@h:x"])
@@ -343,24 +344,27 @@ struct MessageTests {
   }
 
   @Test(
-    "refuses what does not go together",
+    "refuses what cannot be combined",
     arguments: [
-      (["publish"], "'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'"),
+      (["publish"], "'publish' requires QUEUE, or '--exchange NAME' with '--routing-key KEY'"),
       (
         ["publish", "q", "1", "--lines"],
-        "'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE"
+        "'--lines', '--raw' and '--envelope' read standard input and cannot be combined with MESSAGE"
       ),
-      (["publish", "q", "--text"], "'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'"),
-      (["publish", "q", "1", "-x", "e"], "with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces"),
-      (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' needs '--exchange'"),
+      (["publish", "q", "--text"], "'--text' requires MESSAGE; for standard input, use '--lines' or '--raw'"),
+      (
+        ["publish", "q", "1", "-x", "e"],
+        "QUEUE cannot be combined with '--exchange'; quote a MESSAGE that contains spaces"
+      ),
+      (["publish", "q", "1", "--routing-key", "k"], "'--routing-key' requires '--exchange'"),
       (["publish", "q", "1", "--priority", "300"], "--priority: '300' must be between 0 and 255"),
       (["consume", "q", "--count", "0"], "--count: '0' must be 1 or more"),
-      (["publish", "q", "1", "-H", longHeader], "-H: '\(longHeader)' has a name of over 255 bytes"),
+      (["publish", "q", "1", "-H", longHeader], "-H: '\(longHeader)' has a name longer than 255 bytes"),
       (
         ["consume", "q", "--peek", "--drain"],
-        "'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'"
+        "'--peek' cannot be combined with '--drain', '--idle' or '--for'"
       ),
-      (["consume", ""], "QUEUE: '' is not the name of a queue"),
+      (["consume", ""], "QUEUE: invalid queue name '': must not be empty"),
     ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await RunningProcess(Tool.binary, words).end()

@@ -132,13 +132,13 @@ struct CallEachTests {
     #expect(stopped.status == 5)
     #expect(stopped.out == "{}\n")
     #expect(
-      stopped.err == "msctl: value 2: GET \(server.url)/2 was answered 500 Oops; 1 call done before it\n"
-        + "       '--keep-going' goes on after a failure.\n")
+      stopped.err == "msctl: value 2: GET \(server.url)/2 returned 500 Oops; 1 call succeeded before it\n"
+        + "       Use '--keep-going' to continue after a failure.\n")
     let whole = try await Tool.run("call", server.url + "/{n}", "--each", "--keep-going", input: input)
     #expect(whole.status == 5)
     #expect(whole.out == "{}\n{}\n")
     #expect(
-      whole.err == "msctl: value 2: GET \(server.url)/2 was answered 500 Oops\nmsctl: value 3: it has no field 'n'\n"
+      whole.err == "msctl: value 2: GET \(server.url)/2 returned 500 Oops\nmsctl: value 3: it has no field 'n'\n"
         + "msctl: 2 calls of 4 failed\n")
     let envelopes = try await Tool.run(
       "call", server.url + "/{n}", "--each", "--keep-going", "--envelope", input: input)
@@ -176,20 +176,20 @@ struct CallEachTests {
   }
 
   @Test(
-    "refuses what does not go together",
+    "refuses what cannot be combined",
     arguments: [
-      (["call", "s/{id}"], "TARGET has {placeholders}, which '--each' fills from standard input"),
-      (["call", "s/{id", "--each"], "TARGET: 's/{id' has braces that do not match"),
+      (["call", "s/{id}"], "a TARGET with {placeholders} requires '--each'"),
+      (["call", "s/{id", "--each"], "TARGET: 's/{id' has unmatched braces"),
       (
         ["call", "s", "--each", "a=1"],
-        "with '--each' the value is the body, so '--data' and items that make a body have no place"
+        "'--data' and items that build a body cannot be combined with '--each', whose values are the bodies"
       ),
-      (["call", "s", "--parallel", "2"], "'--parallel' needs '--each' or '--all'"),
+      (["call", "s", "--parallel", "2"], "'--parallel' requires '--each' or '--all'"),
       (
         ["call", ":80", "--all"],
-        "'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'"
+        "'--all' requires a TARGET of the form NAME/PATH and cannot be combined with '--each'"
       ),
-      (["call", "s", "--each", "-o", "f"], "'--output' takes the answer of one call"),
+      (["call", "s", "--each", "-o", "f"], "'--output' cannot be combined with '--each' or '--all'"),
     ])
   func usage(_ words: [String], _ message: String) async throws {
     let output = try await RunningProcess(Tool.binary, words).end()
@@ -250,7 +250,7 @@ struct PublishStageTests {
         "consume", queue, "--parallel", "4", "--exec",
         #"jq -c '{answer:(.n*2)}' | msctl publish -x '' -k "$MSCTL_REPLY_TO" --correlation-id "$MSCTL_CORRELATION_ID" -q"#
       )
-      try await eventually("it consumes") { responder.err.contains("made the queue") }
+      try await eventually("it consumes") { responder.err.contains("declared the queue") }
       let output = try await Tool.run("publish", queue, "--reply", "-q", input: #"{"n":1}{"n":2}{"n":3}{"n":4}{"n":5}"#)
       #expect(output.err == "")
       #expect(output.lines == (1...5).map { "{\"answer\":\($0 * 2)}" })
@@ -412,7 +412,7 @@ struct ConsumeSourceTests {
       let consumer = try Tool.start("consume", queue, "--through", "cat > /dev/null")
       try await eventually("the remark") {
         consumer.err.contains(
-          "msctl: the filter has written no line for 10 s, 3 messages unanswered; if it buffers its output,")
+          "msctl: the filter has written no line for 10 s, 3 messages unprocessed; if it buffers its output,")
       }
       consumer.signal(SIGTERM)
       #expect(try await consumer.end().status == 1)
@@ -445,7 +445,7 @@ struct ConsumeSourceTests {
           "while read x; do test $x = 2 && exit 5; echo $x; done")
         #expect(output.out == "1\n3\n")
         #expect(output.status == 1)
-        #expect(output.err.contains("exited with 5, with 2 messages unanswered\n       It is restarted in "))
+        #expect(output.err.contains("exited with 5, with 2 messages unprocessed\n       It is restarted in "))
         #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
       }
     }

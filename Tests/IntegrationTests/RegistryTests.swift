@@ -36,7 +36,7 @@ struct RegistryTests {
       #expect(again.err == "msctl: '\(service)' was not registered with \(Services.consul)\n")
       let gone = try await Tool.run("discover", service)
       #expect(gone.status == 3 && gone.out == "")
-      #expect(gone.err == "msctl: there is no service '\(service)'\n       'msctl discover' lists the services.\n")
+      #expect(gone.err == "msctl: no such service: '\(service)'\n       'msctl discover' lists the services.\n")
     }
   }
 
@@ -87,7 +87,8 @@ struct RegistryTests {
           == "127.0.0.1:2\n")
       let none = try await Tool.run("discover", service, "--tag", "red")
       #expect(none.status == 3)
-      #expect(none.err.hasPrefix("msctl: no instance of '\(service)' is what '--tag', '--filter' or '--dc' ask for\n"))
+      #expect(
+        none.err.hasPrefix("msctl: no instance of '\(service)' matches '--tag', '--filter', '--dc' or '--peer'\n"))
       let near = try await Tool.run("discover", service, "--near", "_agent", "--dc", "dc1", "-o", "hostport")
       #expect(near.lines.count == 2)
       let elsewhere = try await Tool.run("discover", service, "--dc", "nowhere")
@@ -95,7 +96,8 @@ struct RegistryTests {
       #expect(elsewhere.err.contains("No path to datacenter"))
       let wrong = try await Tool.run("discover", service, "--filter", "nonsense ==")
       #expect(wrong.status == 1)
-      #expect(wrong.err.hasPrefix("msctl: Consul answered GET /v1/health/service/\(service) with "))
+      #expect(wrong.err.contains(" for GET /v1/health/service/\(service): "))
+      #expect(wrong.err.hasPrefix("msctl: the Consul agent at http"))
       #expect(wrong.err.contains("Failed to create boolean expression evaluator"))
     }
   }
@@ -108,14 +110,15 @@ struct RegistryTests {
     #expect(bare.status == 6)
     #expect(
       bare.err.hasPrefix(
-        "msctl: Consul at \(Services.guardedConsul) denies PUT /v1/agent/service/register: Permission denied"))
+        "msctl: the Consul agent at \(Services.guardedConsul) denied PUT /v1/agent/service/register: Permission denied")
+    )
     #expect(
-      bare.err.hasSuffix("\n       Give a token that may do this with CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE.\n"))
+      bare.err.hasSuffix("\n       Set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE to a token with this permission.\n"))
 
     let wrong = agent.merging(["CONSUL_HTTP_TOKEN": "00000000-dead-beef-0000-000000000000"]) { $1 }
     let refused = try await Tool.run("discover", service, "--json-errors", environment: wrong)
     #expect(refused.status == 6)
-    #expect(refused.err.hasPrefix(#"{"error":{"code":"denied","message":"Consul at "#))
+    #expect(refused.err.hasPrefix(#"{"error":{"code":"denied","message":"the Consul agent at "#))
     #expect(refused.err.contains("ACL not found"))
     #expect(!refused.err.contains("dead-beef"))
 
@@ -128,10 +131,10 @@ struct RegistryTests {
     // Consul answers who may not read with an empty list: that is not "nothing there".
     let blind = try await Tool.run("discover", service, environment: agent)
     #expect(blind.status == 6)
-    #expect(blind.err.contains("denies reading the service '\(service)'"))
+    #expect(blind.err.contains("denied reading the service '\(service)'"))
     let helpless = try await Tool.run("register", service, "--remove", environment: agent)
     #expect(helpless.status == 6)
-    #expect(helpless.err.contains("denies reading the service '\(service)'"))
+    #expect(helpless.err.contains("denied reading the service '\(service)'"))
     #expect(try await Tool.run("register", service, "--remove", environment: right).status == 0)
     let again = try await Tool.run("register", service, "--remove", environment: right)
     #expect(again.status == 0)
@@ -168,7 +171,7 @@ struct RegistryTests {
   @Test(
     "refuses what cannot be meant, and says why",
     arguments: [
-      (["register", "s"], "'register' needs '--port N': where the service listens"),
+      (["register", "s"], "'register' requires '--port N', the port that the service listens on"),
       (["register", "s", "--port", "65536"], "--port: '65536' must be between 0 and 65535"),
       (["register", "s", "--port", "http"], "--port: 'http' is not a whole number"),
       (
@@ -178,13 +181,13 @@ struct RegistryTests {
       (["register", "s", "-p", "1", "--meta", "x"], "--meta: 'x' is not of the form NAME=VALUE"),
       (
         ["register", "a b", "-p", "1"],
-        "NAME: 'a b' is no name of a service: it must not be empty or hold spaces, '/' or '?'"
+        "NAME: invalid service name 'a b': must not be empty or contain spaces, '/' or '?'"
       ),
-      (["discover", "-o", "url"], "'-o url' shows instances, so 'discover' needs NAME: the service"),
+      (["discover", "-o", "url"], "'-o url' requires NAME"),
       (["discover", "s", "-o", "yaml"], "-o: 'yaml' is not one of json, url, hostport, env, table, nginx"),
       (
         ["discover", "--consul-addr", "ftp://x"],
-        "--consul-addr: 'ftp://x' is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"
+        "--consul-addr: 'ftp://x' is not an agent address such as http://127.0.0.1:8500, host:8500 or unix:///path"
       ),
     ])
   func usage(_ words: [String], _ message: String) async throws {
@@ -200,6 +203,6 @@ struct RegistryTests {
     #expect(output.status == 1)
     #expect(
       output.err.hasPrefix(
-        "msctl: what answers at \(server.url) is no Consul agent: its answer to /v1/health/service/s is not JSON"))
+        "msctl: unexpected response from \(server.url): /v1/health/service/s did not return JSON"))
   }
 }

@@ -47,8 +47,8 @@ struct ShellTests {
       let output = try await RunningProcess("/usr/bin/env", ["fish", "--no-config", "-c", script]).end()
       #expect(
         output.lines == [
-          "call\tcall a REST service, found by name or by URL", "--retry\tRetry what is safe to retry, up to N times",
-          "hostport\tHow instances are written", "\(service)\tNAME",
+          "call\tcall a REST service, found by name or by URL", "--retry\tRetry up to N times, if safe",
+          "hostport\tPrint instances in this format", "\(service)\tNAME",
         ], "\(output)")
     }
   }

@@ -14,10 +14,10 @@ struct WatchTests {
       #expect(output.lines.sorted() == ["127.0.0.1:1", "127.0.0.1:2"])
       let few = try await Tool.run("discover", service, "--wait", "200ms", "--min", "3")
       #expect(few.status == 8)
-      #expect(few.err.hasPrefix("msctl: of '\(service)', 2 instances are passing after 200 ms; 3 are wanted\n"))
+      #expect(few.err.hasPrefix("msctl: 2 instances of '\(service)' are passing after 200 ms; 3 required\n"))
       let now = try await Tool.run("discover", service, "--min", "3")
       #expect(now.status == 3)
-      #expect(now.err.hasPrefix("msctl: of '\(service)', 2 instances are passing; 3 are wanted\n"))
+      #expect(now.err.hasPrefix("msctl: 2 instances of '\(service)' are passing; 3 required\n"))
     }
     let away = try await Tool.run(
       "discover", "s", "--wait", "500ms", environment: ["CONSUL_HTTP_ADDR": "127.0.0.1:\(try Services.freePort())"])
@@ -87,7 +87,7 @@ struct WatchTests {
       }
       for port in 1...5 { _ = try await Tool.run("register", service, "-p", "\(port)") }
       try await eventually("all five are told") { state().split(separator: "\n").count == 5 }
-      try await eventually("the failure is told") { watch.err.contains("ended with 9\n       It is run again in ") }
+      try await eventually("the failure is told") { watch.err.contains("exited with 9\n       It runs again in ") }
       _ = try await Tool.run("register", service, "--remove")
       try await eventually("none is told") { state().isEmpty }
       watch.signal(SIGTERM)

@@ -52,12 +52,12 @@ struct CallRequestTests {
       ),
       (
         "http://u:p@h/",
-        "TARGET: the value holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'"
+        "TARGET: the value contains credentials, which every process can see; use '--basic @FILE' or '--basic env:NAME'"
       ),
-      ("s/a b", "TARGET: 's/a b' holds a space or a control character; write it as %XX"),
-      ("s/a\r\nb", "TARGET: 's/a\r\nb' holds a space or a control character; write it as %XX"),
+      ("s/a b", "TARGET: 's/a b' contains a space or a control character; write it as %XX"),
+      ("s/a\r\nb", "TARGET: 's/a\r\nb' contains a space or a control character; write it as %XX"),
       ("s/#x", "TARGET: 's/#x' has a fragment ('#'), which is never sent; write %23"),
-      ("/path", "TARGET: '/path' is no name of a service: it must not be empty or hold spaces, '/' or '?'"),
+      ("/path", "TARGET: invalid service name '/path': must not be empty or contain spaces, '/' or '?'"),
     ])
   func wrongTargets(_ text: String, _ message: String) {
     #expect(refusal([text]) == message)
@@ -137,37 +137,40 @@ struct CallRequestTests {
     arguments: [
       (
         ["s", "a"],
-        "ITEM: 'a' is no item: write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file"
+        "ITEM: invalid item 'a': write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file"
       ),
       (
         ["s", "a:={"],
-        "ITEM: the value of 'a' is not JSON (line 1, column 2: the input ends inside a value); for a string write '=' in place of ':='"
+        "ITEM: the value of 'a' is not JSON (line 1, column 2: the input ends inside a value); for a string, write '=' instead of ':='"
       ),
-      (["s", "X-A:b\r\nX-C:d"], "ITEM: the value is no valid header (a control character?)"),
+      (
+        ["s", "X-A:b\r\nX-C:d"],
+        "ITEM: invalid header: the name must be one word, and the value must not contain control characters"
+      ),
       (
         ["s", "-H", "X-A: b\nc"],
-        "-H: the value is no valid header: a name is one word, and a value holds no control characters"
+        "-H: invalid header: the name must be one word, and the value must not contain control characters"
       ),
       (["s", "-H", "nothing"], "-H: the value is not of the form 'Name: value'"),
       (["s", "-H", "Authorization Bearer hunter2"], "-H: the value is not of the form 'Name: value'"),
       (
         ["s", "--bearer", "hunter2"],
-        "--bearer: the value must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process"
+        "--bearer: the value must be '@FILE' or 'env:NAME': a secret on the command line is visible to every process"
       ),
       (
         ["http://u:hunter2@h/a b"],
-        "TARGET: the value holds a space or a control character; write it as %XX"
+        "TARGET: the value contains a space or a control character; write it as %XX"
       ),
       (
         ["s", "--consul-addr", "http://u:hunter2@h"],
-        "--consul-addr: the value is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path"
+        "--consul-addr: the value is not an agent address such as http://127.0.0.1:8500, host:8500 or unix:///path"
       ),
-      (["s", "f@x"], "'name@file' uploads a file, which needs '--form'"),
-      (["s", "--data", "x", "a=b"], "'--data' and items that make a body do not go together"),
-      (["s", "--basic", "env:A", "--bearer", "env:B"], "'--basic' and '--bearer' do not go together"),
+      (["s", "f@x"], "'name@file' requires '--form'"),
+      (["s", "--data", "x", "a=b"], "'--data' cannot be combined with items that build a body"),
+      (["s", "--basic", "env:A", "--bearer", "env:B"], "'--basic' cannot be combined with '--bearer'"),
       (["s", "--timeout", "soon"], "--timeout: 'soon' is not a duration such as 5s, 250ms, 1m or 2h"),
       (["s", "--timeout", "-5s"], "--timeout: '-5s' is not a duration such as 5s, 250ms, 1m or 2h"),
-      (["GET"], "'call' needs TARGET: A URL, HOST:PORT/PATH, or NAME/PATH of a service"),
+      (["GET"], "'call' requires TARGET: A URL, HOST:PORT/PATH, or NAME/PATH of a service"),
     ])
   func refusals(_ words: [String], _ message: String) {
     #expect(refusal(words) == message)

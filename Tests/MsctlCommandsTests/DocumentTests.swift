@@ -36,4 +36,26 @@ struct DocumentTests {
     let readme = try String(contentsOf: Self.root.appendingPathComponent("README.md"), encoding: .utf8)
     for row in ExitStatus.table { #expect(readme.contains("| \(row.code) | \(row.meaning) |")) }
   }
+
+  @Test("show a literal at the beginning of a text as it must be typed")
+  func literals() throws {
+    for spec in AllCommands.allSpecs {
+      let page = try #require(Documents.files.first { $0.path == "man/msctl-\(spec.name).1" }).text
+      let texts = spec.flags.map(\.summary) + spec.operands.map(\.summary) + spec.variables.map(\.summary)
+      for text in texts where text.first?.isLowercase == true {
+        let first = String(text.prefix { $0 != " " }).replacingOccurrences(of: "-", with: "\\-")
+        #expect(page.split(separator: "\n").contains { $0.hasPrefix(first) }, "\(spec.name): \(text)")
+      }
+    }
+  }
+
+  @Test(
+    "use the words of the field",
+    arguments: ["answer", "authorit", "one a line", "go together", "meant", "hand on"])
+  func words(_ word: String) {
+    for file in Documents.files where file.path.hasPrefix("man/") {
+      let lines = file.text.split(separator: "\n").filter { $0.localizedStandardContains(word) }
+      #expect(lines.isEmpty, "\(file.path)")
+    }
+  }
 }

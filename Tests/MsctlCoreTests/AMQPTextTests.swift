@@ -76,9 +76,9 @@ struct AMQPErrorTests {
   func startingStream() {
     let words = "PRECONDITION_FAILED - stream queue 's' in vhost '/' does not have a running replica on the local node"
     let error = AMQPError(kind: .channelClosed(code: 406), reason: words)
-    #expect(error.isPassing && !error.isAboutOneMessage && error.failure(AMQPURI()).code == .unreachable)
+    #expect(error.isTransient && !error.isAboutOneMessage && error.failure(AMQPURI()).code == .unreachable)
     let other = AMQPError(
       kind: .channelClosed(code: 406), reason: "PRECONDITION_FAILED - inequivalent arg 'x-queue-type'")
-    #expect(!other.isPassing && other.failure(AMQPURI()).code == .failed)
+    #expect(!other.isTransient && other.failure(AMQPURI()).code == .failed)
   }
 }

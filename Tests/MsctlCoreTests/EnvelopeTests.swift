@@ -70,7 +70,7 @@ struct EnvelopeTests {
       (#"{"body":"","bodyEncoding":"gzip"}"#, "has the 'bodyEncoding' 'gzip', which is not text or base64"),
       (#"{"body":1,"exchange":2}"#, "has a 'exchange' that is not a string"),
       (#"{"body":1,"properties":[]}"#, "has 'properties' that are not an object"),
-      (#"{"body":1,"properties":{"colour":1}}"#, "has the property 'colour', which AMQP does not know"),
+      (#"{"body":1,"properties":{"colour":1}}"#, "has the property 'colour', which AMQP does not have"),
       (
         #"{"body":1,"properties":{"priority":256}}"#,
         "has the property 'priority', which is not a number between 0 and 255"
@@ -78,11 +78,11 @@ struct EnvelopeTests {
       (#"{"body":1,"properties":{"type":1}}"#, "has the property 'type', which is not a string of at most 255 bytes"),
       (
         #"{"body":1,"properties":{"headers":{"a":{"$bytes":"!"}}}}"#,
-        "has a header value tagged '$bytes' that is not understood"
+        "has a header value tagged '$bytes', which is not a known type"
       ),
       (
         #"{"body":1,"properties":{"headers":{"a":{"$what":1}}}}"#,
-        "has a header value tagged '$what' that is not understood"
+        "has a header value tagged '$what', which is not a known type"
       ),
       (
         #"{"body":1,"properties":{"headers":{"a":{"$double":"nan"}}}}"#,
@@ -127,11 +127,11 @@ struct URITemplateTests {
   @Test(
     "is refused where it is none or the value does not fill it",
     arguments: [
-      ("{", "has braces that do not match"), ("a}b", "has braces that do not match"),
-      ("{}", "has '{}', which names no field"),
-      ("{a b}", "has '{a b}', which names no field"),
-      ("{a*}", "has '{a*}', whose modifiers (RFC 6570, level 4) are not known here"),
-      ("{a:3}", "has '{a:3}', whose modifiers (RFC 6570, level 4) are not known here"),
+      ("{", "has unmatched braces"), ("a}b", "has unmatched braces"),
+      ("{}", "has '{}', which does not name a field"),
+      ("{a b}", "has '{a b}', which does not name a field"),
+      ("{a*}", "has '{a*}', whose modifiers (RFC 6570, level 4) are not supported"),
+      ("{a:3}", "has '{a:3}', whose modifiers (RFC 6570, level 4) are not supported"),
       ("{missing}", "has no field 'missing'"), ("{null}", "has no field 'null'"),
       ("{list}", "has a field 'list' that is not a string, number or boolean"),
     ])

@@ -14,7 +14,8 @@ enum Call: Verb {
       let start = rest.utf8.firstIndex { $0 != UInt8(ascii: " ") } ?? rest.endIndex
       guard let header = HTTPHeader(String(name), String(rest[start...])) else {
         throw ValueError(
-          "is no valid header: a name is one word, and a value holds no control characters", isSecret: true)
+          invalid: "header", "the name must be one word, and the value must not contain control characters",
+          isSecret: true)
       }
       self.header = header
     }
@@ -85,16 +86,15 @@ enum Call: Verb {
   static let command = Command<Options>(
     "call", "call a REST service, found by name or by URL",
     details: """
-      TARGET is a URL, HOST:PORT/PATH (or :PORT/PATH on this machine), or NAME/PATH: the name of a service, of which one \
-      passing instance is found through Consul, at random by weight. An instance that cannot be connected to is passed over \
-      for the next, and left alone for a while; '--retry' does the same for one that fails later. METHOD is an upper-case \
-      word; without it, GET, or POST where there is a body.
+      TARGET is a URL, HOST:PORT/PATH (:PORT/PATH for this machine), or NAME/PATH: msctl looks up the service NAME in Consul \
+      and picks a passing instance, at random by weight. If it cannot connect to an instance, it tries the next one, and does \
+      not try the failed one again for \(ServiceDirectory.rest.shown) if there are others; '--retry' does the same for an \
+      instance that fails later. METHOD is an upper-case word (default: GET, or POST with a body).
 
       ITEMs build the request: name=text (a JSON string), name:=json, name==value (query), Header:value, name=@file and \
       name:=@file (from a file), a[b][c]=text (nested), a[]=text (a list).
 
-      The body of the answer goes to standard output, also when the status is not 2xx; then the exit code is 4 (3xx, 4xx) or \
-      5 (5xx).
+      The response body goes to standard output, even if the status is not 2xx; the exit code is then 4 (3xx, 4xx) or 5 (5xx).
       """,
     flags: flags,
     operands: [
@@ -112,121 +112,124 @@ enum Call: Verb {
       Example("msctl call user-service/users/42", "A service by name"),
       Example("msctl call POST order-service/orders user=42 'items:=[1,2]'", "A JSON body"),
       Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
-      Example("msctl call :3000/health --envelope", "A port of this machine, with status and headers"),
+      Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
     ],
     check: { options throws(ValueError) in
       try options.lookUp.check()
       let hasFields = options.items.contains(where: \.isField)
       let hasUpload = options.items.contains { if case .upload = $0 { true } else { false } }
-      if options.data != nil, hasFields { throw ValueError("'--data' and items that make a body do not go together") }
-      if options.data != nil, options.isForm { throw ValueError("'--data' and '--form' do not go together") }
-      if hasUpload, !options.isForm { throw ValueError("'name@file' uploads a file, which needs '--form'") }
+      if options.data != nil, hasFields { throw ValueError("'--data' cannot be combined with items that build a body") }
+      if options.data != nil, options.isForm { throw ValueError("'--data' cannot be combined with '--form'") }
+      if hasUpload, !options.isForm { throw ValueError("'name@file' requires '--form'") }
       if case .template? = options.target, !options.isEach {
-        throw ValueError("TARGET has {placeholders}, which '--each' fills from standard input")
+        throw ValueError("a TARGET with {placeholders} requires '--each'")
       }
       if options.isEach, options.data != nil || hasFields, options.bodyIsValue {
-        throw ValueError("with '--each' the value is the body, so '--data' and items that make a body have no place")
+        throw ValueError(
+          "'--data' and items that build a body cannot be combined with '--each', whose values are the bodies")
       }
       if options.isEach, options.data == "-" || options.data == "@-" {
-        throw ValueError("'--each' and '--data -' both read standard input")
+        throw ValueError("'--each' cannot be combined with '--data -': both read standard input")
       }
       if options.all {
         guard case .service? = options.target, !options.isEach else {
-          throw ValueError("'--all' calls every instance of a service: TARGET must be its NAME/path, without '--each'")
+          throw ValueError("'--all' requires a TARGET of the form NAME/PATH and cannot be combined with '--each'")
         }
       }
       if !options.isEach, !options.all, options.parallel != 1 {
-        throw ValueError("'--parallel' needs '--each' or '--all'")
+        throw ValueError("'--parallel' requires '--each' or '--all'")
       }
-      if !options.isEach, options.keepsGoing { throw ValueError("'--keep-going' needs '--each'") }
+      if !options.isEach, options.keepsGoing { throw ValueError("'--keep-going' requires '--each'") }
       if options.isEach || options.all, options.outputFile != nil {
-        throw ValueError("'--output' takes the answer of one call")
+        throw ValueError("'--output' cannot be combined with '--each' or '--all'")
       }
       if options.unixSocket != nil {
         if case .service? = options.target {
           throw ValueError(
-            "'--unix-socket' says where to connect, so TARGET must be a URL such as http://localhost/path")
+            "'--unix-socket' requires a URL as TARGET, such as http://localhost/path")
         }
       }
       if options.asCurl, options.isEach || options.all {
-        throw ValueError("'--as-curl' writes one command: it does not go together with '--each' or '--all'")
+        throw ValueError("'--as-curl' cannot be combined with '--each' or '--all'")
       }
-      if options.basic != nil, options.bearer != nil { throw ValueError("'--basic' and '--bearer' do not go together") }
+      if options.basic != nil, options.bearer != nil {
+        throw ValueError("'--basic' cannot be combined with '--bearer'")
+      }
       if options.outputFile != nil, options.asEnvelope {
-        throw ValueError("'--output' and '--envelope' do not go together; redirect the envelope with '>'")
+        throw ValueError("'--output' cannot be combined with '--envelope'; redirect the envelope with '>'")
       }
     })
 
   private static let flags: [Flag<Options>] =
     [
-      .value("data", "d", "BODY", into: \.data, "The body as it is; @FILE or - (standard input)")
+      .value("data", "d", "BODY", into: \.data, "Send this body; @FILE, or - for standard input")
         .details(
-          "Its Content-Type is application/json where it is JSON, else text/plain; a header item says otherwise."
+          "The Content-Type is application/json for JSON, else text/plain; a header item overrides it."
         )
         .completed(by: .file),
       .toggle("form", "f", into: \.isForm, "Send the items as a form; name@file uploads"),
-      .list("header", "H", "HEADER", into: \.headers, "A header, as 'Name: value'"),
-      .value("basic", nil, "SOURCE", into: \.basic, "Basic authentication: user:password in @FILE or env:NAME"),
-      .value("bearer", nil, "SOURCE", into: \.bearer, "Bearer authentication: the token in @FILE or env:NAME"),
+      .list("header", "H", "HEADER", into: \.headers, "Add a header, as 'Name: value'"),
+      .value("basic", nil, "SOURCE", into: \.basic, "Log in with user:password from @FILE or env:NAME"),
+      .value("bearer", nil, "SOURCE", into: \.bearer, "Send the bearer token from @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
         .details(
           """
-          To another host only harmless headers are sent on, no credentials and none that you named. A 307 or 308 sends the \
-          body again, to another host too.
+          A redirect to another host drops credentials and custom headers. A 307 or 308 sends the body again, even to \
+          another host.
           """),
       .value("timeout", "t", "TIME", into: \.timeout, "Time limit for the whole call; 0 for none")
         .details(
           """
-          It covers the look-up of the service, all attempts and the body; exit code 8. Without it, a call ends when no byte \
-          has arrived for 60 s.
+          It covers the look-up of the service, all attempts and the body; exit code 8. Without it, a call fails when no \
+          byte has arrived for 60 s.
           """),
       .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "Time limit for one attempt"),
       .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "Time limit to connect; 0 for none"),
-      .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry what is safe to retry, up to N times")
+      .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry up to N times, if safe")
         .details(
           """
-          Retried with any method: attempts of which no byte was sent, and look-ups that the Consul agent did not answer. With \
-          GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also: responses that broke off or took too long, and the \
-          statuses 408, 429, 502, 503 and 504. Another instance is taken if there is one. Pauses are random and grow from \
+          Retried with any method: attempts that sent no byte, and look-ups without a response from the Consul agent. With \
+          GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also: responses that broke off or timed out, and the \
+          statuses 408, 429, 502, 503 and 504. Another instance is used if there is one. Pauses are random and grow from \
           100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together.
           """),
-      .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key: a POST is safe to retry")
-        .details("The same key goes with every attempt of a call, another one with the next call."),
-      .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this socket, whatever the URL says")
+      .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so a POST can be retried")
+        .details("Every attempt of a call sends the same key; the next call sends another."),
+      .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this Unix socket, not the URL's host")
         .completed(by: .file),
-      .value("cacert", nil, "FILE", into: \.authorityFile, "Authorities that may sign the server's certificate")
+      .value("cacert", nil, "FILE", into: \.authorityFile, "CA certificates to verify the server with")
         .completed(by: .file),
       .toggle("insecure", "k", into: \.isInsecure, "Do not verify the server's certificate"),
     ].under("Request")
     + [
-      .toggle("envelope", "e", into: \.asEnvelope, "Wrap the answer in status, headers, URL and time"),
-      .value("output", "o", "FILE", into: \.outputFile, "Write the body to a file, whole or not at all")
+      .toggle("envelope", "e", into: \.asEnvelope, "Wrap the response in status, headers, URL and time"),
+      .value("output", "o", "FILE", into: \.outputFile, "Write the body to FILE, completely or not at all")
         .completed(by: .file)
         .details(
           """
-          If the call fails, FILE is left untouched; the body of a failed response goes to standard output. With '--no-fail' \
-          every response counts.
+          If the call fails, FILE is left untouched; the body of a failed response goes to standard output. With '--no-fail', \
+          FILE gets any response.
           """),
-      .toggle("as-curl", nil, into: \.asCurl, "Write the curl command that would do it, and do not call")
-        .details("Secrets are masked in it."),
-      .toggle("no-fail", nil, into: \.fails, to: false, "Exit with 0 whatever the status of the answer"),
-    ].under("Answer")
+      .toggle("as-curl", nil, into: \.asCurl, "Print the equivalent curl command; do not call")
+        .details("Secrets are masked."),
+      .toggle("no-fail", nil, into: \.fails, to: false, "Exit 0 whatever the status of the response"),
+    ].under("Response")
     + [
       .toggle("each", nil, into: \.isEach, "Make a call for each JSON value on standard input")
         .details(
           """
           The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570, level 1 to 3); with POST, PUT \
-          or PATCH it does both. One line for each, in the order of the input: the body, null where it is empty, or the \
-          envelope. A call that fails writes nothing but its envelope.
+          or PATCH it does both. One line per successful call, in input order: the body (null if it is empty), or the \
+          envelope. With --envelope, failed calls produce a line too.
           """),
-      .number("parallel", "P", "N", in: 1...512, into: \.parallel, "Make N calls at a time"),
-      .toggle("keep-going", nil, into: \.keepsGoing, "Go on after a call that failed"),
+      .number("parallel", "P", "N", in: 1...512, into: \.parallel, "Run N calls at a time"),
+      .toggle("keep-going", nil, into: \.keepsGoing, "Continue after a failed call"),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
-      .toggle("stats", nil, into: \.showsStatistics, "Sum up on standard error: statuses, rate, latencies"),
+      .toggle("stats", nil, into: \.showsStatistics, "Print a summary to stderr: statuses, rate, latencies"),
     ].under("Many calls")
     + [
-      .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
-      .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
+      .list("tag", nil, "TAG", into: \.tags, "Use only instances with this tag"),
+      .value("dc", nil, "NAME", into: \.datacenter, "Look in this datacenter"),
       .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)"),
     ].under("Service") + LookUpOptions.flags.lifted(to: \.lookUp)
     + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output)
@@ -234,7 +237,7 @@ enum Call: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let request = try request(options, environment: environment)
     let http = try makeHTTPClient(console)
-    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    guard let target = options.target else { throw Failure(.usage, "missing TARGET") }
     if options.asCurl {
       let directory = try ServiceDirectory(options, over: http, console)
       var instance: ServiceInstance?

@@ -34,16 +34,18 @@ enum CallItem: ArgumentValue, Equatable {
   init(argument: String) throws(ValueError) {
     guard let (name, separator, value) = Self.split(argument) else {
       throw ValueError(
-        "is no item: write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file")
+        invalid: "item", "write name=text, name:=json, name==query, Header:value, name=@file, name:=@file or name@file")
     }
     guard !name.isEmpty || separator == "=" || separator == ":=" else { throw ValueError("has no name") }
     switch separator {
     case ":" where value.isEmpty:
-      guard HTTPHeader(name, "") != nil else { throw ValueError("is no valid name of a header", isSecret: true) }
+      guard HTTPHeader(name, "") != nil else { throw ValueError(invalid: "header name", isSecret: true) }
       self = .noHeader(name)
     case ":":
       guard let header = HTTPHeader(name, value) else {
-        throw ValueError("is no valid header (a control character?)", isSecret: true)
+        throw ValueError(
+          invalid: "header", "the name must be one word, and the value must not contain control characters",
+          isSecret: true)
       }
       self = .header(header)
     case "==": self = .query(name: name, value: value)
@@ -55,7 +57,7 @@ enum CallItem: ArgumentValue, Equatable {
     }
     if case .json(_, .text(let text)) = self {
       do { _ = try JSONValue(parsing: text.utf8) } catch {
-        throw ValueError("of '\(name)' is not JSON (\(error)); for a string write '=' in place of ':='", isSecret: true)
+        throw ValueError("of '\(name)' is not JSON (\(error)); for a string, write '=' instead of ':='", isSecret: true)
       }
     }
   }

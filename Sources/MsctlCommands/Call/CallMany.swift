@@ -91,7 +91,7 @@ struct CallMany {
 
   /// The call for a value.
   private func call(_ number: Int, _ value: JSONValue) throws(Failure) -> PendingCall {
-    guard let target = options.target else { throw Failure(.usage, "there is no TARGET") }
+    guard let target = options.target else { throw Failure(.usage, "missing TARGET") }
     var request = base
     let filled: CallTarget
     do { filled = try target.filled(with: value) } catch { throw Failure(.badInput, "it " + error.reason) }
@@ -160,8 +160,8 @@ struct CallMany {
       if options.keepsGoing || !options.isEach {
         if ended == nil { throw Failure(failure.code, "\(counted(failed, "call")) of \(begun) failed") }
       } else {
-        failure.message += "; \(counted(done, "call")) done before it"
-        if failure.hint == nil { failure.hint = "'--keep-going' goes on after a failure." }
+        failure.message += "; \(counted(done, "call")) succeeded before it"
+        if failure.hint == nil { failure.hint = "Use '--keep-going' to continue after a failure." }
         throw failure
       }
     }
@@ -183,7 +183,7 @@ struct CallStatistics {
 
   mutating func add(_ call: PendingCall) {
     count += 1
-    let name = if case .success? = call.outcome, let head = call.head { String(head.status) } else { "no answer" }
+    let name = if case .success? = call.outcome, let head = call.head { String(head.status) } else { "no response" }
     if let place = statuses.firstIndex(where: { $0.name == name }) {
       statuses[place].count += 1
     } else {

@@ -57,7 +57,7 @@ extension Call {
 
   private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {
     guard let header = HTTPHeader("Authorization", value) else {
-      throw Failure(.usage, "the credentials hold control characters, which cannot stand in a header")
+      throw Failure(.usage, "the credentials contain control characters, which are not allowed in a header")
     }
     return header
   }
@@ -83,7 +83,7 @@ extension Call {
         name = field
         guard let text = String(validating: try bytes(source), as: UTF8.self) else {
           throw Failure(
-            .badInput, "the file of '\(field)' is not UTF-8 text, so that no JSON string can hold it",
+            .badInput, "the file of '\(field)' is not UTF-8 text and cannot become a JSON string",
             hint: "'--form' with '\(field)@FILE' sends any file.")
         }
         value = JSONValue(string: text)

@@ -10,7 +10,9 @@ enum CallTarget: ArgumentValue, Equatable {
 
   init(argument: String) throws(ValueError) {
     do { self = try Self.read(argument) } catch {
-      throw ValueError(error.reason, isSecret: argument.holds("@") || !shownURL(argument).isSame(as: argument))
+      var error = error
+      error.isSecret = argument.holds("@") || !shownURL(argument).isSame(as: argument)
+      throw error
     }
   }
 
@@ -25,7 +27,7 @@ enum CallTarget: ArgumentValue, Equatable {
         throw ValueError(error.reason)
       } catch let error as ValueError {
         throw error
-      } catch { throw ValueError("is no target") }
+      } catch { throw ValueError(invalid: "target") }
     }
     let target: CallTarget
     // A scheme's case does not matter (RFC 3986, section 3.1).
@@ -69,7 +71,7 @@ enum CallTarget: ArgumentValue, Equatable {
     do { return try CallTarget(argument: template.expanded(with: value)) } catch let error as TemplateError {
       throw ValueError(error.reason)
     } catch let error as ValueError {
-      throw ValueError("fills the target so that it " + error.reason)
+      throw ValueError("makes a TARGET that " + error.reason)
     } catch { return self }
   }
 
@@ -82,7 +84,7 @@ enum CallTarget: ArgumentValue, Equatable {
 
   private func validate() throws(ValueError) {
     guard url.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F }) else {
-      throw ValueError("holds a space or a control character; write it as %XX")
+      throw ValueError("contains a space or a control character; write it as %XX")
     }
     let parts: URLParts
     do { parts = try URLParts(url) } catch {
@@ -90,7 +92,7 @@ enum CallTarget: ArgumentValue, Equatable {
     }
     guard parts.user == nil, parts.password == nil else {
       throw ValueError(
-        "holds credentials, which every process could see; use '--basic @FILE' or '--basic env:NAME'")
+        "contains credentials, which every process can see; use '--basic @FILE' or '--basic env:NAME'")
     }
   }
 }

@@ -28,7 +28,7 @@ indirect enum JSONTree {
     }
     while !rest.isEmpty {
       guard let opened = rest.rest(after: "["), let (content, after) = opened.cut(at: "]") else {
-        throw ValueError("has the name '\(name)', in which brackets do not match")
+        throw ValueError("has the name '\(name)', which has unmatched brackets")
       }
       let inner = String(content)
       if inner.isEmpty {
@@ -49,7 +49,7 @@ indirect enum JSONTree {
       return
     }
     let rest = steps.dropFirst()
-    let clash = ValueError("has the name '\(name)', where another item has put something else")
+    let clash = ValueError("has the name '\(name)', which conflicts with another item")
     switch step {
     case .member(let member):
       guard case .object(var members) = self else { throw clash }

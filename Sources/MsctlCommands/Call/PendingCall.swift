@@ -66,7 +66,7 @@ final class PendingCall {
   /// The head of the answer, once it is complete and will not be given up for another attempt.
   var head: HTTPHead? {
     guard pauseEnd == nil, let head = transfer?.head else { return nil }
-    return outcome == nil && mayTryAgain && RetryPolicy.isPassing(head.status) ? nil : head
+    return outcome == nil && mayTryAgain && RetryPolicy.isTransient(head.status) ? nil : head
   }
 
   /// When it goes on even if nothing comes.
@@ -96,7 +96,7 @@ final class PendingCall {
     body += transfer.takeBody()
     if body.count > HTTPClient.bodyLimit {
       http.cancel(transfer)
-      let reason = "the answer is larger than \(HTTPClient.bodyLimit >> 20) MiB"
+      let reason = "the response is larger than \(HTTPClient.bodyLimit >> 20) MiB"
       return end(.failure(HTTPError(kind: .tooLarge, reason: reason)))
     }
     guard let result = transfer.outcome else { return }
@@ -140,7 +140,7 @@ final class PendingCall {
   /// Whether the instance is worth leaving alone.
   private func isTrouble(_ result: Result<Void, HTTPError>, _ transfer: HTTPTransfer) -> Bool {
     switch result {
-    case .failure(let error): RetryPolicy.isPassing(error) || error.kind == .tls
+    case .failure(let error): RetryPolicy.isTransient(error) || error.kind == .tls
     case .success: transfer.head.map { (502...504).contains($0.status) } ?? false
     }
   }
@@ -153,12 +153,12 @@ final class PendingCall {
     var wanted: Duration?
     switch result {
     case .failure(let error):
-      guard !isHandedOut, RetryPolicy.isPassing(error) else { return nil }
+      guard !isHandedOut, RetryPolicy.isTransient(error) else { return nil }
       // Where nothing was sent, the next instance may be asked whatever the method.
       if !transfer.hasSent, !candidates.isEmpty { return .zero }
       guard retriesLeft > 0, !transfer.hasSent || mayTryAgain else { return nil }
     case .success:
-      guard mayTryAgain, let head = transfer.head, RetryPolicy.isPassing(head.status) else { return nil }
+      guard mayTryAgain, let head = transfer.head, RetryPolicy.isTransient(head.status) else { return nil }
       // One instance that is busy says nothing of the others; too many requests are too many for all.
       if head.status == 429 || candidates.isEmpty { wanted = transfer.retryAfter }
     }
@@ -175,7 +175,7 @@ final class PendingCall {
 
   private func cause(of result: Result<Void, HTTPError>, _ transfer: HTTPTransfer) -> String {
     if case .failure(let error) = result { return error.reason }
-    return "answered \(transfer.head?.status ?? 0)"
+    return "returned \(transfer.head?.status ?? 0)"
   }
 
   // MARK: The result
@@ -187,22 +187,22 @@ final class PendingCall {
       let place = instance.map { "\($0.service) (\($0.id) at \($0.hostPort))" } ?? request.url
       var failure = error.failure(reaching: place)
       if error.kind == .timedOut, failure.hint == nil, options.timeout == nil {
-        failure.hint = "'--timeout 0' waits for ever."
+        failure.hint = "Use '--timeout 0' to wait without a limit."
       }
-      if attempts > 1 { failure.message += "; \(attempts) attempts were made" }
+      if attempts > 1 { failure.message += "; \(attempts) attempts" }
       return failure
     }
     guard let head else {
-      return Failure(.unreachable, "the connection to \(shownURL(request.url)) broke: there was no answer")
+      return Failure(.unreachable, "the connection to \(shownURL(request.url)) broke: there was no response")
     }
     guard options.isFailure(head.status) else { return nil }
     let reason = head.reason.isEmpty ? "" : " " + head.reason
     let tries = attempts > 1 ? ", the last of \(attempts) attempts" : ""
     return Failure(
       head.status >= 500 ? .serverError : .clientError,
-      "\(request.method) \(shownURL(head.url)) was answered \(head.status)\(reason)\(tries)",
+      "\(request.method) \(shownURL(head.url)) returned \(head.status)\(reason)\(tries)",
       hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
-        ? "It points elsewhere; '--follow' goes there." : nil)
+        ? "Use '--follow' to follow the redirect." : nil)
   }
 
   /// The answer as one value: the body, or the envelope around it. A body of nothing is `null`.

@@ -38,7 +38,7 @@ struct ResponseSink: ~Copyable {
     if let fault {
       try console.flush()
       throw Failure(
-        .badInput, "the answer says that it is JSON, but is not: \(fault)", hint: "Its bytes were written as they came."
+        .badInput, "the response is declared as JSON but is not: \(fault)", hint: "Its bytes were written unchanged."
       )
     }
   }

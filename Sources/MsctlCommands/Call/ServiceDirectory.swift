@@ -6,7 +6,7 @@ final class ServiceDirectory {
   /// How long what was looked up is believed.
   private static let age: Duration = .seconds(5)
   /// How long an instance that has failed is left alone: longer than Consul's checks usually need to notice.
-  private static let rest: Duration = .seconds(15)
+  static let rest: Duration = .seconds(15)
 
   private struct Entry {
     var instances: [ServiceInstance]
@@ -39,7 +39,7 @@ final class ServiceDirectory {
     // Where there is something to go on with, nobody waits for an agent that is away.
     do { instances = try lookUp(name, path, retries: old == nil ? options.retries : 0, until: deadline) } catch {
       guard let old, [.unreachable, .timedOut, .failed].contains(error.code) else { throw error }
-      console.note("\(error.message); going on with the instances that '\(name)' had before")
+      console.note("\(error.message); using the last known instances of '\(name)'")
       instances = old.instances
     }
     known[name] = Entry(instances: instances, until: .after(Self.age))
@@ -92,14 +92,14 @@ final class ServiceDirectory {
     do { all = try agent.instances(of: name, selection, until: attempt) } catch {
       var failure = error
       if failure.code == .unreachable {
-        failure.message = "'\(name)' is taken for a service's name: " + failure.message
-        failure.hint = (failure.hint.map { $0 + " " } ?? "") + "A host is called as 'http://\(name)\(path)'."
+        failure.message = "'\(name)' is read as a service name: " + failure.message
+        failure.hint = (failure.hint.map { $0 + " " } ?? "") + "To call a host, write 'http://\(name)\(path)'."
       }
       throw failure
     }
     let passing = all.filter { $0.status == .passing }
     guard passing.isEmpty else { return passing }
     throw Discover.nothingPassing(
-      name, all, isNarrowed: selection.isNarrow, orElse: "Where '\(name)' is a host, write 'http://\(name)\(path)'.")
+      name, all, isNarrowed: selection.isNarrow, orElse: "If '\(name)' is a host, write 'http://\(name)\(path)'.")
   }
 }

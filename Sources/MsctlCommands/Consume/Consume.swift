@@ -92,10 +92,10 @@ enum Consume: Verb {
 
       QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist.
 
-      SIGINT and SIGTERM end it cleanly: no message is taken any more, running commands may finish for 10 s, then get SIGTERM, \
-      and SIGKILL after another 10 s; then it exits 130 or 143. A second signal of the same kind ends it at once. The end of \
-      '--for', a deleted queue and a failure that ends it give running commands the same time. What was delivered and not \
-      handled is requeued.
+      SIGINT and SIGTERM end it cleanly: it takes no more messages, gives running commands 10 s to finish, sends them SIGTERM, \
+      and SIGKILL after another 10 s, and exits 130 or 143. A second signal of the same kind ends it at once. Running commands \
+      get the same time at the end of '--for', when the queue is deleted, and after a failure that ends the run. Messages that \
+      were delivered and not handled are requeued.
 
       If the connection breaks, msctl reconnects. A message that it has handled and could not acknowledge is acknowledged when \
       the broker delivers it again, not handled twice. A connection that breaks again before a message was acknowledged is \
@@ -113,38 +113,41 @@ enum Consume: Verb {
     ],
     check: { options throws(ValueError) in
       if options.exchange == nil, options.queue == nil {
-        throw ValueError("'consume' needs QUEUE: the queue, or '--exchange NAME' with '--bind KEY'")
+        throw ValueError("'consume' requires QUEUE, or '--exchange NAME' with '--bind KEY'")
       }
       if options.exchange != nil, options.queue != nil {
-        throw ValueError("with '--exchange' there is no QUEUE: an own one is bound to the exchange")
+        throw ValueError("QUEUE cannot be combined with '--exchange', which creates a temporary queue")
       }
-      if options.exchange == nil, !options.bindings.isEmpty { throw ValueError("'--bind' needs '--exchange'") }
+      if options.exchange == nil, !options.bindings.isEmpty { throw ValueError("'--bind' requires '--exchange'") }
       if options.peeks, options.drains || options.idle != nil || options.time != nil {
-        throw ValueError("'--peek' ends by itself: it does not go together with '--drain', '--idle' or '--for'")
+        throw ValueError("'--peek' cannot be combined with '--drain', '--idle' or '--for'")
       }
-      if options.exec != nil, options.through != nil { throw ValueError("'--exec' and '--through' do not go together") }
+      if options.exec != nil, options.through != nil {
+        throw ValueError("'--exec' cannot be combined with '--through'")
+      }
       if options.peeks, options.exec != nil || options.through != nil {
-        throw ValueError("'--peek' acknowledges nothing, so it does not go together with '--exec' or '--through'")
+        throw ValueError("'--peek' cannot be combined with '--exec' or '--through'")
       }
       if options.exec == nil, options.parallel != 1 || options.onError != .requeue {
-        throw ValueError("'--parallel' and '--on-error' need '--exec'")
+        throw ValueError("'--parallel' and '--on-error' require '--exec'")
       }
       if options.maxAttempts != nil, options.exec == nil, !options.restarts {
-        throw ValueError("'--max-attempts' needs '--exec', or '--through' with '--restart'")
+        throw ValueError("'--max-attempts' requires '--exec', or '--through' with '--restart'")
       }
       if options.children.isClean, options.exec == nil, options.through == nil {
-        throw ValueError("'--clean-env' needs '--exec' or '--through'")
+        throw ValueError("'--clean-env' requires '--exec' or '--through'")
       }
-      if options.restarts, options.through == nil { throw ValueError("'--restart' needs '--through'") }
+      if options.restarts, options.through == nil { throw ValueError("'--restart' requires '--through'") }
       if options.format.isRaw, options.exec != nil || options.through != nil {
-        throw ValueError("'--raw' and '-0' are for standard output; '--exec' hands over the body as it is anyhow")
+        throw ValueError("'--raw' and '-0' cannot be combined with '--exec' or '--through'")
       }
       if options.format.isRaw, options.format.asEnvelope {
-        throw ValueError("'--raw' and '--envelope' do not go together")
+        throw ValueError("'--raw' cannot be combined with '--envelope'")
       }
-      if options.offset != nil, !options.isStream { throw ValueError("'--offset' needs '--stream'") }
+      if options.offset != nil, !options.isStream { throw ValueError("'--offset' requires '--stream'") }
       if options.isStream, options.drains || options.peeks {
-        throw ValueError("a stream never empties: '--idle 1s' ends at its end, in place of '--drain' and '--peek'")
+        throw ValueError(
+          "'--drain' and '--peek' cannot be combined with '--stream'; '--idle 1s' reads a stream to its end")
       }
     })
 
@@ -153,19 +156,19 @@ enum Consume: Verb {
   private static let endFlags: [Flag<Options>] =
     [
       .number("count", "n", "N", in: 1...Int.max, into: \.count, "End after N messages")
-        .details("Fewer than N within '--for' or '--idle' is a time-out: exit code 8."),
+        .details("Exit 8 if fewer arrive within '--for' or '--idle'."),
       .value("idle", nil, "TIME", into: \.idle, "End after TIME without a message and without a running command"),
       .toggle("drain", nil, into: \.drains, "End when the queue is empty"),
-      .value("for", nil, "TIME", into: \.time, "End after this time"),
-      .toggle("require", nil, into: \.requires, "Exit with 3 where there was no message"),
+      .value("for", nil, "TIME", into: \.time, "End after TIME"),
+      .toggle("require", nil, into: \.requires, "Exit 3 if there was no message"),
     ].under("End")
 
   private static let formFlags: [Flag<Options>] =
     [
       .toggle("envelope", "e", into: \.format.asEnvelope, "Wrap each body in exchange, routing key and properties")
-        .details("'publish --envelope' makes the same message of it."),
-      .toggle("raw", nil, into: \.format.asBytes, "Write the bytes of each body and a line feed"),
-      .toggle("null", "0", into: \.format.endsWithNUL, "As --raw, with a NUL in place of the line feed"),
+        .details("'publish --envelope' publishes the same message from it."),
+      .toggle("raw", nil, into: \.format.asBytes, "Write the bytes of each body, followed by a line feed"),
+      .toggle("null", "0", into: \.format.endsWithNUL, "Like --raw, but with a NUL instead of the line feed"),
     ].under("Form")
 
   private static let commandFlags: [Flag<Options>] =
@@ -184,11 +187,11 @@ enum Consume: Verb {
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(
           """
-          If the filter ends while messages are unanswered, they are requeued and 'consume' fails. A filter that closes its \
-          input or output, or leaves a process running that holds its output, is terminated once it has been silent for \
-          10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
+          If the filter exits before it has written a line for each message, the messages without one are requeued and \
+          'consume' fails. A filter that closes its input or output, or leaves a process running that holds its output, is \
+          terminated once it has been silent for 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
           """),
-      .toggle("restart", nil, into: \.restarts, "Start a filter again that has failed"),
+      .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed"),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
@@ -208,7 +211,7 @@ enum Consume: Verb {
       .value(
         "exchange", "x", "NAME", into: \.exchange, "Create a temporary exclusive queue bound to EXCHANGE and consume it"
       ),
-      .list("bind", "b", "KEY", into: \.bindings, "A binding key for the exchange (default: #)"),
+      .list("bind", "b", "KEY", into: \.bindings, "Bind with this routing key (default: #)"),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
       .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or @SECONDS")
         .details("Default: first for a run that ends by itself (--count, --idle, --for), else next."),
@@ -257,7 +260,9 @@ enum Consume: Verb {
       let exchange = options.exchange?.text ?? ""
       do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)) } catch {
         var failure = error.failure(connection.uri)
-        if case .channelClosed(code: 404) = error.kind { failure.hint = "An exchange is not made by 'msctl consume'." }
+        if case .channelClosed(code: 404) = error.kind {
+          failure.hint = "'msctl consume' does not declare exchanges; check the name."
+        }
         throw failure
       }
     }
@@ -275,7 +280,7 @@ enum Consume: Verb {
     var broker = options.broker
     if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
     try broker.assertQueue(queue, on: second)
-    console.note("made the queue '\(queue)', which did not exist")
+    console.note("declared the queue '\(queue)', which did not exist")
     return (second, queue)
   }
 }

@@ -188,7 +188,7 @@ struct ConsumeSession {
       console.note("\(counted(doubtful.count)) handled and not acknowledged; the broker may deliver them again")
     }
     if rejected > 0 { throw Failure(.failed, "\(counted(rejected)) \(traits.isStream ? "skipped" : "rejected")") }
-    if taken == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' held no message") }
+    if taken == 0, options.requires { throw Failure(.nothingThere, "the queue '\(queue)' had no messages") }
   }
 
   /// Takes and hands on messages, until it ends and nothing is under way any more.
@@ -398,7 +398,7 @@ struct ConsumeSession {
     consumer = nil
     try acknowledge(held.count)
     do throws(AMQPError) { _ = try connection.inspectQueue(queue) } catch {
-      guard error.kind == .channelClosed(code: 404), !error.isPassing else { throw error }
+      guard error.kind == .channelClosed(code: 404), !error.isTransient else { throw error }
       leaveConnection(because: error)
       return end(
         Failure(.nothingThere, "the queue '\(queue)' was deleted while it was consumed"), mayReconnect: false)
@@ -425,7 +425,7 @@ struct ConsumeSession {
     if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
       return end(timeoutFailure(error.reason))
     }
-    guard error.isPassing, !options.peeks else { return end(brokerFailure(error), mayReconnect: false) }
+    guard error.isTransient, !options.peeks else { return end(brokerFailure(error), mayReconnect: false) }
     do { try reconnect(after: error, isIdle, until: end) } catch let error as AMQPError {
       // It broke again at once.
       lost(error, signals)
@@ -463,7 +463,7 @@ struct ConsumeSession {
       ) { connection in
         guard let exchange = options.exchange?.text else {
           do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
-            if error.isPassing { throw error }
+            if error.isTransient { throw error }
             throw options.broker.failure(error, queue: name, connection.uri)
           }
           return (connection, name)
@@ -659,7 +659,7 @@ struct ConsumeSession {
 
   /// Whatever ended the connection, another one may do.
   private static func renewable(_ error: AMQPError) -> AMQPError {
-    error.isPassing ? error : AMQPError(kind: .broken, reason: error.reason)
+    error.isTransient ? error : AMQPError(kind: .broken, reason: error.reason)
   }
 
   /// Whether nothing is ready, nothing waits here, and nothing is under way. A delivery may overtake the first reply, so there
@@ -679,7 +679,7 @@ struct ConsumeSession {
 
   private var countFailure: Failure? {
     guard let count = options.count else { return nil }
-    return Failure(.timedOut, "\(handled) of \(count) messages came in time from '\(queue)'")
+    return Failure(.timedOut, "received \(handled) of \(count) messages from '\(queue)' in time")
   }
 
   private mutating func wait(_ signals: Signals, until deadline: Deadline) throws(AMQPError) {

@@ -101,7 +101,7 @@ final class FilterHandler: MessageHandler {
     if remarkTime.isPast {
       remarkTime = .never
       console.note(
-        "the filter has written no line for \(Self.patience.shown), \(counted(unanswered.count)) unanswered; "
+        "the filter has written no line for \(Self.patience.shown), \(counted(unanswered.count)) unprocessed; "
           + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
       )
     }
@@ -228,7 +228,7 @@ final class FilterHandler: MessageHandler {
       throw Failure(.command(status), text)
     }
     let failure = Failure(
-      .command(status == 0 ? 1 : status), "\(text), with \(counted(unanswered.count)) unanswered",
+      .command(status == 0 ? 1 : status), "\(text), with \(counted(unanswered.count)) unprocessed",
       hint: traits.isStream ? nil : "They are requeued.")
     guard restarts, !isTerminated else { throw over(failure) }
     partial = []

@@ -53,7 +53,7 @@ struct ChangeCommand {
       } else {
         let pause = max(.milliseconds(200), backoff.next())
         console.report(
-          Failure(.command(status), "'\(command)' ended with \(status)", hint: "It is run again in \(pause.shown)."))
+          Failure(.command(status), "'\(command)' exited with \(status)", hint: "It runs again in \(pause.shown)."))
         if news == nil {
           news = told
           latest = .never

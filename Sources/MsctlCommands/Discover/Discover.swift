@@ -46,50 +46,50 @@ enum Discover: Verb {
   static let command = Command<Options>(
     "discover", "find the healthy instances of a service",
     details: """
-      Writes the instances of the service NAME that Consul knows, one JSON object a line; without NAME, all services. Where \
-      there is none, nothing is written and the exit code is 3.
+      Prints the instances of the service NAME, one JSON object per line; without NAME, all services. If there is no such \
+      instance, it prints nothing and exits 3.
 
-      With '--watch' it goes on and writes a line for each instance that comes, goes or changes: first for those that there \
-      are. '--exec' runs COMMAND instead, at the beginning and after each change, with all instances on its standard input \
-      in the form that '--output' says. An agent that is restarted meanwhile is waited for.
+      With '--watch' it keeps running and prints an added, changed or removed event per instance, starting with an added event \
+      for each that exists. '--exec' runs COMMAND instead, at the start and after each change, with all instances on its \
+      standard input in the format of '--output'. If the agent restarts, msctl reconnects.
       """,
     flags: [
-      .value("status", "s", "STATUS", into: \.status, "Which instances"),
-      .toggle("one", "1", into: \.isOne, "One instance, at random by weight"),
-      .list("tag", nil, "TAG", into: \.tags, "Only instances with this tag"),
-      .value("filter", nil, "EXPR", into: \.filter, "Only what Consul's filter expression selects")
+      .value("status", "s", "STATUS", into: \.status, "Select instances with this status"),
+      .toggle("one", "1", into: \.isOne, "Pick one instance, at random by weight"),
+      .list("tag", nil, "TAG", into: \.tags, "Use only instances with this tag"),
+      .value("filter", nil, "EXPR", into: \.filter, "Use only instances that match this Consul filter")
         .details("For example 'Service.Meta.version == \"2\"'."),
-      .value("near", nil, "NODE", into: \.near, "Nearest to this node first (_agent: to the agent)"),
-      .value("dc", nil, "NAME", into: \.datacenter, "The datacenter"),
+      .value("near", nil, "NODE", into: \.near, "Sort by distance from this node (_agent: from the agent)"),
+      .value("dc", nil, "NAME", into: \.datacenter, "Look in this datacenter"),
     ].under("Selection") + LookUpOptions.flags.lifted(to: \.lookUp)
       + [
-        .value("output", "o", "FORMAT", into: \.format, "How instances are written")
+        .value("output", "o", "FORMAT", into: \.format, "Print instances in this format")
           .details(
             """
-            json: an object a line; url: http://HOST:PORT; hostport: HOST:PORT; env: shell variables of one instance, for \
-            eval; table: for people; nginx: an upstream for each service and a server in which /NAME/path is /path of the \
-            service NAME, to be included inside nginx's http block. An instance whose address or port cannot be written \
-            is left out with a note. Host names are written to nginx as their IP addresses.
+            json: one object per line; url: http://HOST:PORT; hostport: HOST:PORT; env: shell variables of one instance, \
+            for eval; table: for people; nginx: an upstream per service and a server that maps /NAME/path to /path of the \
+            service NAME (include it inside nginx's http block). An instance whose address or port cannot be written is \
+            left out with a note. nginx gets host names as their IP addresses.
             """),
-        .value("listen", nil, "[HOST:]PORT", into: \.listen, "With -o nginx, where the server listens")
+        .value("listen", nil, "[HOST:]PORT", into: \.listen, "With -o nginx, listen on this address and port")
           .details("HOST is an IP address, localhost or * (all addresses). Default: \(ListenAddress.standard)."),
       ].under("Output")
       + [
-        .value("wait", "w", "TIME", into: \.wait, "Wait until there are enough instances"),
-        .number("min", nil, "N", in: 1...Int.max, into: \.minimum, "How many instances are enough"),
-        .toggle("watch", nil, into: \.watches, "Go on, and write what comes, goes and changes"),
+        .value("wait", "w", "TIME", into: \.wait, "Wait up to TIME until there are enough instances"),
+        .number("min", nil, "N", in: 1...Int.max, into: \.minimum, "Require at least N instances"),
+        .toggle("watch", nil, into: \.watches, "Keep running; print an added, changed or removed event per instance"),
         .value("exec", nil, "COMMAND", into: \.exec, "With --watch, run COMMAND after each change")
           .details(
             """
-            Once nothing has changed for 200 ms, and never two at once. After a failure it is run again, after a pause. \
-            When msctl is interrupted, a running COMMAND may finish for 5 s; then it gets SIGTERM, and after 10 s SIGKILL. \
+            It runs once nothing has changed for 200 ms, never twice at the same time, and again after a pause if it fails. \
+            When msctl is interrupted, a running COMMAND has 5 s to finish; then it gets SIGTERM, and after 10 s SIGKILL. \
             \(ChildEnvironment.note)
             """),
       ].under("Waiting") + ChildEnvironment.flags.lifted(to: \.children).under("Waiting")
       + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional(
-        "NAME", into: \.service, "The service; without it, all services are listed", completion: .live("service"))
+        "NAME", into: \.service, "Service to find (default: list all services)", completion: .live("service"))
     ],
     variables: AgentOptions.variables.lifted(to: \.agent),
     examples: [
@@ -97,32 +97,32 @@ enum Discover: Verb {
       Example("msctl discover user-service --wait 30s --min 2", "Wait until two instances are passing"),
       Example(
         "msctl discover --watch -o nginx --exec 'cat > /etc/nginx/conf.d/services.conf && nginx -s reload'",
-        "A gateway before all services"),
+        "A gateway in front of all services"),
       Example("eval \"$(msctl discover user-service -o env)\"", "USER_SERVICE_URL, _HOST and _PORT in the shell"),
     ],
     check: { options throws(ValueError) in
       try options.lookUp.check()
-      if options.exec != nil, !options.watches { throw ValueError("'--exec' needs '--watch'") }
+      if options.exec != nil, !options.watches { throw ValueError("'--exec' requires '--watch'") }
       if options.watches, options.exec == nil, options.format != .json {
-        throw ValueError("'--watch' writes events as JSON; '-o \(options.format.rawValue)' needs '--exec'")
+        throw ValueError("'--watch' writes events as JSON; '-o \(options.format.rawValue)' requires '--exec'")
       }
       if options.watches, options.isOne || options.wait != nil || options.minimum != 1 {
-        throw ValueError("'--watch' goes on: it does not go together with '--one', '--wait' or '--min'")
+        throw ValueError("'--watch' cannot be combined with '--one', '--wait' or '--min'")
       }
-      if options.children.isClean, options.exec == nil { throw ValueError("'--clean-env' needs '--exec'") }
-      if options.listen != nil, options.format != .nginx { throw ValueError("'--listen' needs '-o nginx'") }
+      if options.children.isClean, options.exec == nil { throw ValueError("'--clean-env' requires '--exec'") }
+      if options.listen != nil, options.format != .nginx { throw ValueError("'--listen' requires '-o nginx'") }
       if options.service == nil, options.wait != nil || options.minimum != 1 {
-        throw ValueError("'--wait' and '--min' count instances, so 'discover' needs NAME: the service")
+        throw ValueError("'--wait' and '--min' require NAME")
       }
       guard !options.isAboutInstances else { return }
       if ![.json, .table].contains(options.format) {
-        throw ValueError("'-o \(options.format.rawValue)' shows instances, so 'discover' needs NAME: the service")
+        throw ValueError("'-o \(options.format.rawValue)' requires NAME")
       }
       if options.isOne || !options.tags.isEmpty || options.filter != nil || options.near != nil
         || options.status != .passing || options.lookUp.portName != nil
       {
         throw ValueError(
-          "'--one', '--status', '--tag', '--filter' and '--near' select instances, so 'discover' needs NAME: the service"
+          "'--one', '--status', '--tag', '--filter', '--near' and '--port-name' require NAME"
         )
       }
     })
@@ -213,9 +213,9 @@ enum Discover: Verb {
     let status = options.status == .any ? "registered" : options.status.rawValue
     return Failure(
       code,
-      "of '\(name)', \(counted(count, "instance")) \(count == 1 ? "is" : "are") \(status)\(after); "
-        + "\(options.minimum) \(options.minimum == 1 ? "is" : "are") wanted",
-      hint: "'msctl discover \(name) --status any -o table' shows what there is.")
+      "\(counted(count, "instance")) of '\(name)' \(count == 1 ? "is" : "are") \(status)\(after); "
+        + "\(options.minimum) required",
+      hint: "'msctl discover \(name) --status any -o table' shows all of them.")
   }
 
   /// No such service, or none of its instances passing: how many there are, and what their checks say.
@@ -224,12 +224,12 @@ enum Discover: Verb {
   ) -> Failure {
     guard !all.isEmpty || !isNarrowed else {
       return Failure(
-        .nothingThere, "no instance of '\(name)' is what '--tag', '--filter' or '--dc' ask for",
-        hint: "'msctl discover \(name) --status any -o table' shows those that there are.")
+        .nothingThere, "no instance of '\(name)' matches '--tag', '--filter', '--dc' or '--peer'",
+        hint: "'msctl discover \(name) --status any -o table' shows all instances.")
     }
     guard !all.isEmpty else {
       return Failure(
-        .nothingThere, "there is no service '\(name)'",
+        .nothingThere, "no such service: '\(name)'",
         hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
     }
     let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""

@@ -27,12 +27,12 @@ enum NginxFormat {
     let resolved = resolve(Set(hosts))
     for service in services.sorted() {
       guard isName(service) else {
-        leftOut.append("the service '\(Discover.shortened(service))' (nginx could not read its name)")
+        leftOut.append("the service '\(Discover.shortened(service))' (invalid name for nginx)")
         continue
       }
       // nginx compares the names of upstreams without case.
       guard names.insert(service.lowercasedASCII).inserted else {
-        leftOut.append("the service '\(service)' (another one has this name in other letters)")
+        leftOut.append("the service '\(service)' (the name of another service differs only in case)")
         continue
       }
       var servers: [String] = []

@@ -27,7 +27,7 @@ struct MessageSource {
       given = Array(message.utf8)
     } else {
       do { given = Array(try JSONValue(parsing: message.utf8).text) } catch {
-        throw Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, there is '--text'.")
+        throw Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, use '--text'.")
       }
     }
   }
@@ -50,7 +50,7 @@ struct MessageSource {
     do { item = try input?.next() } catch {
       var failure = error
       if !options.asEnvelope, failure.hint == nil {
-        failure.hint = "For lines of text there is '--lines', for any bytes '--raw'."
+        failure.hint = "For lines of text, use '--lines'; for arbitrary bytes, '--raw'."
       }
       throw failure
     }

@@ -19,15 +19,15 @@ struct PropertyOptions: Defaulted {
   init() {}
 
   static let flags: [Flag<PropertyOptions>] = [
-    .value("content-type", nil, "TYPE", into: \.contentType, "content_type (default: by the kind of message)"),
+    .value("content-type", nil, "TYPE", into: \.contentType, "content_type (default: depends on the kind of message)"),
     .value("content-encoding", nil, "NAME", into: \.contentEncoding, "content_encoding"),
-    .list("header", "H", "NAME=VALUE", into: \.headers, "A header"),
+    .list("header", "H", "NAME=VALUE", into: \.headers, "Add a header"),
     .number("priority", nil, "N", in: 0...255, into: \.priority, "priority"),
     .value("correlation-id", nil, "ID", into: \.correlationID, "correlation_id"),
     .value("reply-to", nil, "QUEUE", into: \.replyTo, "reply_to"),
-    .value("ttl", nil, "TIME", into: \.ttl, "expiration: the message is dropped after this time"),
-    .value("message-id", nil, "ID", into: \.messageID, "message_id (default: a random UUID each)")
-      .details("Of more than one message, the second gets ID-2, the third ID-3 and so on."),
+    .value("ttl", nil, "TIME", into: \.ttl, "expiration: drop the message after TIME"),
+    .value("message-id", nil, "ID", into: \.messageID, "message_id (default: a random UUID per message)")
+      .details("The second message gets ID-2, the third ID-3, and so on."),
     .value("type", nil, "NAME", into: \.type, "type"),
     .value("user-id", nil, "NAME", into: \.userID, "user_id; the broker checks it"),
     .value("app-id", nil, "NAME", into: \.appID, "app_id (default: msctl)"),

@@ -38,31 +38,31 @@ enum Publish: Verb {
   static let command = Command<Options>(
     "publish", "publish to RabbitMQ, confirmed by the broker",
     details: """
-      Publishes MESSAGE, one JSON value, or without it each JSON value on standard input, to the queue QUEUE. QUEUE is \
-      declared durable if it does not exist; one that exists is used with its own arguments. Messages are persistent.
+      Publishes MESSAGE (one JSON value), or each JSON value on standard input, to QUEUE. QUEUE is declared durable if it does \
+      not exist; one that exists is used with its own arguments. Messages are persistent.
 
       The exit code is 0 only when the broker has confirmed every message. Each message that is unroutable (returned), nacked, \
       or refused by itself (too large for the broker, headers larger than a frame) is reported on standard error; the others \
       are published, and the exit code is 7. An input value that is not an envelope is reported likewise, with exit code 9.
 
       An envelope is {"body", "bodyEncoding"?, "exchange", "routingKey", "properties"}. If the body was not JSON, body is a \
-      string and bodyEncoding is "text" or "base64". Where there are properties, the message has those and no others. In \
-      headers, a whole number is a signed one of 32 or else 64 bits; other types are tagged: {"$int64":1}, {"$uint8":1}, \
+      string and bodyEncoding is "text" or "base64". If it has properties, the message gets those and no others. An integer \
+      in headers is sent as a signed 32-bit or else 64-bit one; other types are tagged: {"$int64":1}, {"$uint8":1}, \
       {"$float32":1.5}, {"$bytes":"base64"}, {"$timestamp":1700000000}, {"$decimal":"1.25"}. x-delivery-count, \
       x-acquired-count and x-stream-offset, which brokers add, are not published again. A byte of a name that is not UTF-8 is \
-      a character from U+10FE80 to U+10FEFF.
+      written as a character from U+10FE80 to U+10FEFF.
       """,
     flags: [
-      .toggle("text", nil, into: \.isText, "MESSAGE is any text, not JSON"),
-      .toggle("lines", "l", into: \.byLine, "Each line of standard input is a message of text"),
-      .toggle("raw", nil, into: \.isRaw, "All of standard input is one message"),
-      .toggle("envelope", "e", into: \.asEnvelope, "Each value is an envelope, as 'consume --envelope' writes it")
-        .details("It goes to its own exchange and routing key, or to QUEUE where one is named."),
+      .toggle("text", nil, into: \.isText, "Publish MESSAGE as text, not JSON"),
+      .toggle("lines", "l", into: \.byLine, "Publish each line of standard input as a text message"),
+      .toggle("raw", nil, into: \.isRaw, "Publish all of standard input as one message"),
+      .toggle("envelope", "e", into: \.asEnvelope, "Read envelopes, as 'consume --envelope' writes them")
+        .details("Each goes to its own exchange and routing key, or to QUEUE if one is given."),
     ].under("Message")
       + PropertyOptions.flags.lifted(to: \.properties)
       + [
         .value("exchange", "x", "NAME", into: \.exchange, "Publish to this exchange instead of a queue"),
-        .value("routing-key", "k", "KEY", into: \.routingKey, "The routing key for the exchange"),
+        .value("routing-key", "k", "KEY", into: \.routingKey, "Routing key for the exchange"),
         .number("window", nil, "N", in: 1...65535, into: \.window, "Maximum unconfirmed messages in flight"),
         .value("confirm-timeout", nil, "TIME", into: \.confirmTimeout, "Time limit for a confirm"),
         .toggle("tee", nil, into: \.tees, "Write each value to standard output once it is confirmed"),
@@ -72,10 +72,10 @@ enum Publish: Verb {
         .completed(by: .file)
         .details(
           """
-          FILE is replaced at the end, whole, and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' is \
-          the next try. If the broker stays away, the rest of standard input goes there, too.
+          FILE is replaced at the end of the run and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' \
+          tries again. If the broker stays unreachable, the rest of standard input is written to FILE as well.
           """),
-        .toggle("dry-run", nil, into: \.isDryRun, "Write what would be sent, as envelopes, and send nothing"),
+        .toggle("dry-run", nil, into: \.isDryRun, "Print the messages as envelopes; send nothing"),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
           .details(
             "The reply comes through RabbitMQ's direct reply-to; replies are written in the order of the messages."),
@@ -94,23 +94,25 @@ enum Publish: Verb {
     ],
     check: { options throws(ValueError) in
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
-        throw ValueError("'publish' needs QUEUE: the queue, or '--exchange NAME' with '--routing-key KEY'")
+        throw ValueError("'publish' requires QUEUE, or '--exchange NAME' with '--routing-key KEY'")
       }
       if let queue = options.queue, !queue.isEmpty { _ = try QueueName(argument: queue) }
       if options.exchange != nil, options.second != nil {
-        throw ValueError("with '--exchange' there is no QUEUE; quote a MESSAGE that has spaces")
+        throw ValueError("QUEUE cannot be combined with '--exchange'; quote a MESSAGE that contains spaces")
       }
-      if options.exchange == nil, options.routingKey != nil { throw ValueError("'--routing-key' needs '--exchange'") }
+      if options.exchange == nil, options.routingKey != nil {
+        throw ValueError("'--routing-key' requires '--exchange'")
+      }
       if [options.isText, options.byLine, options.isRaw, options.asEnvelope].count(where: { $0 }) > 1 {
-        throw ValueError("'--text', '--lines', '--raw' and '--envelope' do not go together")
+        throw ValueError("'--text', '--lines', '--raw' and '--envelope' cannot be combined")
       }
       if options.message != nil, options.byLine || options.isRaw || options.asEnvelope {
-        throw ValueError("'--lines', '--raw' and '--envelope' read standard input, but there is a MESSAGE")
+        throw ValueError("'--lines', '--raw' and '--envelope' read standard input and cannot be combined with MESSAGE")
       }
       if options.isText, options.message == nil {
-        throw ValueError("'--text' needs MESSAGE; for standard input there are '--lines' and '--raw'")
+        throw ValueError("'--text' requires MESSAGE; for standard input, use '--lines' or '--raw'")
       }
-      if options.tees, options.wantsReply { throw ValueError("'--tee' and '--reply' both write to standard output") }
+      if options.tees, options.wantsReply { throw ValueError("'--tee' cannot be combined with '--reply'") }
       if options.wantsReply, options.properties.replyTo != nil || options.properties.correlationID != nil {
         throw ValueError("'--reply' sets '--reply-to' and '--correlation-id' itself")
       }
@@ -278,7 +280,7 @@ private struct PublishSession: ~Copyable {
   /// `message_id`. A reply comes to the connection of its request alone, so that those are not asked for again.
   private mutating func workOn() throws {
     while true {
-      do { return try work() } catch let error as AMQPError where error.isPassing && expected.isEmpty {
+      do { return try work() } catch let error as AMQPError where error.isTransient && expected.isEmpty {
         try settle(publisher.takeSettled())
         progress.clear()
         let (options, old) = (options, publisher)
@@ -451,13 +453,13 @@ private struct PublishSession: ~Copyable {
       case .nacked:
         try fail(
           message, "was refused by the broker (basic.nack)",
-          hint: "The queue may be full (x-overflow=reject-publish) or without a quorum.")
+          hint: "Check whether the queue is full (x-overflow=reject-publish) or has lost its quorum.")
       case .returned(let code, let text):
         try fail(
           message, "was returned: \(text) (\(code))",
           hint: message.exchange.isEmpty
-            ? "There is no queue '\(message.routingKey)'."
-            : "No queue is bound to exchange '\(message.exchange)' for the routing key '\(message.routingKey)'.")
+            ? "No such queue: '\(message.routingKey)'."
+            : "Bind a queue to the exchange '\(message.exchange)' with the routing key '\(message.routingKey)'.")
       }
     }
   }

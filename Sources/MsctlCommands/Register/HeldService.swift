@@ -54,12 +54,12 @@ struct HeldService {
   ) throws(Failure) {
     let port = registration.port
     guard (1...65535).contains(port) else {
-      throw Failure(.badInput, "the definition of '\(registration.name)' has no port on which COMMAND would listen")
+      throw Failure(.badInput, "the definition of '\(registration.name)' has no port for COMMAND to listen on")
     }
     guard !Self.accepts(registration) else {
       throw Failure(
-        .usage, "something listens on port \(port) already, so COMMAND cannot",
-        hint: "'--port 0' picks a free one, which COMMAND finds in $PORT.")
+        .usage, "port \(port) is already in use",
+        hint: "Use '--port 0' to pick a free one; COMMAND finds it in $PORT.")
     }
     var registration = registration
     var ttl = Register.heldTTL
@@ -93,7 +93,7 @@ struct HeldService {
         child.checkEnd()
         if child.status != nil { break }
         while let number = signals.take() { handle(number) }
-        goOn()
+        tick()
         console.moveErrors()
         try http.move(until: wakeTime, orReading: signals.descriptor)
       }
@@ -149,8 +149,8 @@ struct HeldService {
 
   // MARK: The registration
 
-  private mutating func goOn() {
-    takeAnswer()
+  private mutating func tick() {
+    takeResponse()
     switch phase {
     case .starting:
       guard nextProbe.isPast else { return }
@@ -191,12 +191,12 @@ struct HeldService {
         request = (step, try agent.beginRegister(registration))
       case .pass: request = (step, try agent.beginPass(check: checkID))
       case .retire:
-        request = (step, try agent.beginMaintenance(id: registration.id, reason: "msctl: the service is about to end"))
+        request = (step, try agent.beginMaintenance(id: registration.id, reason: "msctl: the service is shutting down"))
       }
     } catch { failed(step, error) }
   }
 
-  private mutating func takeAnswer() {
+  private mutating func takeResponse() {
     guard let (step, exchange) = request else { return }
     do {
       guard let response = try exchange.take() else { return }
@@ -205,11 +205,11 @@ struct HeldService {
       if step == .pass, agent.isUnknown(response) {
         isRegistered = false
         nextRequest = .now
-        console.note("the agent has forgotten '\(registration.id)'; registering it again")
+        console.note("the agent no longer knows '\(registration.id)'; registering it again")
         return
       }
       let status = response.head.status
-      do { try agent.check(response, "PUT", "the registration of '\(registration.id)'") } catch {
+      do { try agent.check(response, exchange.method, exchange.path) } catch {
         return failed(step, error, isFinal: [400, 403].contains(status))
       }
       if isAway { console.note("the Consul agent is back") }
@@ -233,7 +233,7 @@ struct HeldService {
       end(SIGTERM)
       return
     }
-    if !isAway { console.note(failure.message + "; the command goes on") }
+    if !isAway { console.note(failure.message + "; the command keeps running") }
     isAway = true
     nextRequest = .after(backoff.next())
   }
@@ -252,16 +252,16 @@ struct HeldService {
       while !deadline.isPast {
         if let response = try exchange.take() {
           // One that the agent has forgotten by itself is gone, too.
-          if !agent.isUnknown(response) { try agent.check(response, "PUT", "the end of '\(registration.id)'") }
+          if !agent.isUnknown(response) { try agent.check(response, exchange.method, exchange.path) }
           return console.note("deregistered '\(registration.id)'")
         }
         try http.move(until: deadline)
       }
-      throw Failure(.timedOut, "the agent did not answer within \(Self.farewell.shown)")
+      throw Failure(.timedOut, "no response from the agent within \(Self.farewell.shown)")
     } catch {
       let time = (options.deregisterAfter ?? Register.heldDeregisterAfter).shown
       console.note(
-        "'\(registration.id)' could not be deregistered: \(error.message); Consul removes it once it was critical for \(time)"
+        "'\(registration.id)' could not be deregistered: \(error.message); Consul removes it once it has been critical for \(time)"
       )
     }
   }
@@ -283,10 +283,10 @@ struct HeldService {
         throw Failure(.signal(signal), "ended by a signal")
       }
       throw Failure(
-        .command(128 + signal), "'\(name)' was ended by signal \(signal) (\(String(cString: strsignal(signal))))")
+        .command(128 + signal), "'\(name)' was terminated by signal \(signal) (\(String(cString: strsignal(signal))))")
     }
     if let status = child.status, status != 0 {
-      throw Failure(.command(status), "'\(name)' ended with \(status)")
+      throw Failure(.command(status), "'\(name)' exited with \(status)")
     }
   }
 }

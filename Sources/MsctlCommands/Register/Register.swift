@@ -63,12 +63,12 @@ enum Register: Verb {
   static let command = Command<Options>(
     "register", "register a service with Consul, for as long as a command runs",
     details: """
-      With COMMAND, it is run with PORT and MSCTL_SERVICE_ID in its environment; the instance is registered when COMMAND \
-      accepts connections on its port, kept alive by a TTL check of \(heldTTL.shown), and deregistered when COMMAND ends, \
-      whatever ends it. The exit code is COMMAND's. SIGTERM, SIGINT and SIGQUIT first put the instance into maintenance, so \
-      that nobody calls it any more, and reach COMMAND's process group after '--drain'; other signals are passed on at once. \
-      COMMAND gets SIGKILL if it has not ended 10 s after the signal, and so does what it leaves behind in its process group. \
-      After SIGKILL of msctl itself the instance is critical within \(heldTTL.shown) and removed by Consul after a minute.
+      With COMMAND, msctl runs it with PORT and MSCTL_SERVICE_ID in its environment, registers the instance once COMMAND \
+      accepts connections on its port, keeps it passing with a TTL check of \(heldTTL.shown), and deregisters it when COMMAND \
+      ends, however it ends. The exit code is COMMAND's. SIGTERM, SIGINT and SIGQUIT first put the instance into maintenance, \
+      and are passed to COMMAND's process group after '--drain'; other signals are passed on at once. COMMAND gets SIGKILL if \
+      it has not ended 10 s after the signal, and so do processes that it leaves behind in its process group. If msctl itself \
+      is killed with SIGKILL, the instance turns critical within \(heldTTL.shown) and Consul removes it after a minute.
 
       COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN included; to withhold it, run COMMAND with \
       'env -u CONSUL_HTTP_TOKEN'.
@@ -76,40 +76,39 @@ enum Register: Verb {
       Without COMMAND the registration stays until it is removed. An instance with the same id is replaced.
       """,
     flags: [
-      .number("port", "p", "N", in: 0...65535, into: \.port, "The port that the service listens on; 0 picks one")
-        .details("With 0, COMMAND is to listen on the port in $PORT."),
-      .value("address", nil, "HOST", into: \.address, "Its address; without it, callers take the node's"),
-      .value("id", nil, "ID", into: \.id, "The id of the instance (default: NAME-HOST-PORT)"),
-      .list("tag", nil, "TAG", into: \.tags, "A tag"),
-      .list("meta", nil, "NAME=VALUE", into: \.meta, "A value of the service's meta data"),
-      .number("weight", nil, "N", in: 1...65535, into: \.weight, "Its share of calls while it is passing"),
-      .value("file", "f", "FILE", into: \.file, "Register Consul's own service definition (JSON); - is standard input")
+      .number("port", "p", "N", in: 0...65535, into: \.port, "Port that the service listens on; 0 picks a free one")
+        .details("With 0, COMMAND must listen on $PORT."),
+      .value("address", nil, "HOST", into: \.address, "Address to register (default: the node's address)"),
+      .value("id", nil, "ID", into: \.id, "Id of the instance (default: NAME-HOST-PORT)"),
+      .list("tag", nil, "TAG", into: \.tags, "Add a tag"),
+      .list("meta", nil, "NAME=VALUE", into: \.meta, "Add a value to the service's metadata"),
+      .number("weight", nil, "N", in: 1...65535, into: \.weight, "Weight of the instance while it is passing"),
+      .value("file", "f", "FILE", into: \.file, "Register a Consul service definition (JSON); - for standard input")
         .completed(by: .file)
-        .details("As for 'consul services register': one service alone, as \"service\", or several as \"services\"."),
-      .toggle("remove", nil, into: \.removes, "Remove the instance with this id, or all of NAME at this agent"),
-      .toggle("dry-run", nil, into: \.isDryRun, "Write what would be registered, and register nothing"),
-      .toggle("wait", nil, into: \.waits, "Return when the instance is passing, within \(patience.shown)"),
-      .value("drain", nil, "TIME", into: \.drain, "How long an instance in maintenance may finish its calls")
-        .details("Between the maintenance and the signal that ends COMMAND."),
+        .details("As for 'consul services register': a service by itself, as \"service\", or several as \"services\"."),
+      .toggle("remove", nil, into: \.removes, "Deregister the instance with --id, or all of NAME at this agent"),
+      .toggle("dry-run", nil, into: \.isDryRun, "Print the registration; register nothing"),
+      .toggle("wait", nil, into: \.waits, "Wait up to \(patience.shown) until the instance is passing"),
+      .value("drain", nil, "TIME", into: \.drain, "Wait TIME after entering maintenance before signalling COMMAND"),
     ].under("Instance")
       + [
         .list("check", "c", "CHECK", into: \.checks, "http=/PATH, http=URL, tcp, grpc, grpc=SERVICE or ttl=TIME")
           .details(
             """
-            The agent makes the check: of the service's address, or of 127.0.0.1 where it has none. A ttl check passes now \
-            and turns critical unless the service is registered again in time; with COMMAND msctl keeps it alive, and it \
-            stands beside all others.
+            The agent checks the service's address, or 127.0.0.1 if it has none. A ttl check passes at first and turns \
+            critical unless the service is registered again in time. With COMMAND, msctl refreshes the TTL check itself \
+            and adds it to any --check you give.
             """),
-        .value("interval", nil, "TIME", into: \.interval, "How often the agent makes the checks"),
-        .value("check-timeout", nil, "TIME", into: \.checkTimeout, "How long a check may take"),
+        .value("interval", nil, "TIME", into: \.interval, "Run the checks every TIME"),
+        .value("check-timeout", nil, "TIME", into: \.checkTimeout, "Time limit for a check"),
         .value(
-          "deregister-after", nil, "TIME", into: \.deregisterAfter, "Remove the instance once it was critical so long"
+          "deregister-after", nil, "TIME", into: \.deregisterAfter, "Deregister after it has been critical for TIME"
         )
         .details("At least 1m; Consul looks every 30 s."),
       ].under("Check") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional("NAME", into: \.service, "The service (none with --file)", completion: .live("service")),
-      .rest("COMMAND", into: \.command, "The service itself, with its arguments"),
+      .rest("COMMAND", into: \.command, "Program that runs the service, with its arguments"),
     ],
     variables: AgentOptions.variables.lifted(to: \.agent),
     examples: [
@@ -122,34 +121,36 @@ enum Register: Verb {
   private static let check: @Sendable (Options) throws(ValueError) -> Void = { options throws(ValueError) in
     let isHeld = !options.command.isEmpty
     if options.file != nil {
-      if options.removes { throw ValueError("'--remove' takes NAME or '--id', not '--file'") }
+      if options.removes { throw ValueError("'--remove' cannot be combined with '--file'") }
       let hasMore =
         options.service != nil || options.port != nil || !options.address.isEmpty || options.id != nil
         || !options.tags.isEmpty || !options.meta.isEmpty || options.weight != nil
         || options.checks.contains { !$0.isTTL }
       if hasMore {
-        throw ValueError("the file says it all: NAME and the options of the instance do not go with '--file'")
+        throw ValueError("'--file' cannot be combined with NAME or the options of the instance")
       }
     } else {
-      guard options.service != nil else { throw ValueError("'register' needs NAME: the service, or '--file FILE'") }
+      guard options.service != nil else { throw ValueError("'register' requires NAME or '--file FILE'") }
       if !options.removes, options.port == nil {
-        throw ValueError("'register' needs '--port N': where the service listens")
+        throw ValueError("'register' requires '--port N', the port that the service listens on")
       }
     }
     if options.isDryRun, isHeld || options.removes {
-      throw ValueError("'--dry-run' shows a registration without COMMAND")
+      throw ValueError("'--dry-run' cannot be combined with COMMAND or '--remove'")
     }
-    if options.removes, isHeld { throw ValueError("'--remove' runs no COMMAND") }
+    if options.removes, isHeld { throw ValueError("'--remove' cannot be combined with COMMAND") }
     if options.port == 0, !isHeld {
-      throw ValueError("'--port 0' picks a port for COMMAND, but there is none")
+      throw ValueError("'--port 0' requires COMMAND")
     }
-    if options.waits, isHeld || options.removes { throw ValueError("'--wait' waits for an instance without COMMAND") }
-    if options.drain != .zero, !isHeld { throw ValueError("'--drain' needs COMMAND") }
+    if options.waits, isHeld || options.removes {
+      throw ValueError("'--wait' cannot be combined with COMMAND or '--remove'")
+    }
+    if options.drain != .zero, !isHeld { throw ValueError("'--drain' requires COMMAND") }
     if options.checks.isEmpty, !isHeld, options.checkTimeout != nil || options.deregisterAfter != nil {
-      throw ValueError("'--check-timeout' and '--deregister-after' need a '--check'")
+      throw ValueError("'--check-timeout' and '--deregister-after' require '--check'")
     }
     if isHeld, options.checks.count(where: \.isTTL) > 1 {
-      throw ValueError("with COMMAND there is one ttl check, which msctl keeps alive")
+      throw ValueError("with COMMAND, only one ttl check is allowed")
     }
     if options.interval < .seconds(1) { throw ValueError("'--interval' must be 1s or more") }
     if let time = options.deregisterAfter, time < .seconds(60) {
@@ -168,7 +169,7 @@ enum Register: Verb {
     }
     guard options.command.isEmpty else {
       guard let registration = registrations.first, registrations.count == 1 else {
-        throw Failure(.usage, "COMMAND is one service, but the file defines \(registrations.count)")
+        throw Failure(.usage, "COMMAND runs one service, but the file defines \(registrations.count)")
       }
       var held = try HeldService(registration, options, agent, http, console, environment)
       return try held.run()
@@ -195,7 +196,7 @@ enum Register: Verb {
 
   private static func port(_ options: Options) throws(Failure) -> Int {
     guard options.port == 0 else { return options.port ?? 0 }
-    guard let port = freePort() else { throw Failure(.failed, "the system has no free port") }
+    guard let port = freePort() else { throw Failure(.failed, "no free port") }
     return port
   }
 

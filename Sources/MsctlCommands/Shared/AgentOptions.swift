@@ -21,27 +21,27 @@ struct AgentOptions: Defaulted {
   init() {}
 
   static let flags: [Flag<AgentOptions>] = [
-    .value("consul-addr", nil, "ADDR", into: \.address, "The Consul agent")
+    .value("consul-addr", nil, "ADDR", into: \.address, "Address of the Consul agent")
       .variable("CONSUL_HTTP_ADDR")
       .details("As http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH."),
-    .value("consul-token-file", nil, "FILE", into: \.tokenFile, "The file with the ACL token")
+    .value("consul-token-file", nil, "FILE", into: \.tokenFile, "Read the ACL token from FILE")
       .variable("CONSUL_HTTP_TOKEN_FILE").completed(by: .file),
-    .value("partition", nil, "NAME", into: \.partition, "The admin partition (Consul Enterprise)")
+    .value("partition", nil, "NAME", into: \.partition, "Admin partition (Consul Enterprise)")
       .variable("CONSUL_PARTITION"),
   ].under("Consul")
 
   static let variables: [Variable<AgentOptions>] = [
-    .value("CONSUL_HTTP_TOKEN", into: \.token, "The ACL token, where no file holds it").secret(),
-    .value("CONSUL_HTTP_AUTH", into: \.login, "user:password for a proxy before the agent (basic authentication)")
+    .value("CONSUL_HTTP_TOKEN", into: \.token, "ACL token, unless a file is given").secret(),
+    .value("CONSUL_HTTP_AUTH", into: \.login, "user:password for a proxy in front of the agent (basic authentication)")
       .secret(),
-    .value("CONSUL_HTTP_SSL", into: \.usesTLS, "true: https, also where the address says http"),
-    .value("CONSUL_CACERT", into: \.authorityFile, "A file of authorities that may sign the agent's certificate"),
-    .value("CONSUL_CAPATH", into: \.authorityFolder, "A folder of such authorities"),
-    .value("CONSUL_CLIENT_CERT", into: \.certificateFile, "The client's certificate"),
-    .value("CONSUL_CLIENT_KEY", into: \.keyFile, "The key of the client's certificate"),
-    .value("CONSUL_TLS_SERVER_NAME", into: \.serverName, "The name that the agent's certificate must bear"),
-    .value("CONSUL_HTTP_SSL_VERIFY", into: \.verifies, "false: the agent's certificate is not verified"),
-    .value("CONSUL_NAMESPACE", into: \.namespace, "The namespace (Consul Enterprise)"),
+    .value("CONSUL_HTTP_SSL", into: \.usesTLS, "true: use HTTPS even if the address says http"),
+    .value("CONSUL_CACERT", into: \.authorityFile, "File of CA certificates to verify the agent with"),
+    .value("CONSUL_CAPATH", into: \.authorityFolder, "Directory of CA certificates to verify the agent with"),
+    .value("CONSUL_CLIENT_CERT", into: \.certificateFile, "Client certificate"),
+    .value("CONSUL_CLIENT_KEY", into: \.keyFile, "Key of the client certificate"),
+    .value("CONSUL_TLS_SERVER_NAME", into: \.serverName, "Name that the agent's certificate must have"),
+    .value("CONSUL_HTTP_SSL_VERIFY", into: \.verifies, "false: do not verify the agent's certificate"),
+    .value("CONSUL_NAMESPACE", into: \.namespace, "Namespace (Consul Enterprise)"),
   ]
 
   /// Reads the token's file, and says what to talk to.
@@ -83,12 +83,12 @@ struct LookUpOptions: Defaulted {
   init() {}
 
   static let flags: [Flag<LookUpOptions>] = [
-    .value("peer", nil, "NAME", into: \.peer, "Only instances imported from this cluster peer"),
-    .value("port-name", nil, "NAME", into: \.portName, "The port with this name, of instances with named ports")
-      .details("Without it, the default port. Named ports need Consul 1.22."),
-    .toggle("stale", nil, into: \.isStale, "Let any Consul server answer, from what it knows")
-      .details("By default the leader answers, or any server where there is no leader."),
-    .toggle("consistent", nil, into: \.isConsistent, "Let the leader verify that it still leads before it answers"),
+    .value("peer", nil, "NAME", into: \.peer, "Use only instances imported from this cluster peer"),
+    .value("port-name", nil, "NAME", into: \.portName, "Use the port with this name, of instances with named ports")
+      .details("Without it, the default port is used. Named ports require Consul 1.22."),
+    .toggle("stale", nil, into: \.isStale, "Let any Consul server respond, even with stale data")
+      .details("By default the leader responds, or any server if there is no leader."),
+    .toggle("consistent", nil, into: \.isConsistent, "Make the leader verify that it still leads before it responds"),
   ].under("Look-up")
 
   func check() throws(ValueError) {

@@ -14,7 +14,7 @@ extension Duration: ArgumentValue {
     guard let number = Double(digits), number.isFinite,
       let unit = Self.units.first(where: { $0.suffix.isSame(as: suffix.isEmpty ? "s" : suffix) })
     else { throw ValueError("is not a duration such as 5s, 250ms, 1m or 2h") }
-    guard number * unit.nanoseconds < 1e18 else { throw ValueError("is too long a time") }
+    guard number * unit.nanoseconds < 1e18 else { throw ValueError("is too long") }
     self = .nanoseconds(Int64(exactly: (number * unit.nanoseconds).rounded(.down)) ?? .max)
   }
 
@@ -28,7 +28,7 @@ extension ConsulAddress: ArgumentValue {
   package init(argument: String) throws(ValueError) {
     guard let address = ConsulAddress(argument) else {
       throw ValueError(
-        "is not an agent's address such as http://127.0.0.1:8500, host:8500 or unix:///path",
+        "is not an agent address such as http://127.0.0.1:8500, host:8500 or unix:///path",
         isSecret: argument.holds("@") || argument.holds("?"))
     }
     self = address
@@ -66,7 +66,7 @@ struct NameValue: ArgumentValue {
     }
     name = String(before)
     // A broker closes the connection on a longer one.
-    guard name.utf8.count <= 255 else { throw ValueError("has a name of over 255 bytes") }
+    guard name.utf8.count <= 255 else { throw ValueError("has a name longer than 255 bytes") }
     value = String(after)
   }
 
@@ -90,9 +90,9 @@ struct QueueName: ArgumentValue {
   var text: String
 
   init(argument: String) throws(ValueError) {
-    guard !argument.isEmpty else { throw ValueError("is not the name of a queue") }
+    guard !argument.isEmpty else { throw ValueError(invalid: "queue name", "must not be empty") }
     guard !argument.holds("\n"), !argument.holds("\r") else {
-      throw ValueError("contains a line break, which RabbitMQ removes from the names of queues")
+      throw ValueError("contains a line break, which RabbitMQ removes from queue names")
     }
     text = try ShortString(argument: argument).text
   }
@@ -108,9 +108,9 @@ struct ServiceName: ArgumentValue {
   init(argument: String) throws(ValueError) {
     guard !argument.isEmpty,
       argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
-    else { throw ValueError("is no name of a service: it must not be empty or hold spaces, '/' or '?'") }
+    else { throw ValueError(invalid: "service name", "must not be empty or contain spaces, '/' or '?'") }
     // It stands in the path of the agent's API, where these would climb.
-    guard argument != ".", argument != ".." else { throw ValueError("is no name of a service") }
+    guard argument != ".", argument != ".." else { throw ValueError(invalid: "service name") }
     text = argument
   }
 
@@ -130,7 +130,7 @@ enum SecretSource: ArgumentValue {
       self = .variable(String(name))
     } else {
       throw ValueError(
-        "must be '@FILE' or 'env:NAME': a secret on the command line can be seen by every process", isSecret: true)
+        "must be '@FILE' or 'env:NAME': a secret on the command line is visible to every process", isSecret: true)
     }
   }
 

@@ -18,7 +18,7 @@ struct BrokerOptions: Defaulted {
   init() {}
 
   static let flags: [Flag<BrokerOptions>] = [
-    .value("broker", nil, "URI", into: \.brokers, "The broker, or several separated by commas")
+    .value("broker", nil, "URI", into: \.brokers, "URI of the broker, or several separated by commas")
       .variable("AMQP_URL").secret()
       .details(
         """
@@ -30,11 +30,11 @@ struct BrokerOptions: Defaulted {
       .variable("AMQP_PASSWORD_FILE").completed(by: .file)
       .details("It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced."),
     .value("wait", nil, "TIME", into: \.wait, "Wait up to TIME for the first connection")
-      .details("Default: 0, one attempt. A refused login is final, unless the password comes from a file."),
+      .details("With 0, msctl tries once. A refused login is final, unless the password comes from a file."),
     .value("reconnect-for", nil, "TIME", into: \.reconnectFor, "Time limit for reconnecting")
-      .details("0 does not reconnect. For the first connection there is '--wait'."),
+      .details("With 0, msctl does not reconnect. For the first connection, use '--wait'."),
     .toggle("passive", nil, into: \.isPassive, "Require the queue to exist; do not declare it"),
-    .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "An argument of the queue that is declared")
+    .list("queue-argument", nil, "NAME=VALUE", into: \.queueArguments, "Declare the queue with this argument")
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),
   ].under("RabbitMQ")
 
@@ -85,7 +85,7 @@ struct BrokerOptions: Defaulted {
         return
       }
       do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
-        guard error.kind == .channelClosed(code: 404), !error.isPassing, !isPassive else { throw error }
+        guard error.kind == .channelClosed(code: 404), !error.isTransient, !isPassive else { throw error }
         try connection.openChannel()
         _ = try connection.declareQueue(name)
       }
@@ -120,7 +120,7 @@ struct BrokerOptions: Defaulted {
       failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
       failure.hint = "Check '--queue-argument'."
     case .channelClosed(code: 403), .connectionClosed(code: 403):
-      failure.hint = "Grant the user '\(uri.user)' the rights for it (rabbitmqctl set_permissions)."
+      failure.hint = "Grant the user '\(uri.user)' this permission (rabbitmqctl set_permissions)."
     default: break
     }
     return failure

@@ -49,7 +49,7 @@ struct Reconnection {
     after error: AMQPError, _ old: AMQPConnection, at place: String, isIdle: Bool, until limit: Deadline = .never,
     _ prepare: (AMQPConnection) throws -> T
   ) throws -> T {
-    guard error.isPassing, broker.reconnectFor > .zero else { throw error }
+    guard error.isTransient, broker.reconnectFor > .zero else { throw error }
     old.close()
     // Time in which it worked counts only if nothing came of it.
     let held = connectedAt.secondsSince
@@ -79,7 +79,7 @@ struct Reconnection {
         let isTransient = [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
         if isLast || !isTransient { throw failure }
       } catch let error as AMQPError {
-        guard error.isPassing else { throw error }
+        guard error.isTransient else { throw error }
         // It stood, and broke again.
         outage.breaks += 1
         if isLast { throw repeated(error, old, place, outage) }

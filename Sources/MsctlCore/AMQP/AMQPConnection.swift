@@ -79,7 +79,7 @@ public final class AMQPConnection {
     for uri in uris {
       do { return try open(uri, name: name, trace: trace) } catch { failures.append(error.failure(uri)) }
     }
-    guard var failure = failures.first else { throw Failure(.usage, "no broker is named") }
+    guard var failure = failures.first else { throw Failure(.usage, "no broker given") }
     failure.message = failures.map(\.message).joined(separator: "; ")
     throw failure
   }
@@ -151,7 +151,7 @@ public final class AMQPConnection {
       case .timedOut:
         throw dead(.timedOut, "no AMQP handshake within \(uri.connectTimeout.shown)")
       case .broken, .unreadableFrame, .violation:
-        throw dead(.unreachable, "what listens there does not speak AMQP 0-9-1 (\(error.reason))")
+        throw dead(.unreachable, "the server does not speak AMQP 0-9-1 (\(error.reason))")
       default: throw error
       }
     }
@@ -168,7 +168,7 @@ public final class AMQPConnection {
     let mechanism = uri.mechanism == .plain ? "PLAIN" : "EXTERNAL"
     guard String(start.mechanisms).utf8.split(separator: 0x20).contains(where: { $0.elementsEqual(mechanism.utf8) })
     else {
-      throw dead(.denied, "it does not offer the mechanism \(mechanism)")
+      throw dead(.denied, "it does not offer the authentication mechanism \(mechanism)")
     }
     let capabilities = [
       "consumer_cancel_notify", "connection.blocked", "basic.nack", "publisher_confirms",

@@ -177,7 +177,7 @@ public struct AMQPError: Error, Sendable, Equatable {
   }
 
   /// Whether another connection may mend it: this one broke, or the broker is going down or coming up.
-  package var isPassing: Bool {
+  package var isTransient: Bool {
     switch kind {
     case .unreachable, .broken, .unreadableFrame, .connectionClosed(code: 320), .connectionClosed(code: 541),
       .channelClosed(code: 541):
@@ -198,7 +198,7 @@ public struct AMQPError: Error, Sendable, Equatable {
 
   /// Whether it says that the broker has more rules for messages than AMQP has, one of which a message broke: its size, its
   /// `user_id`, its `expiration`.
-  package var isAboutOneMessage: Bool { kind == .channelClosed(code: 406) && !isPassing }
+  package var isAboutOneMessage: Bool { kind == .channelClosed(code: 406) && !isTransient }
 
   /// The size of the message that was too large for the broker, and the limit, where that is what the broker says.
   package var refusedSize: (size: Int, limit: Int)? {
@@ -215,7 +215,7 @@ public struct AMQPError: Error, Sendable, Equatable {
     case .unreachable:
       return Failure(
         .unreachable, "cannot connect to RabbitMQ at \(broker): \(reason)",
-        hint: "Start a broker there, or name another one with AMQP_URL or '--broker'.")
+        hint: "Start a broker there, or set AMQP_URL or '--broker' to another one.")
     case .tls:
       return Failure(
         .unreachable, "no trusted connection to RabbitMQ at \(broker): \(reason)",
@@ -225,7 +225,7 @@ public struct AMQPError: Error, Sendable, Equatable {
       return Failure(
         .denied, "RabbitMQ at \(broker) refused the login: \(reason)",
         hint: isVhost && uri.vhost.isEmpty
-          ? "The URI ends in '/', which names the empty virtual host; leave it out for '/'."
+          ? "Remove the '/' at the end of the URI: it selects the virtual host with the empty name."
           : "Check \(isVhost ? "the virtual host" : "user name and password") in AMQP_URL or '--broker'.")
     case .timedOut:
       return Failure(.timedOut, "RabbitMQ at \(broker) did not respond in time: \(reason)")
@@ -245,7 +245,7 @@ public struct AMQPError: Error, Sendable, Equatable {
         case 403: .denied
         case 404: .nothingThere
         case 320: .unreachable
-        case 406 where isPassing: .unreachable
+        case 406 where isTransient: .unreachable
         default: .failed
         }
       return Failure(meaning, "RabbitMQ at \(broker) refused: \(reason)")

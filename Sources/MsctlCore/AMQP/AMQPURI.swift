@@ -42,7 +42,7 @@ public struct AMQPURI: Sendable, Equatable {
     default: throw AMQPURIError(reason: "does not begin with 'amqp://' or 'amqps://'")
     }
     guard !rest.unicodeScalars.contains(where: { $0.value <= 0x20 || $0.value == 0x7F }) else {
-      throw AMQPURIError(reason: "holds white space or control characters (write them as %XX)")
+      throw AMQPURIError(reason: "contains white space or control characters (write them as %XX)")
     }
     guard !rest.holds("#") else { throw AMQPURIError(reason: "has a fragment ('#'; in a password write %23)") }
 

@@ -286,7 +286,7 @@ public final class ConsulAgent {
   }
 
   package func tellStale() {
-    remark?("the Consul cluster of the agent at \(address.shown) has no leader; its answers may be out of date")
+    remark?("the Consul cluster of the agent at \(address.shown) has no leader; its responses may be out of date")
   }
 
   package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
@@ -294,7 +294,7 @@ public final class ConsulAgent {
     let value: JSONValue
     do { value = try JSONValue(parsing: response.body) } catch {
       throw Failure(
-        .failed, "what answers at \(address.shown) is no Consul agent: its answer to \(path) is not JSON (\(error))",
+        .failed, "unexpected response from \(address.shown): \(path) did not return JSON (\(error))",
         hint: "Check CONSUL_HTTP_ADDR.")
     }
     return Answer(
@@ -366,7 +366,7 @@ public final class ConsulAgent {
     return Failure(
       .unreachable,
       "the Consul agent at \(address.shown) returned \(status) for \(method) \(path)\(text.isEmpty ? "" : ": " + text)",
-      hint: status == 429 ? "It limits requests; wait, or raise its limits." : nil)
+      hint: status == 429 ? "Wait, or raise the agent's limits for requests." : nil)
   }
 
   /// The answer, whatever its status, once it is there.
@@ -391,7 +391,8 @@ public final class ConsulAgent {
     try aim(&request)
     if let token = settings.token {
       guard let header = HTTPHeader("X-Consul-Token", token) else {
-        throw Failure(.usage, "the Consul token holds control characters", hint: "Check CONSUL_HTTP_TOKEN or its file.")
+        throw Failure(
+          .usage, "the Consul token contains control characters", hint: "Check CONSUL_HTTP_TOKEN or its file.")
       }
       request.headers.append(header)
     }
@@ -405,15 +406,15 @@ public final class ConsulAgent {
       request.body = .bytes(Array(body?.text ?? []))
       if let type = HTTPHeader("Content-Type", "application/json") { request.headers.append(type) }
     }
-    do { return ConsulExchange(self, http, try http.start(request)) } catch { throw failure(error) }
+    do { return ConsulExchange(self, http, try http.start(request), method, path) } catch { throw failure(error) }
   }
 
   fileprivate func failure(_ error: HTTPError) -> Failure {
     error.failure(
       reaching: "the Consul agent at \(address.shown)",
       hint: error.kind == .tls
-        ? "CONSUL_CACERT names the authority that signed the agent's certificate."
-        : "Start one for a try with 'consul agent -dev', or name another one with CONSUL_HTTP_ADDR.")
+        ? "Set CONSUL_CACERT to the CA certificate that signed the agent's."
+        : "Start one with 'consul agent -dev', or set CONSUL_HTTP_ADDR to another one.")
   }
 
   package func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
@@ -421,7 +422,9 @@ public final class ConsulAgent {
     let text = words(of: response.body)
     if response.head.status == 403 { throw denied("\(method) \(path)", text) }
     throw Failure(
-      .failed, "Consul answered \(method) \(path) with \(response.head.status)\(text.isEmpty ? "" : ": " + text)")
+      .failed,
+      "the Consul agent at \(address.shown) returned \(response.head.status) for \(method) \(path)"
+        + (text.isEmpty ? "" : ": " + text))
   }
 
   private func aim(_ request: inout HTTPRequest) throws(Failure) {
@@ -441,10 +444,10 @@ public final class ConsulAgent {
 
   private func denied(_ what: String, _ words: String = "") -> Failure {
     Failure(
-      .denied, "Consul at \(address.shown) denies \(what)\(words.isEmpty ? "" : ": " + words)",
+      .denied, "the Consul agent at \(address.shown) denied \(what)\(words.isEmpty ? "" : ": " + words)",
       hint: settings.token == nil
-        ? "Give a token that may do this with CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE."
-        : "The token of CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE is unknown or has no right to do this.")
+        ? "Set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE to a token with this permission."
+        : "Check the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE: it is unknown or lacks this permission.")
   }
 }
 
@@ -454,9 +457,15 @@ package final class ConsulExchange {
   private let http: HTTPClient
   private let transfer: HTTPTransfer
   private var body: [UInt8] = []
+  package let method: String
+  package let path: String
 
-  fileprivate init(_ agent: ConsulAgent, _ http: HTTPClient, _ transfer: HTTPTransfer) {
+  fileprivate init(
+    _ agent: ConsulAgent, _ http: HTTPClient, _ transfer: HTTPTransfer, _ method: String, _ path: String
+  ) {
     self.agent = agent
+    self.method = method
+    self.path = path
     self.http = http
     self.transfer = transfer
   }
@@ -469,12 +478,12 @@ package final class ConsulExchange {
   package func take() throws(Failure) -> HTTPResponse? {
     body += transfer.takeBody()
     guard body.count <= HTTPClient.bodyLimit else {
-      throw Failure(.failed, "the agent's answer is larger than \(HTTPClient.bodyLimit >> 20) MiB")
+      throw Failure(.failed, "the agent's response is larger than \(HTTPClient.bodyLimit >> 20) MiB")
     }
     guard let outcome = transfer.outcome else { return nil }
     if case .failure(let error) = outcome { throw agent.failure(error) }
     guard let head = transfer.head else {
-      throw agent.failure(HTTPError(kind: .broken, reason: "an answer without a head"))
+      throw agent.failure(HTTPError(kind: .broken, reason: "a response without headers"))
     }
     return HTTPResponse(head: head, body: body)
   }

@@ -65,7 +65,7 @@ public struct ServiceRegistration: Sendable, Equatable {
     guard definition.kind == .object, let name = member("name")?.string, !name.isEmpty else {
       throw Failure(
         .badInput, "the definition has no service with a \"name\"",
-        hint: "It is to look like {\"service\": {\"name\": \"user-service\", \"port\": 3000}}.")
+        hint: "Write it as {\"service\": {\"name\": \"user-service\", \"port\": 3000}}.")
     }
     self.name = name
     // As for `consul services register`: an id of its own, or the name.

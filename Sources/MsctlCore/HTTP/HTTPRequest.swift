@@ -186,11 +186,11 @@ public struct HTTPError: Error, Sendable, Equatable {
     case .unreachable:
       Failure(.unreachable, "cannot connect to \(target): \(reason)", hint: hint)
     case .timedOut:
-      Failure(.timedOut, "no answer from \(target) in time: \(reason)", hint: hint)
+      Failure(.timedOut, "no response from \(target) in time: \(reason)", hint: hint)
     case .tls:
       Failure(
         .unreachable, "no trusted connection to \(target): \(reason)",
-        hint: hint ?? "'--cacert FILE' names the authority that signed the server's certificate.")
+        hint: hint ?? "Give the CA certificate that signed the server's with '--cacert FILE'.")
     case .broken:
       Failure(.unreachable, "the connection to \(target) broke: \(reason)", hint: hint)
     case .tooLarge:

@@ -403,12 +403,12 @@ public final class HTTPTransfer {
       return HTTPError(kind: .malformedURL, reason: text)
     case CURLE_UNSUPPORTED_PROTOCOL:
       // The URL's scheme has been looked at before; this is about what came back.
-      return HTTPError(kind: .broken, reason: "what answers there does not speak HTTP")
+      return HTTPError(kind: .broken, reason: "the server does not speak HTTP")
     case CURLE_OUT_OF_MEMORY where head == nil && status > 0:
       // libcurl's word for one header beyond its own limit.
-      return HTTPError(kind: .tooLarge, reason: "a header is larger than libcurl takes")
+      return HTTPError(kind: .tooLarge, reason: "a header is larger than libcurl allows")
     case Self.tooLarge:
-      return HTTPError(kind: .tooLarge, reason: detail.isEmpty ? "a header is larger than libcurl takes" : detail)
+      return HTTPError(kind: .tooLarge, reason: detail.isEmpty ? "a header is larger than libcurl allows" : detail)
     case CURLE_BAD_FUNCTION_ARGUMENT where status > 0:
       return HTTPError(kind: .broken, reason: "the response headers begin with a continuation line")
     case CURLE_COULDNT_CONNECT:

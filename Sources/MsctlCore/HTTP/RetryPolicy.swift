@@ -13,12 +13,12 @@ package enum RetryPolicy {
   }
 
   /// Whether a status says that another try may fare better.
-  package static func isPassing(_ status: Int) -> Bool {
+  package static func isTransient(_ status: Int) -> Bool {
     [408, 429, 502, 503, 504].contains(status)
   }
 
   /// Whether a failure says nothing of the next try.
-  package static func isPassing(_ error: HTTPError) -> Bool {
+  package static func isTransient(_ error: HTTPError) -> Bool {
     switch error.kind {
     case .unreachable, .timedOut, .broken: true
     case .malformedURL, .tls, .tooLarge: false

@@ -29,7 +29,7 @@ package struct URITemplate: Sendable, Equatable {
     var rest = text[...]
     while let start = rest.utf8.firstIndex(where: { $0 == UInt8(ascii: "{") || $0 == UInt8(ascii: "}") }) {
       guard let inner = rest[start...].rest(after: "{"), let (expression, after) = inner.cut(at: "}") else {
-        throw TemplateError(reason: "has braces that do not match")
+        throw TemplateError(reason: "has unmatched braces")
       }
       parts.append(.literal(String(rest[..<start])))
       parts.append(try Self.expression(expression))
@@ -152,8 +152,8 @@ package struct URITemplate: Sendable, Equatable {
       guard !name.isEmpty, name.unicodeScalars.allSatisfy(isNameScalar) else {
         throw TemplateError(
           reason: name.ends(with: "*") || name.holds(":")
-            ? "has '{\(text)}', whose modifiers (RFC 6570, level 4) are not known here"
-            : "has '{\(text)}', which names no field")
+            ? "has '{\(text)}', whose modifiers (RFC 6570, level 4) are not supported"
+            : "has '{\(text)}', which does not name a field")
       }
     }
     return .expression(rule, names: list)
