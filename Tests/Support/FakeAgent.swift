@@ -2,11 +2,12 @@ import Synchronization
 
 /// An agent of Consul that answers as a test wants it: for what the real one here (1.8) cannot be brought to say.
 ///
-/// Forms and words are those of Consul's HTTP API (https://developer.hashicorp.com/consul/api-docs) and of its handlers.
+/// Forms and words are those of Consul's HTTP API (https://developer.hashicorp.com/consul/api-docs) and of its handlers. Files are
+/// those of github.com/hashicorp/consul.
 package final class FakeAgent: Sendable {
   package let server: TestServer
 
-  /// - Parameter handler: its answer; nil: 404, as for an endpoint that the agent does not know.
+  /// - Parameter handler: its answer; nil: 404, as for an endpoint that the agent does not know (`Index` in agent/http.go).
   package init(_ handler: @escaping @Sendable (TestServer.Request) -> TestServer.Answer?) throws {
     server = try TestServer { request in handler(request) ?? .status(404, "Not Found", "Invalid URL path") }
   }
@@ -39,7 +40,8 @@ package final class FakeAgent: Sendable {
   /// `ErrNoLeader` of agent/structs/errors.go.
   package static let noLeader = error(500, "No cluster leader")
 
-  /// An element of `GET /v1/health/service/:service`: https://developer.hashicorp.com/consul/api-docs/health.
+  /// An element of `GET /v1/health/service/:service`: https://developer.hashicorp.com/consul/api-docs/health, and
+  /// `CheckServiceNode`, `NodeService` and `HealthCheck` in agent/structs/structs.go.
   /// - Parameter more: further members of `Service`.
   package static func instance(
     _ service: String, _ id: String, port: Int, status: String = "passing", more: String = ""

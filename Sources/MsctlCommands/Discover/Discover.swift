@@ -114,6 +114,8 @@ enum Discover: Verb {
       if options.service == nil, options.wait != nil || options.minimum != 1 {
         throw ValueError("'--wait' and '--min' require NAME")
       }
+      // Consul lists the services of this cluster alone.
+      if options.service == nil, options.lookUp.peer != nil { throw ValueError("'--peer' requires NAME") }
       guard !options.isAboutInstances else { return }
       if ![.json, .table].contains(options.format) {
         throw ValueError("'-o \(options.format.rawValue)' requires NAME")

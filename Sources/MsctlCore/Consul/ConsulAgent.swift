@@ -63,7 +63,8 @@ public final class ConsulAgent {
     public var near: String?
     /// Consul's own expression (https://developer.hashicorp.com/consul/api-docs/features/filtering).
     public var filter: String?
-    /// The peered cluster that the services are imported from.
+    /// The peered cluster that the instances are imported from. Only `GET /v1/health/service/:service` takes it
+    /// (`parsePeerName` in agent/http.go, called by agent/health_endpoint.go); lists of all services and checks do not.
     public var peer: String?
     /// Of instances with named ports, this one. Those without it are left out.
     public var portName: String?
@@ -80,12 +81,12 @@ public final class ConsulAgent {
 
     /// What says where to look, for every endpoint.
     var place: [(String, String)] {
-      [("dc", datacenter), ("peer", peer)].compactMap { name, value in value.map { (name, $0) } }
+      datacenter.map { [("dc", $0)] } ?? []
     }
 
     var query: [(String, String)] {
       tags.map { ("tag", $0) } + place
-        + [("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) } }
+        + [("peer", peer), ("near", near), ("filter", filter)].compactMap { name, value in value.map { (name, $0) } }
     }
   }
 
@@ -135,7 +136,7 @@ public final class ConsulAgent {
     try services(Selection(datacenter: datacenter))
   }
 
-  /// - Parameter selection: only the datacenter and the peer count.
+  /// - Parameter selection: only the datacenter counts.
   package func services(_ selection: Selection) throws(Failure) -> [(name: String, tags: [String])] {
     try services(in: lookUp(Self.catalogPath, selection.place, until: .never))
   }
@@ -351,7 +352,10 @@ public final class ConsulAgent {
 
   /// Why the agent cannot answer now, though it may soon: it limits us (429, 503), or cannot reach its servers (500).
   ///
-  /// 500 also says that a request is wrong, in words that older agents had for it: see `handleErr` in agent/http.go.
+  /// `handleErr` in agent/http.go returns 500 with the text of every error that has no status of its own, so that the words tell
+  /// them apart. Another try is worth it for `errNoLeader`, `errDCNotAvailable`, `errNoServers` and
+  /// `errNotReadyForConsistentReads` of agent/structs/errors.go; not for a datacenter that does not exist (`errNoDCPath` there,
+  /// returned by `forwardDC` in agent/consul/rpc.go) or an invalid filter (`CreateFilter` of hashicorp/go-bexpr, filter.go).
   package func transientTrouble(_ response: HTTPResponse, _ method: String, _ path: String) -> Failure? {
     let status = response.head.status
     guard [429, 500, 503].contains(status), !isUnknown(response) else { return nil }

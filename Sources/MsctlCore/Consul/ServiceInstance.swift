@@ -25,7 +25,7 @@ public struct ServiceInstance: Sendable, Equatable {
   public let weight: Int
   /// The checks that do not pass, each with its output in one line.
   public let complaints: [String]
-  /// The peered cluster that it is imported from; nil: it is of this one.
+  /// The peered cluster that it is imported from (`NodeService.PeerName` in agent/structs/structs.go); nil: it is of this one.
   public let peer: String?
   /// Of Consul Enterprise; nil where the agent says none.
   public let partition: String?
