@@ -28,7 +28,11 @@ struct BrokerOptions: Defaulted {
         """),
     .value("password-file", nil, "FILE", into: \.passwordFile, "Read the password from FILE")
       .variable("AMQP_PASSWORD_FILE").completed(by: .file)
-      .details("It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced."),
+      .details(
+        """
+        It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced. While reconnecting, a \
+        refused login is tried again.
+        """),
     .value("wait", nil, "TIME", into: \.wait, "Wait up to TIME for the first connection")
       .details("With 0, msctl tries once. A refused login is final, unless the password comes from a file."),
     .value("reconnect-for", nil, "TIME", into: \.reconnectFor, "Time limit for reconnecting")

@@ -16,6 +16,7 @@ struct Reconnection {
     let deadline: Deadline
     var backoff = Backoff(to: .seconds(5))
     var breaks = 1
+    var isRefusalTold = false
   }
 
   private let broker: BrokerOptions
@@ -75,9 +76,15 @@ struct Reconnection {
         connectedAt = .now
         return result
       } catch let failure as Failure {
-        // A node that is coming up may refuse for a while.
-        let isTransient = [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
+        // A node that is coming up may refuse for a while, and a password file may be about to be replaced.
+        let awaitsPassword = failure.code == .denied && broker.passwordFile != nil
+        let isTransient =
+          awaitsPassword || [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
         if isLast || !isTransient { throw failure }
+        if awaitsPassword, !outage.isRefusalTold {
+          outage.isRefusalTold = true
+          console.note("\(failure.message); trying again")
+        }
       } catch let error as AMQPError {
         guard error.isTransient else { throw error }
         // It stood, and broke again.
