@@ -440,9 +440,9 @@ struct DeliveryLimitTests {
         "consume", queue, "--drain", "--queue-argument", "x-queue-type=quorum", "--queue-argument",
         "x-delivery-limit=1",
         "--exec", "exit 1")
-      #expect(output.err.contains("(attempt 1); requeued in 200 ms, 1 attempt left\n"))
+      #expect(output.err.contains("(attempt 1); requeued in 200 ms, at most 1 attempt left (x-delivery-limit=1)\n"))
       #expect(
-        output.err.contains("(attempt 2); requeued in 400 ms, beyond its delivery limit: the broker dead-letters it"))
+        output.err.contains("(attempt 2); requeued in 400 ms, beyond x-delivery-limit=1: the broker dead-letters it"))
     }
   }
 }

@@ -182,7 +182,11 @@ enum Consume: Verb {
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
       .value("on-error", nil, "WHAT", into: \.onError, "What to do with a message whose command failed")
         .details(
-          "In a stream, requeue means to run the command again before the next message, and reject to skip the message."
+          """
+          In a stream, requeue means to run the command again before the next message, and reject to skip the message. If a \
+          quorum queue limits deliveries, each failure tells how many attempts are left: by --queue-argument x-delivery-limit=N, \
+          or by RabbitMQ's default (4.0 to 4.2: 20). msctl cannot see a limit set by a policy.
+          """
         ),
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(

@@ -43,6 +43,8 @@ final class ExecHandler: MessageHandler {
   private let parallel: Int
   private let onError: OnError
   private let maxAttempts: Int?
+  /// Whether the queue's delivery limit was named on the command line.
+  private let limitIsSet: Bool
   private let environment: [String: String]
   private let temporaryFolder: String
   private let console: Console
@@ -69,6 +71,7 @@ final class ExecHandler: MessageHandler {
     parallel = options.parallel
     onError = options.onError
     maxAttempts = options.maxAttempts
+    limitIsSet = options.deliveryLimit != nil
     self.environment = options.children.variables(environment)
     temporaryFolder = environment["TMPDIR"].flatMap { $0.isEmpty ? nil : $0 } ?? "/tmp"
     self.console = console
@@ -214,12 +217,7 @@ final class ExecHandler: MessageHandler {
     if onError == .requeue, maxAttempts.map({ count < $0 }) ?? true {
       let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
       failure.message += " (attempt \(count)); \(traits.isStream ? "tried again" : "requeued") in \(delay.shown)"
-      if let left = traits.returnsLeft(message) {
-        failure.message +=
-          left > 0
-          ? ", \(counted(left, "attempt")) left"
-          : ", beyond its delivery limit: the broker dead-letters it, or drops it if the queue has no dead-letter exchange"
-      }
+      failure.message += attemptsLeft(message)
       delayed.append((delivery, .after(delay)))
     } else {
       failure.message += " (attempt \(count)); \(traits.isStream ? "skipped" : "rejected")"
@@ -227,6 +225,19 @@ final class ExecHandler: MessageHandler {
       settled.append(.reject(delivery))
     }
     console.report(failure)
+  }
+
+  /// How often a requeued message may come back, as far as it can be known: a policy may lower a limit that was set, and replace
+  /// the default.
+  private func attemptsLeft(_ message: AMQPMessage) -> String {
+    guard let limit = traits.deliveryLimit, let left = traits.returnsLeft(message) else { return "" }
+    if left > 0 {
+      return limitIsSet
+        ? ", at most \(counted(left, "attempt")) left (x-delivery-limit=\(limit))"
+        : ", \(counted(left, "attempt")) left by default (delivery limit \(limit))"
+    }
+    let end = "the broker dead-letters it, or drops it if the queue has no dead-letter exchange"
+    return limitIsSet ? ", beyond x-delivery-limit=\(limit): \(end)" : ", by default (delivery limit \(limit)) \(end)"
   }
 
   private func stop(_ failure: Failure) {

@@ -13,10 +13,11 @@ extension AMQPConnection {
   /// not count what is requeued in good order (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
   package var countsReturns: Bool { version.map { $0.major == 4 && $0.minor <= 2 } ?? false }
 
-  /// How often a message may come back to a quorum queue.
-  /// - Parameter set: the limit that was set for the queue.
+  /// How often a message may come back to a quorum queue, as far as a client can know: policies and the arguments of a queue are
+  /// not told over AMQP. With a policy, too, the lower limit counts (`resolve_delivery_limit` in rabbit_quorum_queue.erl).
+  /// - Parameter set: the limit that was set for the queue; below 0: none.
   package func deliveryLimit(set: Int?) -> Int? {
-    guard let version, version.major < 4 || countsReturns else { return nil }
+    guard let version, version.major < 4 || countsReturns, set ?? 0 >= 0 else { return nil }
     return set ?? (countsReturns ? 20 : nil)
   }
 
