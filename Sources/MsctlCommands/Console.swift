@@ -148,6 +148,7 @@ package final class Console {
 
   /// Drops what is not written out: nobody reads it any more.
   package func discard() {
+    halfCharacter = []
     buffer = []
     start = 0
   }

@@ -63,3 +63,20 @@ extension StringProtocol {
     String(decoding: utf8.map { (0x41...0x5A).contains($0) ? $0 | 0x20 : $0 }, as: UTF8.self)
   }
 }
+
+/// A text from outside as a key of a dictionary or a member of a set. Keys are the same only if their bytes are, while Swift
+/// takes "K" and U+212A for the same String.
+package struct ByteKey: Hashable, Comparable, Sendable {
+  package let text: String
+
+  package init(_ text: String) { self.text = text }
+
+  package static func == (a: ByteKey, b: ByteKey) -> Bool { a.text.isSame(as: b.text) }
+
+  package static func < (a: ByteKey, b: ByteKey) -> Bool { a.text.utf8.lexicographicallyPrecedes(b.text.utf8) }
+
+  package func hash(into hasher: inout Hasher) {
+    var text = text
+    text.withUTF8 { hasher.combine(bytes: UnsafeRawBufferPointer($0)) }
+  }
+}

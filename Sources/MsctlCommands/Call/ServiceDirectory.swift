@@ -17,8 +17,8 @@ final class ServiceDirectory {
   private let http: HTTPClient
   private let options: Call.Options
   private let console: Console
-  private var known: [String: Entry] = [:]
-  private var resting: [String: Deadline] = [:]
+  private var known: [ByteKey: Entry] = [:]
+  private var resting: [ByteKey: Deadline] = [:]
 
   init(_ options: Call.Options, over http: HTTPClient, _ console: Console) throws(Failure) {
     self.options = options
@@ -33,7 +33,7 @@ final class ServiceDirectory {
   /// An agent that goes away meanwhile does not end the calls: what it said last goes on to be believed.
   /// - Parameter deadline: the end of the call that wants them.
   func instances(of name: String, path: String, until deadline: Deadline) throws(Failure) -> [ServiceInstance] {
-    let old = known[name]
+    let old = known[ByteKey(name)]
     if let old, !old.until.isPast { return old.instances }
     let instances: [ServiceInstance]
     // Where there is something to go on with, nobody waits for an agent that is away.
@@ -42,27 +42,25 @@ final class ServiceDirectory {
       console.note("\(error.message); using the last known instances of '\(name)'")
       instances = old.instances
     }
-    known[name] = Entry(instances: instances, until: .after(Self.age))
+    known[ByteKey(name)] = Entry(instances: instances, until: .after(Self.age))
     return instances
   }
 
   /// The instance has failed: the next call looks again, and takes another one where there is one.
   func leaveAlone(_ instance: ServiceInstance) {
-    known[instance.service]?.until = .now
-    resting[key(instance)] = .after(Self.rest)
+    known[ByteKey(instance.service)]?.until = .now
+    resting[instance.key] = .after(Self.rest)
   }
 
   /// Takes one of the candidates: by weight or, with `--near`, in Consul's order.
   func choose(from candidates: inout [ServiceInstance]) -> ServiceInstance? {
-    let rested = candidates.filter { resting[key($0)]?.isPast ?? true }
+    let rested = candidates.filter { resting[$0.key]?.isPast ?? true }
     let eligible = rested.isEmpty ? candidates : rested
     var generator = SystemRandomNumberGenerator()
     let chosen = options.near == nil ? eligible.weightedRandom(using: &generator) : eligible.first
-    if let chosen { candidates.removeAll { key($0) == key(chosen) } }
+    if let chosen { candidates.removeAll { $0.key == chosen.key } }
     return chosen
   }
-
-  private func key(_ instance: ServiceInstance) -> String { "\(instance.node) \(instance.id)" }
 
   /// Asks the agent, and again as often as the call may be retried.
   private func lookUp(

@@ -155,14 +155,14 @@ struct Attempts {
 
   /// A message, by its id and its content: an id may be that of several messages.
   private struct Key: Hashable {
-    let id: String?
-    let routingKey: String
+    let id: ByteKey?
+    let routingKey: ByteKey
     let content: Int
     let offset: Int64?
 
     init(_ message: AMQPMessage) {
-      id = message.properties.messageID
-      routingKey = message.routingKey
+      id = message.idKey
+      routingKey = ByteKey(message.routingKey)
       content = message.body.hashValue
       offset = message.properties.header("x-stream-offset")?.wholeNumber
     }

@@ -38,7 +38,7 @@ struct AcknowledgedMessages {
   private var recent = Deque<AMQPMessage>()
   private var size = 0
   /// By id: those that may come again.
-  private var unsure: [String: AMQPMessage] = [:]
+  private var unsure: [ByteKey: AMQPMessage] = [:]
 
   mutating func add(_ message: AMQPMessage) {
     guard message.properties.messageID != nil else { return }
@@ -53,9 +53,9 @@ struct AcknowledgedMessages {
   /// - Parameter unhandled: what it had delivered and nobody has handled.
   mutating func connectionBroke(unhandled: some Collection<AMQPMessage>) {
     unsure = [:]
-    var shared = Set(unhandled.compactMap(\.properties.messageID))
+    var shared = Set(unhandled.compactMap(\.idKey))
     for message in recent {
-      guard let id = message.properties.messageID, !shared.contains(id) else { continue }
+      guard let id = message.idKey, !shared.contains(id) else { continue }
       if unsure.updateValue(message, forKey: id) != nil {
         unsure[id] = nil
         shared.insert(id)
@@ -65,7 +65,7 @@ struct AcknowledgedMessages {
 
   /// - Returns: whether this message was acknowledged before; it is taken out.
   mutating func take(_ message: AMQPMessage) -> Bool {
-    guard let id = message.properties.messageID, let known = unsure[id] else { return false }
+    guard let id = message.idKey, let known = unsure[id] else { return false }
     unsure[id] = nil
     return known.isSame(as: message)
   }
@@ -99,6 +99,8 @@ struct StreamPlace {
 }
 
 extension AMQPMessage {
+  var idKey: ByteKey? { properties.messageID.map(ByteKey.init) }
+
   /// Where it stands in its stream.
   var streamOffset: Int64? { properties.header("x-stream-offset")?.wholeNumber }
 }

@@ -143,7 +143,7 @@ enum Discover: Verb {
         if let trouble = watch.trouble { throw trouble }
         try http.move(until: watch.wakeTime)
       }
-      try write(text(watch.instances ?? [], services: watch.services, options), console)
+      try write(try text(watch.instances ?? [], services: watch.services, options), console)
       return
     }
     if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, http) }
@@ -177,7 +177,7 @@ enum Discover: Verb {
       for instance in found { console.write(value: instance.json) }
       try console.flush()
     default:
-      try write(text(found, services: nil, options), console)
+      try write(try text(found, services: nil, options), console)
     }
   }
 

@@ -11,6 +11,8 @@ struct DiscoverWatch {
   /// What was told last.
   private var told: [ServiceInstance] = []
   private var isInTrouble = false
+  /// How often names of hosts had come to mean something else when instances were told last.
+  private var resolved = 0
   /// What was left out last.
   private var lastRemark: String?
 
@@ -38,11 +40,13 @@ struct DiscoverWatch {
 
   private mutating func watchOn() throws(Failure) {
     while true {
-      if try watch.advance(), let instances = watch.instances {
+      let isResolved = command != nil && resolved != HostResolver.system.changes
+      if try watch.advance() || isResolved, let instances = watch.instances {
         if command == nil {
           tell(instances)
         } else {
-          let rendering = Discover.text(instances, services: watch.services, options)
+          resolved = HostResolver.system.changes
+          let rendering = try Discover.text(instances, services: watch.services, options)
           if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
           lastRemark = rendering.remark
           command?.tell(rendering.text)
@@ -61,14 +65,14 @@ struct DiscoverWatch {
 
   /// Writes an event for each instance that has come, gone or changed since.
   private mutating func tell(_ instances: [ServiceInstance]) {
-    func keyed(_ instances: [ServiceInstance]) -> [[UInt8]: ServiceInstance] {
-      Dictionary(instances.map { (Self.key($0), $0) }) { $1 }
+    func keyed(_ instances: [ServiceInstance]) -> [ByteKey: ServiceInstance] {
+      Dictionary(instances.map { ($0.key, $0) }) { $1 }
     }
     let before = keyed(told)
     let now = keyed(instances)
-    for instance in told where now[Self.key(instance)] == nil { write("removed", instance) }
+    for instance in told where now[instance.key] == nil { write("removed", instance) }
     for instance in instances {
-      let old = before[Self.key(instance)]
+      let old = before[instance.key]
       if old == nil {
         write("added", instance)
       } else if old != instance {
@@ -76,11 +80,6 @@ struct DiscoverWatch {
       }
     }
     told = instances
-  }
-
-  /// What makes an instance the same one: its id is unique at its node, of its cluster.
-  private static func key(_ instance: ServiceInstance) -> [UInt8] {
-    Array([instance.service, instance.peer ?? "", instance.node, instance.id].joined(separator: "\0").utf8)
   }
 
   private func write(_ event: String, _ instance: ServiceInstance) {

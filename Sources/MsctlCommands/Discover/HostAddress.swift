@@ -77,74 +77,115 @@ struct ListenAddress: ArgumentValue, Equatable {
   var argumentText: String? { hostPort(host, port) }
 }
 
-/// Looks up host names, several at a time and within a bounded time: a name server that does not respond must not hold up
-/// what has nothing to do with it.
-enum HostResolver {
-  private static let patience: Duration = .seconds(2)
+/// Looks up host names on threads of its own. Who asks waits a bounded time, and only for names that were never asked for: a
+/// name server that does not respond must not hold up what has nothing to do with it.
+final class HostResolver: Sendable {
+  static let system = HostResolver(lookUp: systemLookUp)
+
   /// How long a result counts, a failure as well.
   private static let age: Duration = .seconds(30)
+  /// How many names are looked up at a time, wait for that, and are known.
   private static let threads = 16
+  private static let mostWaiting = 10_000
+  private static let mostKnown = 10_000
   private static let mostAddresses = 8
-  private static let cache = Mutex<[String: (addresses: [String], until: Deadline)]>([:])
 
-  private final class Work: Sendable {
-    let state: Mutex<(waiting: [String], running: Int)>
+  private struct State {
+    var known: [ByteKey: (addresses: [String], until: Deadline)] = [:]
+    var waiting: [ByteKey] = []
+    /// What waits or is being looked up.
+    var asked: Set<ByteKey> = []
+    var threads = 0
+    var changes = 0
+    /// After a wait that was of no use, the next ones are short for a while.
+    var impatient = Deadline.now
+  }
 
-    init(_ names: [String]) {
-      state = Mutex((names, 0))
+  private let state = Mutex(State())
+  private let patience: Duration
+  private let lookUp: @Sendable (String) -> [String]
+
+  init(patience: Duration = .seconds(2), lookUp: @escaping @Sendable (String) -> [String]) {
+    self.patience = patience
+    self.lookUp = lookUp
+  }
+
+  /// How often a result has come that is another one than `addresses` gave before.
+  var changes: Int { state.withLock { $0.changes } }
+
+  /// The IP addresses of each name; none for one that is not known in time. What comes later counts as a change.
+  /// - Throws: a signal that is caught.
+  func addresses(of names: Set<ByteKey>) throws(Failure) -> [ByteKey: [String]] {
+    let (new, limit, missing) = state.withLock { state in
+      if state.known.count > Self.mostKnown { state.known = [:] }
+      for name in names.sorted() where state.known[name]?.until.isPast ?? true && !state.asked.contains(name) {
+        guard state.waiting.count < Self.mostWaiting else { break }
+        state.waiting.append(name)
+        state.asked.insert(name)
+      }
+      let missing = max(0, min(Self.threads - state.threads, state.waiting.count))
+      state.threads += missing
+      return (
+        names.filter { state.known[$0] == nil },
+        state.impatient.isPast ? Deadline.after(patience) : .after(min(patience, .milliseconds(50))), missing
+      )
     }
-
-    func next() -> String? {
-      state.withLock {
-        let name = $0.waiting.popLast()
-        if name != nil { $0.running += 1 }
-        return name
+    for _ in 0..<missing { start() }
+    while !new.isEmpty, state.withLock({ state in new.contains { state.known[$0] == nil } }) {
+      if limit.isPast {
+        state.withLock { $0.impatient = .after(Self.age) }
+        break
+      }
+      try Signals.wait(for: nil, until: min(limit, .after(.milliseconds(2))))
+    }
+    return state.withLock { state in
+      names.reduce(into: [:]) { found, name in
+        // A result that comes later is another one than this.
+        if state.known[name] == nil { state.known[name] = ([], .after(Self.age)) }
+        found[name] = state.known[name]?.addresses
       }
     }
-
-    func ended() { state.withLock { $0.running -= 1 } }
-    func giveUp() { state.withLock { $0.waiting = [] } }
-    var isDone: Bool { state.withLock { $0.waiting.isEmpty && $0.running == 0 } }
   }
 
-  /// The IP addresses of each name; none for one that is not known in time.
-  static func addresses(of names: Set<String>) -> [String: [String]] {
-    guard !names.isEmpty else { return [:] }
-    let unknown = cache.withLock { known in
-      if known.count > 10_000 { known = [:] }
-      return names.filter { known[$0]?.until.isPast ?? true }
-    }
-    let work = Work(unknown.sorted())
-    for _ in 0..<min(threads, unknown.count) {
-      var thread = pthread_t()
-      let argument = Unmanaged.passRetained(work)
-      let code = pthread_create(
-        &thread, nil,
-        { argument in
-          guard let argument else { return nil }
-          HostResolver.run(Unmanaged<Work>.fromOpaque(argument).takeRetainedValue())
-          return nil
-        }, argument.toOpaque())
-      if code == 0 { pthread_detach(thread) } else { argument.release() }
-    }
-    let deadline = Deadline.after(patience)
-    while !work.isDone, !deadline.isPast { usleep(2000) }
-    work.giveUp()
-    return cache.withLock { known in
-      for name in unknown where known[name]?.until.isPast ?? true { known[name] = ([], .after(age)) }
-      return names.reduce(into: [:]) { $0[$1] = known[$1]?.addresses ?? [] }
+  private func start() {
+    var thread = pthread_t()
+    let argument = Unmanaged.passRetained(self)
+    let code = pthread_create(
+      &thread, nil,
+      { argument in
+        guard let argument else { return nil }
+        Unmanaged<HostResolver>.fromOpaque(argument).takeRetainedValue().work()
+        return nil
+      }, argument.toOpaque())
+    if code == 0 {
+      pthread_detach(thread)
+    } else {
+      argument.release()
+      state.withLock { $0.threads -= 1 }
     }
   }
 
-  private static func run(_ work: Work) {
-    while let name = work.next() {
-      let addresses = lookUp(name)
-      cache.withLock { $0[name] = (addresses, .after(age)) }
-      work.ended()
+  private func work() {
+    while let name = state.withLock({ next(&$0) }) {
+      let addresses = lookUp(name.text)
+      state.withLock { state in
+        if let old = state.known[name], old.addresses != addresses { state.changes += 1 }
+        state.known[name] = (addresses, .after(Self.age))
+        state.asked.remove(name)
+      }
     }
   }
 
-  private static func lookUp(_ name: String) -> [String] {
+  /// - Returns: nil where there is nothing to do: the thread ends.
+  private func next(_ state: inout State) -> ByteKey? {
+    if state.waiting.isEmpty {
+      state.threads -= 1
+      return nil
+    }
+    return state.waiting.removeFirst()
+  }
+
+  private static func systemLookUp(_ name: String) -> [String] {
     var hints = addrinfo()
     hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
     var list: UnsafeMutablePointer<addrinfo>?

@@ -10,14 +10,17 @@ extension Discover {
     var remark: String? { Discover.remark(leftOut) }
   }
 
+  /// Gives the IP addresses of host names.
+  typealias Resolve = (Set<ByteKey>) throws(Failure) -> [ByteKey: [String]]
+
   /// What is written of instances: lines of the wanted form.
   /// - Parameters:
   ///   - services: the names of all services, where it is about all.
   ///   - resolve: gives the IP addresses of host names.
   static func text(
     _ instances: [ServiceInstance], services: [String]?, _ options: Options,
-    resolve: (Set<String>) -> [String: [String]] = HostResolver.addresses
-  ) -> Rendering {
+    resolve: Resolve = HostResolver.system.addresses
+  ) throws(Failure) -> Rendering {
     func rendering(_ lines: ([ServiceInstance]) -> [String]) -> Rendering {
       let (writable, leftOut) = writable(instances)
       return Rendering(text: lines(writable).flatMap { Array($0.utf8) + [0x0A] }, leftOut: leftOut)
@@ -49,7 +52,8 @@ extension Discover {
       return Rendering(text: Array(table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows).utf8))
     case .nginx:
       let names = services ?? [options.service?.text].compactMap { $0 }
-      return NginxFormat.rendering(names, instances, listen: options.listen ?? ListenAddress(), resolve: resolve)
+      return try NginxFormat.rendering(
+        names, instances, listen: options.listen ?? ListenAddress(), resolve: resolve)
     }
   }
 

@@ -16,15 +16,17 @@ enum NginxFormat {
   ///     without one of them.
   static func rendering(
     _ services: [String], _ instances: [ServiceInstance], listen: ListenAddress,
-    resolve: (Set<String>) -> [String: [String]]
-  ) -> Discover.Rendering {
+    resolve: Discover.Resolve
+  ) throws(Failure) -> Discover.Rendering {
     var leftOut: [String] = []
     var upstreams = ""
     var locations = ""
-    var names: Set<String> = []
-    let own = Dictionary(grouping: instances, by: \.service)
-    let hosts = instances.compactMap { if case .name(let name)? = HostAddress($0.address) { name } else { nil } }
-    let resolved = resolve(Set(hosts))
+    var names: Set<String> = []  // lint-ok: they are ASCII
+    let own = Dictionary(grouping: instances) { ByteKey($0.service) }
+    let hosts = instances.compactMap {
+      if case .name(let name)? = HostAddress($0.address) { ByteKey(name) } else { nil }
+    }
+    let resolved = try resolve(Set(hosts))
     for service in services.sorted() {
       guard isName(service) else {
         leftOut.append("the service '\(Discover.shortened(service))' (invalid name for nginx)")
@@ -37,7 +39,7 @@ enum NginxFormat {
       }
       var servers: [String] = []
       var isSecure = true
-      for instance in (own[service] ?? []).sorted(by: { ($0.hostPort, $0.id) < ($1.hostPort, $1.id) }) {
+      for instance in (own[ByteKey(service)] ?? []).sorted(by: { ($0.hostPort, $0.id) < ($1.hostPort, $1.id) }) {
         do {
           let weight = max(1, min(instance.weight, mostWeight))
           for address in try addresses(of: instance, resolved) {
@@ -78,13 +80,13 @@ enum NginxFormat {
   }
 
   private static func addresses(
-    of instance: ServiceInstance, _ resolved: [String: [String]]
+    of instance: ServiceInstance, _ resolved: [ByteKey: [String]]
   ) throws(Refusal) -> [String] {
     guard (1...65535).contains(instance.port) else { throw Refusal(reason: "port \(instance.port)") }
     switch HostAddress(instance.address) {
     case .ip(let address): return [address]
     case .name(let name):
-      guard let found = resolved[name], !found.isEmpty else {
+      guard let found = resolved[ByteKey(name)], !found.isEmpty else {
         throw Refusal(reason: "the host name '\(name)' does not resolve")
       }
       return found

@@ -120,6 +120,9 @@ enum Register: Verb {
 
   private static let check: @Sendable (Options) throws(ValueError) -> Void = { options throws(ValueError) in
     let isHeld = !options.command.isEmpty
+    if let id = options.id, !ConsulAgent.isSegment(id) {
+      throw ValueError("invalid '--id \(id)': it would climb in a URL of Consul's API")
+    }
     if options.file != nil {
       if options.removes { throw ValueError("'--remove' cannot be combined with '--file'") }
       let hasMore =
@@ -233,8 +236,11 @@ enum Register: Verb {
     let name = options.service?.text ?? ""
     let known = try agent.localIDs(of: name)
     let wanted = options.id ?? options.port.map { defaultID(name, options.address, $0) }
-    let removed = wanted.map { id in known.filter { $0 == id } } ?? known
-    for id in removed { try agent.deregister(id: id) }
+    let removed = wanted.map { id in known.filter { $0.isSame(as: id) } } ?? known
+    // An id of others that cannot stand in a URL must not keep the others from being removed.
+    for id in removed.filter(ConsulAgent.isSegment) + removed.filter({ !ConsulAgent.isSegment($0) }) {
+      try agent.deregister(id: id)
+    }
     console.note(
       removed.isEmpty
         ? "'\(name)' was not registered with \(agent.address.shown)"
@@ -248,7 +254,7 @@ enum Register: Verb {
     let deadline = Deadline.after(patience)
     for registration in registrations {
       let watch = HealthWatch(agent, service: registration.name, ConsulAgent.Selection()) { _ in true }
-      func own() -> ServiceInstance? { watch.instances?.first { $0.id == registration.id } }
+      func own() -> ServiceInstance? { watch.instances?.first { $0.id.isSame(as: registration.id) } }
       while own()?.status != .passing {
         guard !deadline.isPast else {
           let complaint = own()?.complaints.first.map { " (\($0))" } ?? ""

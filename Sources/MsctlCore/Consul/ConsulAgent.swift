@@ -286,8 +286,11 @@ public final class ConsulAgent {
     response.head.status == 500 && words(of: response.body).holds(text: "No cluster leader")
   }
 
+  /// Tells people what they should know of an answer.
+  func tell(_ text: String) { remark?(text) }
+
   package func tellStale() {
-    remark?("the Consul cluster of the agent at \(address.shown) has no leader; its responses may be out of date")
+    tell("the Consul cluster of the agent at \(address.shown) has no leader; its responses may be out of date")
   }
 
   package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
@@ -381,10 +384,17 @@ public final class ConsulAgent {
     }
   }
 
+  /// Whether a name or an id stays a segment of its own in a path: these two would climb, and are not encoded.
+  package static func isSegment(_ text: String) -> Bool { !text.isSame(as: ".") && !text.isSame(as: "..") }
+
   private func begin(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
     until deadline: Deadline? = nil
   ) throws(Failure) -> ConsulExchange {
+    if let part = path.parts(between: "/").first(where: { !Self.isSegment(String($0)) }) {
+      throw Failure(
+        .badInput, "'\(part)' cannot be the name of a service or the id of an instance: it would climb in a URL")
+    }
     let place = [("ns", settings.namespace), ("partition", settings.partition)]
     let all = query + place.compactMap { name, value in value.map { (name, $0) } }
     let parameters = all.map { "\($0.0)=\(Percent.encode($0.1))" }.joined(separator: "&")
@@ -423,12 +433,15 @@ public final class ConsulAgent {
 
   package func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
     guard response.head.status != 200 else { return }
+    if response.head.status == 403 { throw denied("\(method) \(path)", words(of: response.body)) }
+    throw Failure(.failed, refusal(response, method, path))
+  }
+
+  /// A sentence that says what the agent answered.
+  func refusal(_ response: HTTPResponse, _ method: String, _ path: String) -> String {
     let text = words(of: response.body)
-    if response.head.status == 403 { throw denied("\(method) \(path)", text) }
-    throw Failure(
-      .failed,
-      "the Consul agent at \(address.shown) returned \(response.head.status) for \(method) \(path)"
-        + (text.isEmpty ? "" : ": " + text))
+    return "the Consul agent at \(address.shown) returned \(response.head.status) for \(method) \(path)"
+      + (text.isEmpty ? "" : ": " + text)
   }
 
   private func aim(_ request: inout HTTPRequest) throws(Failure) {

@@ -49,18 +49,20 @@ public final class HealthWatch {
   /// The index of the catalog that the last round began with; nil before the first.
   private var catalogIndex: UInt64?
   /// What was read of each, in every status.
-  private var known: [String: [ServiceInstance]] = [:]
+  private var known: [ByteKey: [ServiceInstance]] = [:]
   /// The tags of each in the catalog, and what the checks of each and of each node say.
-  private var tags: [String: [String]] = [:]
-  private var checks: [String: [String]] = [:]
-  private var nodeChecks: [String: [String]] = [:]
+  private var tags: [ByteKey: [ByteKey]] = [:]
+  private var checks: [ByteKey: [ByteKey]] = [:]
+  private var nodeChecks: [ByteKey: [ByteKey]] = [:]
   /// The index that an answer about a service must have, by the change that asked for it.
-  private var neededIndex: [String: UInt64] = [:]
+  private var neededIndex: [ByteKey: UInt64] = [:]
   /// What is still to be read in this round; nil between rounds.
-  private var unread: [String]?
-  private var reading: [(service: String, exchange: ConsulExchange)] = []
+  private var unread: [ByteKey]?
+  private var reading: [(service: ByteKey, exchange: ConsulExchange)] = []
   /// What is to be read again in the next round: an answer was older than what is known.
-  private var late: Set<String> = []
+  private var late: Set<ByteKey> = []
+  /// Those that the agent does not look up, of which there was a remark.
+  private var unreadable: Set<ByteKey> = []
   private var settled = Deadline.never
   private var nextRound = Deadline.now
   private var nextSweep = Deadline.never
@@ -117,7 +119,7 @@ public final class HealthWatch {
       backoff.reset()
       if let name = selection.portName { found = found.compactMap { $0.at(port: name) } }
       let accepted = found.filter { accepts($0.status) }
-        .sorted { ($0.service, $0.node, $0.id) < ($1.service, $1.node, $1.id) }
+        .map { (key: $0.key, instance: $0) }.sorted { $0.key < $1.key }.map(\.instance)
       guard accepted != instances else { return false }
       instances = accepted
       return true
@@ -216,22 +218,23 @@ public final class HealthWatch {
     if triggers.contains(where: { $0.answer != nil }), settled == .never { settled = .after(Self.settling) }
     if roundTime.isPast { try beginRound() }
     guard unread != nil else { return nil }
-    var open: [(service: String, exchange: ConsulExchange)] = []
+    var open: [(service: ByteKey, exchange: ConsulExchange)] = []
     for (service, exchange) in reading {
       guard let response = try exchange.take() else {
         open.append((service, exchange))
         continue
       }
-      let path = ConsulAgent.healthPath(of: service)
+      let path = ConsulAgent.healthPath(of: service.text)
       guard try checkLeader(response, path) else {
         unread?.append(service)
         continue
       }
       // A name that the agent cannot look up, such as one with a '/', must not hold up the others.
       if (300..<500).contains(response.head.status), ![403, 429].contains(response.head.status) {
-        known[service] = []
+        leaveOut(service, agent.refusal(response, "GET", path))
         continue
       }
+      unreadable.remove(service)
       let answer = try agent.answer(response, to: path)
       if consistency == .stale, answer.index < neededIndex[service] ?? 0 {
         late.insert(service)
@@ -241,14 +244,24 @@ public final class HealthWatch {
     }
     reading = open
     while reading.count < Self.parallel, let next = unread?.popLast() {
+      guard ConsulAgent.isSegment(next.text) else {
+        leaveOut(next, "its name cannot stand in a URL")
+        continue
+      }
       reading.append(
-        (next, try agent.beginLookUp(ConsulAgent.healthPath(of: next), selection.query, consistency)))
+        (next, try agent.beginLookUp(ConsulAgent.healthPath(of: next.text), selection.query, consistency)))
     }
     guard reading.isEmpty else { return nil }
     unread = nil
     let names = tags.keys.sorted()
-    services = names
+    services = names.map(\.text)
     return names.flatMap { known[$0] ?? [] }
+  }
+
+  /// Goes on without a service that cannot be read, with one remark.
+  private func leaveOut(_ service: ByteKey, _ reason: String) {
+    known[service] = []
+    if unreadable.insert(service).inserted { agent.tell("left out the service '\(service.text)': \(reason)") }
   }
 
   /// Finds what has changed since the last round.
@@ -262,9 +275,12 @@ public final class HealthWatch {
       triggers[0].answer = nil
       isCatalogChanged = answer.index != catalogIndex
       catalogIndex = answer.index
-      var listed: [String: [String]] = [:]
-      for (name, tags) in try agent.services(in: answer) where !name.isSame(as: "consul") { listed[name] = tags }
+      var listed: [ByteKey: [ByteKey]] = [:]
+      for (name, tags) in try agent.services(in: answer) where !name.isSame(as: "consul") {
+        listed[ByteKey(name)] = tags.map(ByteKey.init)
+      }
       known = known.filter { listed[$0.key] != nil }
+      unreadable = unreadable.filter { listed[$0] != nil }
       changed.formUnion(listed.keys.filter { tags[$0] != listed[$0] })
       tags = listed
     }
@@ -290,15 +306,16 @@ public final class HealthWatch {
   }
 
   /// - Returns: the services whose checks say something else than before.
-  private func takeChecks(_ states: [ConsulAgent.CheckState]) -> Set<String> {
-    var byService: [String: [String]] = [:]
-    var byNode: [String: [String]] = [:]
+  private func takeChecks(_ states: [ConsulAgent.CheckState]) -> Set<ByteKey> {
+    var byService: [ByteKey: [ByteKey]] = [:]
+    var byNode: [ByteKey: [ByteKey]] = [:]
     for state in states {
       if state.service.isEmpty {
-        byNode[state.node, default: []].append(state.status)
+        byNode[ByteKey(state.node), default: []].append(ByteKey(state.status))
       } else {
-        byService[state.service, default: []].append("\(state.node)\0\(state.instance)\0\(state.status)")
-        neededIndex[state.service] = max(neededIndex[state.service] ?? 0, state.index)
+        let service = ByteKey(state.service)
+        byService[service, default: []].append(ByteKey("\(state.node)\0\(state.instance)\0\(state.status)"))
+        neededIndex[service] = max(neededIndex[service] ?? 0, state.index)
       }
     }
     byService = byService.mapValues { $0.sorted() }
@@ -307,7 +324,7 @@ public final class HealthWatch {
     changed.formUnion(checks.keys.filter { byService[$0] == nil })
     let nodes = Set(byNode.keys.filter { nodeChecks[$0] != byNode[$0] } + nodeChecks.keys.filter { byNode[$0] == nil })
     if !nodes.isEmpty {
-      for (name, instances) in known where instances.contains(where: { nodes.contains($0.node) }) {
+      for (name, instances) in known where instances.contains(where: { nodes.contains(ByteKey($0.node)) }) {
         changed.insert(name)
       }
     }

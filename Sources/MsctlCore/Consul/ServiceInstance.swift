@@ -48,7 +48,8 @@ public struct ServiceInstance: Sendable, Equatable {
 
   /// `https` where a tag or the meta value `scheme` says so.
   public var scheme: String {
-    meta.contains { $0.name == "scheme" && $0.value == "https" } || tags.contains { $0.isSame(as: "https") }
+    meta.contains { $0.name.isSame(as: "scheme") && $0.value.isSame(as: "https") }
+      || tags.contains { $0.isSame(as: "https") }
       ? "https" : "http"
   }
 
@@ -97,6 +98,9 @@ public struct ServiceInstance: Sendable, Equatable {
 
   /// Whether they are the same for a caller: what checks say, beside their status, does not count.
   public static func == (a: ServiceInstance, b: ServiceInstance) -> Bool { a.weight == b.weight && a.json == b.json }
+
+  /// What makes it the same instance: its id is unique at its node, of its cluster. It sorts by service, node and id.
+  package var key: ByteKey { ByteKey([service, peer ?? "", node, id].joined(separator: "\0")) }
 
   /// One line of `discover`.
   public var json: JSONValue {

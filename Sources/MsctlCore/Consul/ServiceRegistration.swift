@@ -70,6 +70,9 @@ public struct ServiceRegistration: Sendable, Equatable {
     self.name = name
     // As for `consul services register`: an id of its own, or the name.
     id = member("id")?.string ?? name
+    guard ConsulAgent.isSegment(name), ConsulAgent.isSegment(id) else {
+      throw Failure(.badInput, "invalid name or id in the definition: '.' and '..' would climb in a URL")
+    }
     address = member("address")?.string ?? ""
     port = Int(clamping: member("port")?.integer ?? 0)
     for (name, value) in definition.members {

@@ -1,0 +1,51 @@
+import Foundation
+import MsctlCore
+import Testing
+
+@testable import MsctlCommands
+
+@Suite("Host names of a catalogue")
+struct HostResolverTests {
+  private func keys(_ names: String...) -> Set<ByteKey> { Set(names.map(ByteKey.init)) }
+
+  @Test("one that is not resolved in time holds up nobody, is not waited for again, and counts when it comes")
+  func slow() async throws {
+    let gate = DispatchSemaphore(value: 0)
+    let resolver = HostResolver(patience: .seconds(1)) { name in
+      if name.hasPrefix("slow") { gate.wait() }
+      return name.hasPrefix("none") ? [] : ["10.0.0.1"]
+    }
+    // More than are looked up at a time: the others wait for their turn.
+    let slow = (1...20).map { ByteKey("slow\($0)") }
+    let first = try resolver.addresses(of: keys("fast", "none").union(slow))
+    #expect(first[ByteKey("fast")] == ["10.0.0.1"] && first[ByteKey("none")] == [])
+    #expect(slow.allSatisfy { first[$0] == [] })
+    #expect(resolver.changes == 0)
+    let start = ContinuousClock.now
+    for _ in 0..<100 { _ = try resolver.addresses(of: keys("fast", "none").union(slow)) }
+    // New names are not waited for as long as before.
+    for number in 0..<10 { _ = try resolver.addresses(of: [ByteKey("slow-\(number)")]) }
+    #expect(start.duration(to: .now) < .seconds(5))
+    for _ in 0..<30 { gate.signal() }
+    let deadline = Date(timeIntervalSinceNow: 30)
+    while resolver.changes < 30, Date() < deadline { try await Task.sleep(for: .milliseconds(10)) }
+    #expect(resolver.changes == 30)
+    #expect(try resolver.addresses(of: Set(slow)).values.allSatisfy { $0 == ["10.0.0.1"] })
+  }
+}
+
+@Suite("The console")
+struct ConsoleTests {
+  @Test("discards what is not written, and writes what comes later")
+  func discard() throws {
+    let console = Console(environment: [:])
+    console.write(line: "lost")
+    #expect(console.hasUnwritten && console.bufferedBytes == 5)
+    console.discard()
+    #expect(!console.hasUnwritten && console.bufferedBytes == 0)
+    console.write(line: "x")
+    #expect(console.bufferedBytes == 2)
+    console.discard()
+    try console.flush()
+  }
+}
