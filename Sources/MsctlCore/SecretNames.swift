@@ -28,13 +28,11 @@ package enum SecretName {
 package func shownURL(_ url: String) -> String {
   var bytes = Array(url.utf8)[...]
   var shown: [UInt8] = []
-  let query = bytes.firstIndex(of: UInt8(ascii: "?")) ?? bytes.endIndex
-  if let start = authority(bytes[..<query]) {
-    let end = bytes[start..<query].firstIndex(of: UInt8(ascii: "/")) ?? query
-    if let at = bytes[start..<end].lastIndex(of: UInt8(ascii: "@")) {
-      shown += bytes[..<start] + Array(SecretName.mask.utf8)
-      bytes = bytes[at...]
-    }
+  var query = bytes.firstIndex(of: UInt8(ascii: "?")) ?? bytes.endIndex
+  if let start = authority(bytes[..<query]), let at = endOfLogin(bytes[start...]) {
+    shown += bytes[..<start] + Array(SecretName.mask.utf8)
+    bytes = bytes[at...]
+    query = bytes.firstIndex(of: UInt8(ascii: "?")) ?? bytes.endIndex
   }
   shown += bytes[..<query]
   guard query < bytes.endIndex else { return String(decoding: shown, as: UTF8.self) }
@@ -64,13 +62,81 @@ package func maskedFields(_ fields: ArraySlice<UInt8>) -> [UInt8] {
   }
 }
 
+/// JSON, or what begins like it, with the values of members masked whose names say that they are secrets. All other bytes stay.
+package func maskedMembers(_ json: [UInt8]) -> [UInt8] {
+  let isSpace: (UInt8) -> Bool = { " \n\r\t".utf8.contains($0) }
+  var shown: [UInt8] = []
+  var rest = json[...]
+  while let byte = rest.first {
+    guard byte == UInt8(ascii: "\"") else {
+      shown.append(byte)
+      rest = rest.dropFirst()
+      continue
+    }
+    let end = endOfJSON(rest)
+    let text = rest[..<end]
+    shown += text
+    rest = rest[end...]
+    let colon = rest.drop(while: isSpace)
+    let value = colon.dropFirst().drop(while: isSpace)
+    guard colon.first == UInt8(ascii: ":"), let first = value.first, !"tfn".utf8.contains(first),
+      SecretName.matches((try? JSONValue(parsing: text))?.string ?? String(decoding: text, as: UTF8.self))
+    else { continue }
+    shown += rest[..<value.startIndex] + Array("\"\(SecretName.mask)\"".utf8)
+    rest = rest[endOfJSON(value)...]
+  }
+  return shown
+}
+
+/// Where the value ends that the text begins with; what is no JSON ends with the text.
+private func endOfJSON(_ text: ArraySlice<UInt8>) -> Int {
+  var depth = 0
+  var isString = false
+  var isEscaped = false
+  for (index, byte) in zip(text.indices, text) {
+    if isString {
+      if !isEscaped, byte == UInt8(ascii: "\"") {
+        isString = false
+        if depth == 0 { return index + 1 }
+      }
+      isEscaped = !isEscaped && byte == UInt8(ascii: "\\")
+      continue
+    }
+    switch byte {
+    case UInt8(ascii: "\""): isString = true
+    case UInt8(ascii: "{"), UInt8(ascii: "["): depth += 1
+    case UInt8(ascii: "}"), UInt8(ascii: "]"):
+      if depth <= 1 { return depth == 0 ? index : index + 1 }
+      depth -= 1
+    case _ where depth == 0 && ", \n\r\t".utf8.contains(byte): return index
+    default: break
+    }
+  }
+  return text.endIndex
+}
+
 private func decodedName(_ bytes: ArraySlice<UInt8>) -> String {
   let text = String(decoding: bytes, as: UTF8.self)
   return Percent.decode(text) ?? text
 }
 
-/// Where the part after `scheme://` begins.
+/// Where the part after `scheme://`, or after `//` at the beginning, begins.
 private func authority(_ bytes: ArraySlice<UInt8>) -> Int? {
+  if bytes.starts(with: "//".utf8) { return bytes.startIndex + 2 }
   let colon = bytes.firstIndex(of: UInt8(ascii: ":")) ?? bytes.endIndex
   return bytes[colon...].starts(with: "://".utf8) ? colon + 3 : nil
+}
+
+/// The place of the '@' after `user:password`; nil where there is no login.
+///
+/// A password with a raw '/' or '?' ends the authority early for every reader of URLs. It is known by what stands before: a
+/// colon that no port follows.
+private func endOfLogin(_ bytes: ArraySlice<UInt8>) -> Int? {
+  let end = bytes.firstIndex { "/?#".utf8.contains($0) } ?? bytes.endIndex
+  let authority = bytes[..<end]
+  let at = authority.lastIndex(of: UInt8(ascii: "@"))
+  guard at == nil, let colon = authority.lastIndex(of: UInt8(ascii: ":")), authority.last != UInt8(ascii: "]"),
+    !authority[(colon + 1)...].allSatisfy({ (0x30...0x39).contains($0) })
+  else { return at }
+  return bytes.lastIndex(of: UInt8(ascii: "@"))
 }

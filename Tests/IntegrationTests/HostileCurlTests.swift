@@ -194,6 +194,34 @@ struct HostileCurlTests {
     }
   }
 
+  @Test("masks what looks like a secret in the members of a JSON body, and says so")
+  func secretMembers() async throws {
+    let output = try await Tool.run(
+      "call", "http://h/", "password=hunter2", "a[api_key]:=\"hunter2\"", "a[b]=1", "pin:=[1]", "--as-curl")
+    #expect(output.status == 0 && !output.out.contains("hunter2"))
+    #expect(output.out.contains(#"{"password":"***","a":{"api_key":"***","b":"1"},"pin":[1]}"#), "\(output)")
+    #expect(
+      output.err == "msctl: the command shows '***' instead of each secret; replace it before you run the command\n")
+    let data = try await Tool.run("call", "http://h/", "--data", #"{ "token" : "hunter2", "a": 1 }"#, "--as-curl")
+    #expect(data.out.contains(#"{ "token" : "***", "a": 1 }"#), "\(data)")
+    let plain = try await Tool.run("call", "http://h/", "a=1", "--as-curl")
+    #expect(plain.status == 0 && plain.err == "")
+    let wrong = try await Tool.run("call", "http://h/", "password:=hunter2")
+    #expect(wrong.status == 2 && !wrong.err.contains("found") && !wrong.err.contains("hunter2"), "\(wrong)")
+  }
+
+  @Test("a password in a redirect is not shown by --verbose, whatever it holds")
+  func location() async throws {
+    for login in ["ada:hunter2", "ada:hunt/er2", "ada:hunt?er2", "ada:h/nt/er2#x"] {
+      let server = try TestServer { _ in
+        .status(302, "Found", "", headers: ["Location: http://\(login)@h:80/x", "Link: <http://\(login)@h/y>"])
+      }
+      let output = try await Tool.run("call", server.url, "-v")
+      #expect(output.status == 4 && output.err.contains("***@h"), "\(output)")
+      #expect(!output.err.contains("hunt") && !output.err.contains("er2"), "\(login) \(output)")
+    }
+  }
+
   @Test("masks what looks like a secret, in headers, query and form")
   func secrets() async throws {
     let output = try await Tool.run(

@@ -31,8 +31,38 @@ struct SecretNameTests {
     #expect(shownURL("http://h/?to%6ben=x&key=") == "http://h/?to%6ben=***&key=")
     #expect(shownURL("http://h/?token\u{301}=x&a;sig=1") == "http://h/?token\u{301}=***&a;sig=***")
     #expect(shownURL("user-service (id at 1.2.3.4:80)") == "user-service (id at 1.2.3.4:80)")
+    // A raw '/' or '?' in a password: what stands before the colon is a user where no port follows it.
+    #expect(shownURL("http://u:p/w@h/x?token=a") == "http://***@h/x?token=***")
+    #expect(shownURL("http://u:p?w=1@h/x?b=c") == "http://***@h/x?b=c")
+    #expect(shownURL("//u:p#w@h/x") == "//***@h/x" && shownURL("//u:p@h/x") == "//***@h/x")
+    #expect(shownURL("http://h:80/users/a@b.c") == "http://h:80/users/a@b.c")
+    #expect(shownURL("http://[::1]/a@b") == "http://[::1]/a@b")
+    #expect(shownURL("a?token=x&to=http://u:p@h") == "a?token=***&to=http://u:p@h")
     for text in ["", "?", "=", "?&&", "://", "http://", "http://@", "a?b", "?key=1"] { _ = shownURL(text) }
     #expect(shownURL("http://h/?") == "http://h/?")
+  }
+}
+
+@Suite("Members of JSON with names of secrets")
+struct SecretMemberTests {
+  private func masked(_ text: String) -> String { String(decoding: maskedMembers(Array(text.utf8)), as: UTF8.self) }
+
+  @Test("are masked wherever they stand, and all other bytes stay")
+  func members() {
+    #expect(
+      masked(#" {"a":1, "password" : "x\"y\"" ,"b":[{"to\u006ben":[1,{"c":"]"}],"d":"token"}] }"#)
+        == #" {"a":1, "password" : "***" ,"b":[{"to\u006ben":"***","d":"token"}] }"#)
+    #expect(
+      masked(#"{"pin":1,"api_key":12.5e3,"secret":{"a":"b"},"auth":true,"token":null}"#)
+        == #"{"pin":1,"api_key":"***","secret":"***","auth":true,"token":null}"#)
+    #expect(masked("{\"token\":\"a\"}\n{\"token\":\"b\"}") == "{\"token\":\"***\"}\n{\"token\":\"***\"}")
+    #expect(masked(#"["token","x"]"#) == #"["token","x"]"#)
+  }
+
+  @Test("are masked to the end where the text is no JSON")
+  func halfText() {
+    #expect(masked(#"{"token":"abc"#) == #"{"token":"***""# && masked(#"{"token":[{"#) == #"{"token":"***""#)
+    for text in ["", "\"", "{\"token\":", "{\"token\"", "\"token\":}", "\\\"", "[[[", "]]]"] { _ = masked(text) }
   }
 }
 

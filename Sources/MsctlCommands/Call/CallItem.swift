@@ -57,7 +57,8 @@ enum CallItem: ArgumentValue, Equatable {
     }
     if case .json(_, .text(let text)) = self {
       do { _ = try JSONValue(parsing: text.utf8) } catch {
-        throw ValueError("of '\(name)' is not JSON (\(error)); for a string, write '=' instead of ':='", isSecret: true)
+        let detail = SecretName.matches(name) ? "" : " (\(error))"
+        throw ValueError("of '\(name)' is not JSON\(detail); for a string, write '=' instead of ':='", isSecret: true)
       }
     }
   }

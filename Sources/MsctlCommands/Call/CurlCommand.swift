@@ -34,7 +34,7 @@ enum CurlCommand {
     case .none: break
     case .bytes(let bytes):
       if !isNamed("Content-Type") { words.add("--header", "Content-Type:") }
-      addBody(isForm(request) ? maskedFields(bytes[...]) : bytes, to: &words, &feed)
+      addBody(masked(bytes, of: request), to: &words, &feed)
     case .form(let parts):
       let isBare = request.leftOut.contains(where: isType)
       let type = request.header("Content-Type") ?? (isBare ? "" : "multipart/form-data")
@@ -68,10 +68,17 @@ enum CurlCommand {
     }
   }
 
-  /// What curl does otherwise than msctl; nil where it is the same.
-  static func remark(_ request: HTTPRequest) -> String? {
-    request.redirects > 0
-      ? "curl sends your headers to another host, too, and keeps '--request' after a redirect" : nil
+  /// What curl does otherwise than msctl, and what the command does not show.
+  static func remarks(_ request: HTTPRequest) -> [String] {
+    var remarks: [String] = []
+    if request.redirects > 0 {
+      remarks.append("curl sends your headers to another host, too, and keeps '--request' after a redirect")
+    }
+    if hasSecrets(request) {
+      remarks.append(
+        "the command shows '\(SecretName.mask)' instead of each secret; replace it before you run the command")
+    }
+    return remarks
   }
 
   private struct Words {
@@ -176,6 +183,20 @@ enum CurlCommand {
   }
 
   // MARK: Secrets
+
+  private static func hasSecrets(_ request: HTTPRequest) -> Bool {
+    if !shownURL(request.url).isSame(as: request.url) { return true }
+    if request.headers.contains(where: { !$0.shownValue.isSame(as: $0.value) }) { return true }
+    return switch request.body {
+    case .none: false
+    case .bytes(let bytes): masked(bytes, of: request) != bytes
+    case .form(let parts): parts.contains { masked($0) != $0 }
+    }
+  }
+
+  private static func masked(_ body: [UInt8], of request: HTTPRequest) -> [UInt8] {
+    isForm(request) ? maskedFields(body[...]) : maskedMembers(body)
+  }
 
   private static func isForm(_ request: HTTPRequest) -> Bool {
     request.header("Content-Type")?.lowercasedASCII.begins(with: "application/x-www-form-urlencoded") ?? false

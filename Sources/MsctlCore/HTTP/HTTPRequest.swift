@@ -27,7 +27,8 @@ public struct HTTPHeader: Sendable, Equatable {
   /// The value as it may be shown: a credential is masked, which headers of many names may be.
   package var shownValue: String {
     if SecretName.matches(name) { return SecretName.mask }
-    return ["location", "content-location", "referer"].contains(name.lowercasedASCII) ? shownURL(value) : value
+    return ["location", "content-location", "referer", "link", "refresh"].contains(name.lowercasedASCII)
+      ? shownURL(value) : value
   }
 }
 
