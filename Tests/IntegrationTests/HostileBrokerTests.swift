@@ -61,6 +61,20 @@ struct HostileBrokerTests {
     #expect(output.err.contains("the broker confirmed more messages than were published"), "\(output)")
   }
 
+  @Test("cannot fill the memory with replies")
+  func replies() async throws {
+    let broker = try FakeBroker { peer, method in
+      guard method.name == .publish else { return false }
+      peer.send(FakeBroker.ack(1))
+      Self.flood(peer, FakeBroker.deliver(tag: 1, body: [UInt8](repeating: 0x61, count: 1 << 20)))
+      return true
+    }
+    let output = try await run("publish q 1 --reply --reconnect-for 5s", broker)
+    #expect([1, 7].contains(output.status), "\(output)")
+    #expect(output.err.contains("the broker sent more replies than there were requests"), "\(output)")
+    #expect(broker.connections == 1)
+  }
+
   @Test("cannot fill the memory while it lets us in")
   func duringLogin() async throws {
     let broker = try FakeBroker { peer, method in

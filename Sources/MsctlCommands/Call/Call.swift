@@ -69,6 +69,9 @@ enum Call: Verb {
       timeout.flatMap { $0 == .zero ? nil : .after($0) } ?? .never
     }
 
+    /// Whether '--output' names something else than standard output.
+    var writesFile: Bool { outputFile.map { !$0.isSame(as: "-") } ?? false }
+
     /// Whether a response with this status is a failure.
     func isFailure(_ status: Int) -> Bool { fails && !(200..<300).contains(status) }
 
@@ -208,7 +211,7 @@ enum Call: Verb {
         .details(
           """
           If the call fails, FILE is left untouched; the body of a failed response goes to standard output. With '--no-fail', \
-          FILE gets any response.
+          FILE gets any response. A pipe, a device or '-' (standard output) gets the bytes as they arrive.
           """),
       .toggle("as-curl", nil, into: \.asCurl, "Print the equivalent curl command; do not call")
         .details("Secrets are masked."),
@@ -247,7 +250,7 @@ enum Call: Verb {
       }
       var sent = request
       if options.sendsKey { sent.addIdempotencyKey() }
-      if let remark = CurlCommand.remark(sent) { console.note(remark) }
+      for remark in CurlCommand.remarks(sent) { console.note(remark) }
       console.write(line: CurlCommand.text(sent, instance, options))
       return try console.flush()
     }
@@ -273,7 +276,7 @@ enum Call: Verb {
       call = PendingCall(1, request, options, until: deadline)
     }
     // A draft of the file must not be left behind by Ctrl-C.
-    let signals = options.outputFile == nil ? nil : Signals()
+    let signals = options.writesFile ? Signals() : nil
     var progress = Progress(console)
     var received = 0
     call.start(http, directory)
@@ -287,7 +290,7 @@ enum Call: Verb {
         if sink == nil { sink = try ResponseSink(head, file: file) }
         received += call.body.count
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
-        if file != nil { progress.show(Self.progressText(received, head)) }
+        if file != nil, options.writesFile { progress.show(Self.progressText(received, head)) }
       }
       if call.outcome != nil { break }
       do {

@@ -1,7 +1,7 @@
 import MsctlCore
 
 /// Where the body of an answer goes, piece by piece: to a file, or to standard output, one JSON value a line where it is
-/// JSON.
+/// JSON. The file `-` is standard output, and the bytes stay as they are.
 struct ResponseSink: ~Copyable {
   private var file: WholeFile?
   private var reader: JSONStreamReader?
@@ -10,7 +10,7 @@ struct ResponseSink: ~Copyable {
 
   init(_ head: HTTPHead, file: String?) throws(Failure) {
     if let file {
-      self.file = try WholeFile(file)
+      if !file.isSame(as: "-") { self.file = try WholeFile(file, FileTarget(file)) }
     } else if head.isJSON {
       reader = JSONStreamReader()
     }

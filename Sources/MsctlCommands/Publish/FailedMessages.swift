@@ -1,14 +1,6 @@
 import Glibc
 import MsctlCore
 
-/// Whether the path leads to the file that is standard input.
-private func isStandardInput(_ path: String) -> Bool {
-  var named = stat()
-  var input = stat()
-  return stat(path, &named) == 0 && fstat(STDIN_FILENO, &input) == 0 && named.st_dev == input.st_dev
-    && named.st_ino == input.st_ino && named.st_mode & S_IFMT == S_IFREG
-}
-
 /// The file of `--failed-to`: what was not confirmed, one envelope a line. It takes the place of the old file only at the end,
 /// whole, so that the old one may be the input, and stays where the run is killed.
 final class FailedMessages {
@@ -17,11 +9,12 @@ final class FailedMessages {
   /// Whether the file that it replaces is standard input.
   private let isInput: Bool
 
-  /// - Parameter path: nil where nothing is kept.
+  /// - Parameter path: nil where nothing is kept; `-` is standard output.
   init(_ path: String?) throws(Failure) {
+    let target = path.map { $0.isSame(as: "-") ? .descriptor(STDOUT_FILENO) : FileTarget($0) }
     self.path = path ?? ""
-    isInput = path.map(isStandardInput) ?? false
-    if let path { file = try WholeFile(path) } else { file = nil }
+    isInput = target?.isInput ?? false
+    if let path, let target { file = try WholeFile(path, target) } else { file = nil }
   }
 
   func add(_ message: AMQPMessage) throws(Failure) {

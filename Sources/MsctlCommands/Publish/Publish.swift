@@ -73,7 +73,8 @@ enum Publish: Verb {
         .details(
           """
           FILE is replaced at the end of the run and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' \
-          tries again. If the broker stays unreachable, the rest of standard input is written to FILE as well.
+          tries again. If the broker stays unreachable, the rest of standard input is written to FILE as well. A pipe, a \
+          device or '-' (standard output) gets each message at once.
           """),
         .toggle("dry-run", nil, into: \.isDryRun, "Print the messages as envelopes; send nothing"),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
@@ -113,6 +114,9 @@ enum Publish: Verb {
         throw ValueError("'--text' requires MESSAGE; for standard input, use '--lines' or '--raw'")
       }
       if options.tees, options.wantsReply { throw ValueError("'--tee' cannot be combined with '--reply'") }
+      if options.failedFile?.isSame(as: "-") == true, options.tees || options.wantsReply {
+        throw ValueError("'--failed-to -' cannot be combined with '--\(options.tees ? "tee" : "reply")'")
+      }
       if options.wantsReply, options.properties.replyTo != nil || options.properties.correlationID != nil {
         throw ValueError("'--reply' sets '--reply-to' and '--correlation-id' itself")
       }

@@ -1,19 +1,81 @@
 import Glibc
+import MsctlCore
 import SystemPackage
 
 // swift-system has no calls for these.
 
-/// The file that a path leads to, links followed; nil where there is none.
-func existingFile(_ path: String) -> (path: FilePath, isRegular: Bool, permissions: FilePermissions)? {
-  var status = stat()
-  guard stat(path, &status) == 0 else { return nil }
-  // A pipe behind /dev/stdout has no name of its own.
-  let resolved = realpath(path, nil)
-  defer { free(resolved) }
-  return (
-    resolved.map { FilePath(platformString: $0) } ?? FilePath(path), status.st_mode & S_IFMT == S_IFREG,
-    FilePermissions(rawValue: status.st_mode & 0o777)
-  )
+/// Where the bytes for a path go.
+enum FileTarget {
+  /// A descriptor that is open already, such as /dev/stderr or the /dev/fd/63 of `>(COMMAND)`.
+  case descriptor(Int32)
+  /// No regular file (a pipe, a device), which is written as the bytes come.
+  case stream(FilePath)
+  /// A file that is replaced whole; permissions and identity are nil where there is none yet.
+  case file(FilePath, FilePermissions?, (device: dev_t, number: ino_t)?)
+
+  /// Looks where a path leads. Links are followed, also those to a file that is not there yet.
+  init(_ path: String) {
+    var current = FilePath(path)
+    // As many links as the system follows.
+    for _ in 0..<40 {
+      if let number = Self.descriptor(current) {
+        self = .descriptor(number)
+        return
+      }
+      guard let status = Self.status(current, { lstat($0, &$1) }), status.st_mode & S_IFMT == S_IFLNK else { break }
+      // A pipe in the /proc of another process has no name that leads to it.
+      if let end = Self.status(current, { stat($0, &$1) }), end.st_mode & S_IFMT != S_IFREG,
+        end.st_mode & S_IFMT != S_IFDIR
+      {
+        break
+      }
+      guard let next = Self.link(current) else { break }
+      current = current.removingLastComponent().pushing(next)
+    }
+    let status = Self.status(current) { stat($0, &$1) }
+    guard let status else {
+      self = .file(current, nil, nil)
+      return
+    }
+    self =
+      status.st_mode & S_IFMT == S_IFREG
+      ? .file(current, FilePermissions(rawValue: status.st_mode & 0o777), (status.st_dev, status.st_ino))
+      : .stream(current)
+  }
+
+  /// Whether it is the regular file that is standard input.
+  var isInput: Bool {
+    var input = stat()
+    guard case .file(_, _, let identity?) = self, fstat(STDIN_FILENO, &input) == 0 else { return false }
+    return identity.device == input.st_dev && identity.number == input.st_ino
+  }
+
+  /// The number in /dev/fd/N and its like, where it is open. To open it again would begin at the start of a file behind it.
+  private static func descriptor(_ path: FilePath) -> Int32? {
+    let text = path.string
+    let names = ["/dev/stdin", "/dev/stdout", "/dev/stderr"]
+    if let number = names.firstIndex(where: { text.isSame(as: $0) }) { return Int32(exactly: number) }
+    for folder in ["/dev/fd/", "/proc/self/fd/"] {
+      guard let rest = text.rest(after: folder), let number = Int32(rest), number >= 0,
+        fcntl(number, F_GETFD) >= 0
+      else { continue }
+      return number
+    }
+    return nil
+  }
+
+  private static func status(
+    _ path: FilePath, _ look: (UnsafePointer<CChar>, inout stat) -> Int32
+  ) -> stat? {
+    var status = stat()
+    return path.withPlatformString { look($0, &status) } == 0 ? status : nil
+  }
+
+  private static func link(_ path: FilePath) -> FilePath? {
+    var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
+    let count = path.withPlatformString { readlink($0, &bytes, bytes.count - 1) }
+    return count > 0 ? FilePath(platformString: bytes) : nil
+  }
 }
 
 /// Whether a path leads to a pipe with a name.

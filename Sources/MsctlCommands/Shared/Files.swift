@@ -44,8 +44,8 @@ func readPiece(_ file: FileDescriptor) throws -> [UInt8]? {
   }
 }
 
-/// A file that appears under its name only when it is whole. What is no regular file (a device, a pipe) is written to as it
-/// is, and a link stays one: its target is replaced.
+/// A file that appears under its name only when it is whole. What is no regular file (a device, a pipe, an open descriptor) is
+/// written to as the bytes come, and a link stays one: its target is replaced.
 struct WholeFile: ~Copyable {
   private let path: String
   private let target: FilePath
@@ -55,27 +55,33 @@ struct WholeFile: ~Copyable {
   private var isOpen = true
   private var isKept = false
 
-  init(_ path: String) throws(Failure) {
-    let existing = existingFile(path)
-    let target = existing?.path ?? FilePath(path)
-    let draft = existing.map(\.isRegular) == false ? nil : FilePath("\(target).msctl-\(randomUUID().prefix(8))")
+  /// - Parameter path: its name, for sentences.
+  init(_ path: String, _ target: FileTarget) throws(Failure) {
     do {
-      file =
-        if let draft {
-          try FileDescriptor.open(
-            draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
-            permissions: existing?.permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
-        } else {
-          try Self.openWaiting(target)
-        }
+      switch target {
+      case .descriptor(let number):
+        draft = nil
+        self.target = FilePath(path)
+        file = try FileDescriptor(rawValue: number).duplicate()
+        _ = fcntl(file.rawValue, F_SETFD, FD_CLOEXEC)
+      case .stream(let name):
+        draft = nil
+        self.target = name
+        file = try Self.openWaiting(name)
+      case .file(let name, let permissions, _):
+        let draft = FilePath("\(name).msctl-\(randomUUID().prefix(8))")
+        self.draft = draft
+        self.target = name
+        file = try FileDescriptor.open(
+          draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
+          permissions: permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
+      }
     } catch let failure as Failure {
       throw failure
     } catch {
       throw Failure(.failed, "cannot write the file '\(path)': \(error)")
     }
     self.path = path
-    self.target = target
-    self.draft = draft
   }
 
   /// Opens what is no regular file, without blocking: a pipe that nobody reads yet is waited for, and a signal ends that.
@@ -97,8 +103,15 @@ struct WholeFile: ~Copyable {
   func write(_ bytes: [UInt8]) throws(Failure) {
     var rest = bytes[...]
     while !rest.isEmpty {
-      do { rest = rest.dropFirst(try rest.withUnsafeBytes { try file.write($0) }) } catch Errno.wouldBlock {
+      do {
+        // A write that blocks would outlast a signal; what a pipe has room for at all does not block.
+        if draft == nil { try Signals.wait(for: file.rawValue, POLLOUT) }
+        let piece = draft == nil ? rest.prefix(Int(PIPE_BUF)) : rest
+        rest = rest.dropFirst(try piece.withUnsafeBytes { try file.write($0) })
+      } catch Errno.wouldBlock {
         try Signals.wait(for: file.rawValue, POLLOUT)
+      } catch let failure as Failure {
+        throw failure
       } catch {
         throw Failure(.failed, "cannot write the file '\(path)': \(error)")
       }

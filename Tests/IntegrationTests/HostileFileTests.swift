@@ -1,0 +1,73 @@
+import Foundation
+import Support
+import Testing
+
+@Suite("Files that are no files", .serialized)
+struct HostileFileTests {
+  @Test("--output writes through what is no regular file, and follows every link")
+  func output() async throws {
+    let server = try TestServer { _ in .ok("new\n", type: "text/plain") }
+    let output = try await Tool.shell(
+      """
+      mkdir $HOME/w; cd $HOME/w; umask 022
+      msctl call \(server.url) -o >(cat > copy; mv copy copied); while [ ! -e copied ]; do sleep 0.05; done; cat copied
+      { echo before >&2; msctl call \(server.url) -o /dev/stderr; echo after >&2; } 2> log; cat log
+      { echo before; msctl call \(server.url) -o /dev/fd/1; echo after; } > log; cat log
+      ln -s /dev/stderr err; msctl call \(server.url) -o err 2> log; cat log; test -L err && echo link
+      mkdir d e; ln -s ../e/target d/link; msctl call \(server.url) -o d/link; cat e/target; test -L d/link && echo link
+      echo old > file; chmod 600 file; ln -s file one; ln -s one two; msctl call \(server.url) -o two; cat file
+      stat -c %a file; test -L one && test -L two && echo links
+      ln -s nowhere/file lost; msctl call \(server.url) -o lost; echo $?; ls -A | tr '\\n' ' ' | sed 's/ $//'
+      """)
+    #expect(
+      output.lines == [
+        "new", "before", "new", "after", "before", "new", "after", "new", "link", "new", "link", "new", "600", "links",
+        "1", "copied d e err file log lost one two",
+      ], "\(output)")
+    #expect(output.err.contains("cannot write the file 'lost'"), "\(output)")
+  }
+
+  @Test("--output - is standard output, with the bytes as they come")
+  func standardOutput() async throws {
+    let server = try TestServer { request in
+      request.target == "/bad" ? .status(404, "Not Found", "gone") : .ok("{ \"a\" : 1 }")
+    }
+    let output = try await Tool.shell(
+      "mkdir $HOME/w; cd $HOME/w; msctl call \(server.url) -o -; test -e ./- && echo file")
+    #expect(output.out == "{ \"a\" : 1 }", "\(output)")
+    let failed = try await Tool.run("call", server.url + "/bad", "-o", "-")
+    #expect(failed.status == 4 && failed.out == "gone")
+    #expect(try await Tool.run("call", server.url, "-o", "-", "-e").status == 2)
+  }
+
+  @Test("a signal ends a write into a pipe that nobody reads")
+  func fullPipe() async throws {
+    let server = try TestServer { _ in .ok(String(repeating: "x", count: 1 << 20), type: "text/plain") }
+    let call = try RunningProcess(
+      "/bin/bash", ["-c", "exec 5> >(exec sleep 60); exec msctl call \(server.url) -o /dev/fd/5"])
+    try await eventually("it is called") { server.requests.count == 1 }
+    call.signal(SIGTERM)
+    #expect(try await call.end().status == 143)
+  }
+
+  @Test("--failed-to writes through what is no regular file, and follows every link")
+  func failedTo() async throws {
+    try await withQueue(arguments: #"{"x-max-length":1,"x-overflow":"reject-publish"}"#) { queue in
+      let output = try await Tool.shell(
+        """
+        mkdir $HOME/w; cd $HOME/w; publish() { printf '1 2' | msctl publish \(queue) -q --passive "$@"; }
+        msctl publish \(queue) --passive 0 -q
+        publish --failed-to - 2> log | jq -c .body
+        publish --failed-to >(cat > copy; mv copy copied) 2> log; while [ ! -e copied ]; do sleep 0.05; done; jq -c .body copied
+        { echo 0; publish --failed-to /dev/fd/3; echo 3; } 3>&1 2> log | jq -c '.body? // .'
+        ln -s target link; publish --failed-to link 2> log; jq -c .body target; test -L link && echo '"link"'
+        mkfifo pipe; cat pipe > copy & publish --failed-to pipe 2> log; wait %1; jq -c .body copy; test -p pipe && echo '"pipe"'
+        publish --failed-to - --tee 2> log; echo $?; publish --failed-to - --reply 2> log; echo $?
+        """)
+      #expect(
+        output.lines == [
+          "1", "2", "1", "2", "0", "1", "2", "3", "1", "2", "\"link\"", "1", "2", "\"pipe\"", "2", "2",
+        ], "\(output)")
+    }
+  }
+}
