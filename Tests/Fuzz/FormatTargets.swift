@@ -35,7 +35,7 @@ func fuzzCatalogue(_ bytes: [UInt8]) {
   var options = Discover.Options()
   func written(_ format: Discover.Format, _ services: [String]? = nil) -> [UInt8] {
     options.format = format
-    return Discover.text(instances, services: services, options, resolve: { _ in [:] }).text
+    return (try? Discover.text(instances, services: services, options, resolve: { _ in [:] }).text) ?? []
   }
   for format in [Discover.Format.url, .hostport] {
     let lines = written(format).split(separator: 0x0A)
