@@ -91,7 +91,7 @@ struct HostileAgentTests {
     watch.signal(SIGTERM)
   }
 
-  // MARK: What is no answer
+  // MARK: What is no answer, and what no agent says
 
   @Test(
     "an answer of another shape is an error, and no empty list",
@@ -190,14 +190,21 @@ struct HostileAgentTests {
     #expect(both.status == 2)
   }
 
-  @Test("an agent in trouble is asked again, and in the end quoted", arguments: [429, 500, 503])
-  func trouble(_ status: Int) async throws {
+  @Test(
+    "an agent in trouble is asked again, and in the end quoted",
+    arguments: [
+      // agent/consul/rate/handler.go: ErrRetryElsewhere and ErrRetryLater; agent/structs/errors.go: errNoServers.
+      (429, "rate limit exceeded, try again later or against a different server"),
+      (503, "rate limit exceeded for operation that can only be performed by the leader, try again later"),
+      (500, "No known Consul servers"),
+    ])
+  func trouble(_ status: Int, _ words: String) async throws {
     let count = Counter()
     let agent = try FakeAgent { request in
       if request.target.contains("/s?") || request.target.hasSuffix("/s"), count.next() > 2 {
         return FakeAgent.answer(Self.one)
       }
-      return FakeAgent.error(status, "rpc error: out of patience")
+      return FakeAgent.error(status, words)
     }
     let found = try await Tool.run("discover", "s", "-o", "hostport", environment: agent.environment)
     #expect(found.status == 0 && found.out == "127.0.0.1:1\n")
@@ -205,11 +212,12 @@ struct HostileAgentTests {
     let refused = try await Tool.run(
       "call", "other", "--connect-timeout", "500ms", environment: agent.environment)
     #expect(refused.status == 6)
-    #expect(refused.err.contains("returned \(status) for GET /v1/health/service/other: rpc error: out of patience"))
+    #expect(refused.err.contains("returned \(status) for GET /v1/health/service/other: \(words)"))
   }
 
   @Test("what the agent writes has a type, and says who we are")
   func writes() async throws {
+    // `AgentRegisterService` in agent/agent_endpoint.go returns nothing: 200 without a body.
     let agent = try FakeAgent { request in
       request.method == "PUT" ? FakeAgent.answer("") : FakeAgent.answer(Self.one)
     }
@@ -231,7 +239,8 @@ struct HostileAgentTests {
   @Test("named ports: the default one, the one that is named, and a sentence where there is none of the name")
   func namedPorts() async throws {
     let server = try TestServer { _ in .ok("1") }
-    // https://developer.hashicorp.com/consul/docs/connect/proxy/multiport: Port is 0 where there are Ports.
+    // https://developer.hashicorp.com/consul/docs/connect/proxy/multiport: Port is 0 where there are Ports. PeerName, Partition
+    // and Namespace: `NodeService` in agent/structs/structs.go, and `AgentService` in api/agent.go.
     let ports =
       #","Ports":[{"Name":"http","Port":\#(server.port),"Default":true},{"Name":"grpc","Port":9090}],"PeerName":"east","#
       + #""Partition":"p","Namespace":"n""#

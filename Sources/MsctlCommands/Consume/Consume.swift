@@ -199,7 +199,7 @@ enum Consume: Verb {
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
-          The failures in this run count. A dead-letter exchange gets the rejected message; without one the broker DISCARDS it.
+          Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker DISCARDS it.
           """),
     ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
 

@@ -104,7 +104,7 @@ enum Register: Verb {
         .value(
           "deregister-after", nil, "TIME", into: \.deregisterAfter, "Deregister after it has been critical for TIME"
         )
-        .details("At least 1m; Consul looks every 30 s."),
+        .details("At least 1m; Consul checks this every 30 s."),
       ].under("Check") + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output),
     operands: [
       .optional("NAME", into: \.service, "The service (none with --file)", completion: .live("service")),

@@ -42,7 +42,8 @@ struct BrokerOptions: Defaulted {
       .details("For example x-queue-type=quorum or x-max-length=1000. Numbers and true/false are sent as such."),
   ].under("RabbitMQ")
 
-  /// Where the brokers are, with the password of this moment.
+  /// Returns where the brokers are, with the current password. A running connection keeps its own: librabbitmq (up to 0.18) has no
+  /// `connection.update-secret`, so that one that expires is followed by another connection.
   func currentURIs() throws(Failure) -> [AMQPURI] {
     guard let passwordFile else { return brokers.uris }
     let text = String(decoding: try readFile(passwordFile, what: "the broker's password"), as: UTF8.self)
