@@ -99,7 +99,11 @@ package final class ChildProcess {
     let words: [UnsafeMutablePointer<CChar>?] = line.map { strdup($0) } + [nil]
     let variables: [UnsafeMutablePointer<CChar>?] = Self.entries(environment) + [nil]
     defer { for pointer in words + variables { free(pointer) } }
-    let result = posix_spawnp(&pid, line[0], &actions, &attributes, words, variables)
+    var result: Int32 = 0
+    pid = ProcessGroups.start {
+      result = posix_spawnp(&pid, line[0], &actions, &attributes, words, variables)
+      return result == 0 ? pid : 0
+    }
     for descriptor in [toChild[0], fromChild[1]] where descriptor >= 0 { close(descriptor) }
     self.pid = pid
     input = toChild[1]
@@ -269,6 +273,7 @@ package final class ChildProcess {
   private func reap() {
     guard !isReaped else { return }
     isReaped = true
+    ProcessGroups.remove(pid)
     var ignored: Int32 = 0
     waitpid(pid, &ignored, WNOHANG)
   }

@@ -3,6 +3,52 @@ import Glibc
 
 /// Where the handler leaves a signal's number. A handler may touch nothing but such a global.
 nonisolated(unsafe) private var pipeEnd: Int32 = -1
+/// The signals that have come, a bit for each.
+nonisolated(unsafe) private var signalsSeen: UInt64 = 0
+/// The process groups of our children, for the handler; 0 is a free place.
+nonisolated(unsafe) private var groups: UnsafeMutablePointer<pid_t>?
+/// More children than any verb runs at a time.
+private let groupLimit = 2048
+
+/// The process groups that must not outlive msctl when a second signal ends it at once.
+enum ProcessGroups {
+  /// Starts a process and notes its group. A signal comes before that or after it.
+  /// - Parameter start: returns the process's number; 0 where it was not started.
+  static func start(_ start: () -> pid_t) -> pid_t {
+    var (all, old) = (sigset_t(), sigset_t())
+    sigfillset(&all)
+    pthread_sigmask(SIG_SETMASK, &all, &old)
+    defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
+    let pid = start()
+    if let groups, pid != 0, let place = (0..<groupLimit).first(where: { groups[$0] == 0 }) { groups[place] = pid }
+    return pid
+  }
+
+  static func remove(_ pid: pid_t) {
+    if let groups, let place = (0..<groupLimit).first(where: { groups[$0] == pid }) { groups[place] = 0 }
+  }
+}
+
+/// Wakes the wait on the pipe.
+private func note(_ number: Int32) {
+  let saved = errno
+  var byte = UInt8(truncatingIfNeeded: number)
+  _ = write(pipeEnd, &byte, 1)
+  errno = saved
+}
+
+/// The first signal of its kind; at a second one, ends the process and all that it has started.
+private func noteOnce(_ number: Int32) {
+  let bit: UInt64 = 1 << UInt64(truncatingIfNeeded: number)
+  guard signalsSeen & bit != 0 else {
+    signalsSeen |= bit
+    return note(number)
+  }
+  if let groups { for place in 0..<groupLimit where groups[place] != 0 { kill(-groups[place], SIGKILL) } }
+  // It is blocked until the handler returns.
+  signal(number, SIG_DFL)
+  raise(number)
+}
 
 /// Turns signals into bytes on a descriptor, so that a loop waits for them beside everything else (the self-pipe trick).
 package final class Signals {
@@ -14,7 +60,7 @@ package final class Signals {
   package let descriptor: Int32
 
   /// Catches the signals that end a command for the rest of the process: the first ends it cleanly, a second one of the
-  /// same kind at once.
+  /// same kind at once, and what it has started is killed then.
   /// - Parameters:
   ///   - children: the end of a child wakes a wait on the descriptor as well.
   ///   - passing: every signal that a program may be sent is caught, each time: for who passes them on.
@@ -25,6 +71,10 @@ package final class Signals {
     pipe2(&ends, O_CLOEXEC | O_NONBLOCK)
     descriptor = ends[0]
     pipeEnd = ends[1]
+    if groups == nil {
+      groups = .allocate(capacity: groupLimit)
+      groups?.initialize(repeating: 0, count: groupLimit)
+    }
     var caught = sigset_t()
     sigemptyset(&caught)
     for signal in signals {
@@ -34,14 +84,12 @@ package final class Signals {
       if unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
       sigaddset(&caught, signal)
       action = sigaction()
-      action.__sigaction_handler.sa_handler = { number in
-        let saved = errno
-        var byte = UInt8(truncatingIfNeeded: number)
-        _ = write(pipeEnd, &byte, 1)
-        errno = saved
+      if signal == SIGCHLD || passing {
+        action.__sigaction_handler.sa_handler = { note($0) }
+      } else {
+        action.__sigaction_handler.sa_handler = { noteOnce($0) }
       }
-      action.sa_flags =
-        signal == SIGCHLD ? Int32(SA_NOCLDSTOP) : passing ? 0 : Int32(bitPattern: UInt32(SA_RESETHAND))
+      action.sa_flags = signal == SIGCHLD ? Int32(SA_NOCLDSTOP) : 0
       sigaction(signal, &action, nil)
     }
     Self.areCaught = true
