@@ -40,7 +40,8 @@ struct HeldServiceTests {
   @Test(
     "ends as the command does",
     arguments: [
-      ("exit 0", 0, ""), ("exit 7", 7, "msctl: 'sh' exited with 7\n"), ("kill -9 $$", 137, ""),
+      ("exit 0", 0, ""), ("exit 7", 7, "msctl: 'sh' exited with 7\n"),
+      ("kill -9 $$", 137, "msctl: 'sh' was terminated by signal 9 (Killed)\n"),
       ("kill -11 $$", 139, "msctl: 'sh' was terminated by signal 11 (Segmentation fault)\n"),
     ] as [(String, Int32, String)])
   func statuses(_ script: String, _ status: Int32, _ message: String) async throws {

@@ -195,6 +195,7 @@ struct CallStatistics {
   }
 
   var summary: String {
+    guard count > 0 else { return "0 calls" }
     let seconds = max(started.secondsSince, 1e-6)
     let codes = statuses.sorted { $0.name < $1.name }.map { "\($0.count) \($0.name)" }.joined(separator: ", ")
     return

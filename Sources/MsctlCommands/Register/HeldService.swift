@@ -278,8 +278,8 @@ struct HeldService {
   private func leave() throws(Failure) {
     let name = options.command.first ?? ""
     if let signal = child.endSignal {
-      // Of the others most would leave a second core file.
-      if [SIGTERM, SIGINT, SIGHUP, SIGKILL, SIGPIPE].contains(signal) {
+      // Of the others most would leave a second core file, and SIGKILL would look like an end of msctl's own.
+      if [SIGTERM, SIGINT, SIGHUP, SIGPIPE].contains(signal) {
         throw Failure(.signal(signal), "ended by a signal")
       }
       throw Failure(

@@ -87,8 +87,8 @@ package struct URITemplate: Sendable, Equatable {
 
   // MARK: Dot segments
 
-  /// Refuses a segment of the path that a value makes `.` or `..`, however a server may decode it: the request would go
-  /// elsewhere than the template says (RFC 3986, section 5.2.4).
+  /// Refuses a segment of the path that a value leaves empty or makes `.` or `..`, however a server may decode it: the request
+  /// would go elsewhere than the template says (RFC 3986, section 5.2.4).
   private static func checkPath(
     _ target: [UInt8], _ filled: [(range: Range<Int>, name: String)]
   ) throws(TemplateError) {
@@ -103,8 +103,14 @@ package struct URITemplate: Sendable, Equatable {
       let next = target[(slash + 1)..<end].firstIndex(of: UInt8(ascii: "/")) ?? end
       let segment = (slash + 1)..<next
       let name = filled.first { $0.range.lowerBound <= segment.upperBound && $0.range.upperBound >= segment.lowerBound }
-      if let name = name?.name, isClimbing(target[segment]) {
-        throw TemplateError(reason: "has a field '\(name)' that makes a segment '.' or '..' of the path")
+      if let name = name?.name {
+        guard !isClimbing(target[segment]) else {
+          throw TemplateError(reason: "has a field '\(name)' that makes a segment '.' or '..' of the path")
+        }
+        // `DELETE users/` may mean all of them. A value with slashes of its own may end in one.
+        guard !segment.isEmpty || !filled.contains(where: { $0.range == segment }) else {
+          throw TemplateError(reason: "has a field '\(name)' that leaves a segment of the path empty")
+        }
       }
       slash = next
     }
