@@ -132,7 +132,7 @@ final class ExecHandler: MessageHandler {
     let ended = runs.filter { $0.child.status != nil }
     runs.removeAll { $0.child.status != nil }
     for run in ended { finish(run) }
-    try writeOutput()
+    writeOutput()
     for index in delayed.indices.reversed() where delayed[index].until.isPast {
       settled.append(.requeue(delayed.remove(at: index).delivery))
     }
@@ -178,16 +178,27 @@ final class ExecHandler: MessageHandler {
     let status = run.child.status ?? 0
     if status == 0, run.fault == nil { return succeeded.append(run) }
     if let output = try? run.output.tail(Self.shownOutput) { console.passOn(output) }
-    if let failure = cannotRun(command, status) { return stop(failure) }
+    if var failure = cannotRun(command, status) {
+      if !traits.isStream { failure.hint = "Its message is requeued." }
+      return stop(failure)
+    }
     fail(run.delivery, status, run.fault ?? (run.child.wasKilled ? killedText : "the command exited with \(status)"))
   }
 
   private var killedText: String { "the command did not end within \(ChildProcess.grace.shown) and was killed" }
 
   /// Passes on the output of what has succeeded, in parts. A message is acknowledged once all of its output is written.
-  private func writeOutput() throws(Failure) {
+  private func writeOutput() {
     while let run = succeeded.first, console.bufferedBytes < Self.writeLimit {
-      let piece = try run.output.next()
+      let piece: [UInt8]
+      do { piece = try run.output.next() } catch {
+        // What cannot be read cannot be tried again.
+        succeeded.removeFirst()
+        var failure = error
+        if !traits.isStream { failure.hint = "The message is requeued." }
+        stop(failure)
+        continue
+      }
       guard piece.isEmpty else {
         console.write(text: piece)
         continue
@@ -272,11 +283,11 @@ func trace(of message: AMQPMessage, _ environment: [String: String]) -> TraceCon
   return TraceContext(environment: environment)
 }
 
-/// The shell's word that a command cannot be run or was not found: then no message can fare better.
+/// The shell's word that a command cannot be run or was not found: then it does not help to run it again.
 func cannotRun(_ command: String, _ status: Int32) -> Failure? {
   switch status {
-  case 126: Failure(.command(126), "'\(command)' could not be run", hint: "Its message is requeued.")
-  case 127: Failure(.command(127), "'\(command)' was not found", hint: "Its message is requeued.")
+  case 126: Failure(.command(126), "'\(command)' could not be run")
+  case 127: Failure(.command(127), "'\(command)' was not found")
   default: nil
   }
 }

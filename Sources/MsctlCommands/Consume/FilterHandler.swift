@@ -220,7 +220,10 @@ final class FilterHandler: MessageHandler {
       hasEnded = true
       return []
     }
-    if let failure = cannotRun(command, status) { throw over(failure) }
+    if var failure = cannotRun(command, status) {
+      if !traits.isStream, !unanswered.isEmpty { failure.hint = "Its messages are requeued." }
+      throw over(failure)
+    }
     if unanswered.isEmpty, status == 0 || isTerminated || !restarts || isFinishing {
       hasEnded = true
       if wasKilled || isTerminated, status != 0 { console.note(text) }

@@ -54,6 +54,9 @@ final class KeptOutput {
   /// The next part of what was written; empty at its end.
   func next() throws(Failure) -> [UInt8] {
     let bytes = try part(from: position, Self.piece)
+    guard !bytes.isEmpty || position == count else {
+      throw Failure(.failed, "cannot read the command's output in '\(folder)': the file ends early")
+    }
     position += bytes.count
     return bytes
   }
