@@ -171,8 +171,11 @@ package final class FakeBroker: Sendable {
     method(0x0032_000B, shortText(queue) + long(UInt32(messages)) + long(0))
   }
 
-  package static func deliver(tag: UInt64, body: [UInt8], headers: [UInt8] = []) -> [UInt8] {
-    method(0x003C_003C, shortText("tag") + longLong(tag) + [0] + shortText("") + shortText("q"))
+  package static func deliver(
+    tag: UInt64, body: [UInt8], headers: [UInt8] = [], redelivered: Bool = false
+  ) -> [UInt8] {
+    method(
+      0x003C_003C, shortText("tag") + longLong(tag) + [redelivered ? 1 : 0] + shortText("") + shortText("q"))
       + content(body, headers: headers)
   }
 
@@ -187,6 +190,12 @@ package final class FakeBroker: Sendable {
   package static func nack(_ tag: Int) -> [UInt8] { method(0x003C_0078, longLong(UInt64(tag)) + [0]) }
 
   package static func blocked(_ reason: String) -> [UInt8] { method(0x000A_003C, shortText(reason), channel: 0) }
+
+  /// `basic.consume-ok`, for a script that sends deliveries after it.
+  package static func consuming() -> [UInt8] { method(0x003C_0015, shortText("tag")) }
+
+  /// `basic.cancel`: the broker ends the consumer.
+  package static func cancelConsumer() -> [UInt8] { method(0x003C_001E, shortText("tag") + [1]) }
 
   package static func closeChannel(_ code: UInt16, _ text: String) -> [UInt8] {
     method(0x0014_0028, short(code) + shortText(text) + short(0) + short(0))

@@ -65,6 +65,8 @@ package struct BrokerPromises: Sendable {
   package let countsReturns: Bool
   /// A consumer that holds a message too long gets `basic.cancel` (since 4.3); before, its channel is closed with 406.
   package let cancelsLateConsumers: Bool
+  /// A queue may have a consumer timeout of its own (since 3.12).
+  package let takesConsumerTimeouts: Bool
   /// A queue that is neither durable nor exclusive can be declared (up to 4.2).
   package let takesTransientQueues: Bool
   /// With the connected node of three killed, the other two go on to take messages for a quorum queue.
@@ -77,15 +79,15 @@ package struct BrokerPromises: Sendable {
   init(version: String) {
     switch version {
     case "3.10":
-      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (false, false, false)
+      (limitsDeliveries, countsReturns, cancelsLateConsumers, takesConsumerTimeouts) = (false, false, false, false)
       (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (
         true, false, true, 128 << 20
       )
     case "4.0":
-      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, true, false)
+      (limitsDeliveries, countsReturns, cancelsLateConsumers, takesConsumerTimeouts) = (true, true, false, true)
       (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (true, true, false, 16 << 20)
     case "4.3":
-      (limitsDeliveries, countsReturns, cancelsLateConsumers) = (true, false, true)
+      (limitsDeliveries, countsReturns, cancelsLateConsumers, takesConsumerTimeouts) = (true, false, true, true)
       (takesTransientQueues, publishesWithoutLostNode, keepsHeaderOrder, largestMessage) = (
         false, true, false, 16 << 20
       )

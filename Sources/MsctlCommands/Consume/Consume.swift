@@ -93,9 +93,9 @@ enum Consume: Verb {
       QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist.
 
       SIGINT and SIGTERM end it cleanly: it takes no more messages, gives running commands 10 s to finish, sends them SIGTERM, \
-      and SIGKILL after another 10 s, and exits 130 or 143. A second signal of the same kind ends it at once. Running commands \
-      get the same time at the end of '--for', when the queue is deleted, and after a failure that ends the run. Messages that \
-      were delivered and not handled are requeued.
+      and SIGKILL after another 10 s, and exits 130 or 143. A second signal of the same kind ends it at once and kills what it \
+      runs. Running commands get the same time at the end of '--for', when the queue is deleted, and after a failure that ends \
+      the run. Messages that were delivered and not handled are requeued.
 
       If the connection breaks, msctl reconnects. A message that it has handled and could not acknowledge is acknowledged when \
       the broker delivers it again, not handled twice. A connection that breaks again before a message was acknowledged is \
@@ -157,7 +157,12 @@ enum Consume: Verb {
     [
       .number("count", "n", "N", in: 1...Int.max, into: \.count, "End after N messages")
         .details("Exit 8 if fewer arrive within '--for' or '--idle'."),
-      .value("idle", nil, "TIME", into: \.idle, "End after TIME without a message and without a running command"),
+      .value("idle", nil, "TIME", into: \.idle, "End after TIME without a message and without a running command")
+        .details(
+          """
+          A filter ('--through') with unanswered messages counts as running until it has written no line for 10 s, or for \
+          TIME if that is longer; then its input is closed, and what it leaves unanswered is requeued.
+          """),
       .toggle("drain", nil, into: \.drains, "End when the queue is empty"),
       .value("for", nil, "TIME", into: \.time, "End after TIME"),
       .toggle("require", nil, into: \.requires, "Exit 3 if there was no message"),
@@ -209,8 +214,8 @@ enum Consume: Verb {
         .details(
           """
           Consumers cannot get them meanwhile; they come back as redelivered. RabbitMQ 4.0 to 4.2 count that towards a quorum \
-          queue's delivery limit (20 by default): at the last time but one, --peek exits 1 and publishes the message again, to \
-          the end of the queue.
+          queue's delivery limit (20, or what '--queue-argument x-delivery-limit=N' says): at the last time but one, --peek \
+          publishes the message again, to the end of the queue, and exits 1. A user who may not publish cannot peek there.
           """),
       .value(
         "exchange", "x", "NAME", into: \.exchange, "Create a temporary exclusive queue bound to EXCHANGE and consume it"

@@ -29,6 +29,8 @@ struct ConsumeSession {
   private let options: Consume.Options
   private(set) var connection: AMQPConnection
   private var isConnected = true
+  /// Whether `isTimedOut` has been asked.
+  private var isCancelSeen = false
   /// Why it was lost.
   private var breakCause: AMQPError?
   private let handler: any MessageHandler
@@ -67,8 +69,8 @@ struct ConsumeSession {
   /// Come, but not wanted yet.
   private var waiting = Deque<AMQPDelivery>()
   private var place = StreamPlace()
-  /// What `--peek` must not requeue: see `isLastReturn`.
-  private var spent: [AMQPDelivery] = []
+  /// Where the broker counts what `--peek` requeues: what saves a message at its last return.
+  private var saver: SpentMessages?
   private var firstPeeked: AMQPDelivery?
   /// When consuming began, in seconds since 1970.
   private let began = unixTime()
@@ -87,7 +89,7 @@ struct ConsumeSession {
     self.handler = handler
     self.traits = traits
     self.console = console
-    reconnection = Reconnection(options.broker, as: "consume", console, signals)
+    reconnection = Reconnection(options.broker, as: "consume", console)
     end = options.time.map { .after($0) } ?? .never
     if !traits.isStream, options.exchange == nil, connection.countsReturns || options.deliveryLimit != nil,
       try connection.isQuorum(queue)
@@ -100,6 +102,7 @@ struct ConsumeSession {
       limit = wanted
       // Where that counts, the first one says whether the others can be looked at.
       prefetch = traits.deliveryLimit != nil ? 1 : wanted > UInt16.max ? 0 : max(1, wanted)
+      if let limit = traits.deliveryLimit { saver = try SpentMessages(of: queue, options.broker, limit, console) }
     } else {
       let countsReturns = connection.countsReturns && traits.deliveryLimit != nil
       prefetch = Self.prefetch(options, countsReturns)
@@ -194,21 +197,37 @@ struct ConsumeSession {
   /// Takes and hands on messages, until it ends and nothing is under way any more.
   private mutating func work(_ signals: Signals) throws {
     var idleEnd = options.idle.map(Deadline.after) ?? .never
+    // A filter may be at work on what it owes, or keep it: so it gets more time.
+    let silence = options.idle.map { max($0, Self.grace) }
+    var silenceEnd = Deadline.never
     while true {
       let before = taken
       var isBusy = handler.outstanding > 0
       // What is written already must be known as that before it comes again.
       if ending == nil, unsettled.isEmpty { try takeDeliveries() }
+      if ending == nil, isTimedOut() { try cancelled() }
       do { unsettled += try handler.work() } catch { end(error) }
-      isBusy = isBusy || taken > before || !unsettled.isEmpty || handler.outstanding > 0
+      let hasMoved = taken > before || !unsettled.isEmpty
+      isBusy = isBusy || hasMoved || handler.outstanding > 0
       try writeOut(signals)
       try settle()
       // Idle is the time without a message and without work.
-      if isBusy || !waiting.isEmpty || connection.hasEvents, let idle = options.idle { idleEnd = .after(idle) }
+      if let idle = options.idle, let silence {
+        if hasMoved { silenceEnd = .after(silence) }
+        if options.through != nil, handler.outstanding > 0 {
+          idleEnd = silenceEnd
+        } else if isBusy || !waiting.isEmpty || connection.hasEvents {
+          idleEnd = .after(idle)
+        }
+      }
 
       if let number = signals.take() { end(Failure(.signal(number), "interrupted")) }
       if ending == nil {
         if end.isPast || idleEnd.isPast {
+          if !end.isPast, handler.outstanding > 0 {
+            console.note(
+              "idle, with \(counted(handler.outstanding)) that the filter has not answered; closing the filter's input")
+          }
           end(countFailure)
         } else if limit.map({ handled >= $0 }) ?? false || handler.hasEnded {
           end(nil, isPressing: false)
@@ -232,7 +251,9 @@ struct ConsumeSession {
         if handler.isFinished, unsettled.isEmpty { return }
       }
       let deadline = ending.map(\.graceEnd) ?? min(end, idleEnd)
-      try wait(signals, until: min(deadline, handler.wakeTime, .after(.seconds(1))))
+      // After the last message, whether the queue is empty is asked at once.
+      let isAsked = ending == nil && taken > before && (options.drains || options.peeks)
+      try wait(signals, until: isAsked ? .now : min(deadline, handler.wakeTime, .after(.seconds(1))))
     }
   }
 
@@ -277,9 +298,11 @@ struct ConsumeSession {
   private mutating func takeDeliveries() throws {
     while canTake, let delivery = waiting.popFirst() { try take(delivery) }
     // Once there was another connection, what is wanted may stand behind what is not.
-    while canTake || hasReconnected && waitingBytes < Self.waitingLimit, let event = try connection.nextEvent() {
+    while ending == nil, canTake || hasReconnected && waitingBytes < Self.waitingLimit,
+      let event = try connection.nextEvent()
+    {
       guard let delivery = try delivery(event), try !isKnown(delivery) else { continue }
-      guard try !isLastReturn(delivery) else { return }
+      try peekOn(after: delivery)
       if canTake { try take(delivery) } else { waiting.append(delivery) }
     }
     try makeRoom()
@@ -288,8 +311,7 @@ struct ConsumeSession {
   private mutating func delivery(_ event: AMQPEvent) throws -> AMQPDelivery? {
     switch event {
     case .delivery(let delivery):
-      open += 1
-      return delivery
+      return try arrived(delivery) ? delivery : nil
     case .cancelled:
       try cancelled()
       return nil
@@ -303,57 +325,32 @@ struct ConsumeSession {
     if delivery.redelivered { requeued = max(0, requeued - 1) }
   }
 
-  /// Whether `--peek` must not put it back the usual way, since the broker counts that: then it looks at no more.
-  private mutating func isLastReturn(_ delivery: AMQPDelivery) throws -> Bool {
-    guard options.peeks, let limit, let most = traits.deliveryLimit, let left = traits.returnsLeft(delivery.message)
-    else { return false }
-    guard left > 1 else {
-      spent.append(delivery)
-      let name = delivery.message.properties.messageID.map { "message \($0)" } ?? "a message"
-      end(
-        Failure(
-          .failed,
-          "cannot peek at '\(queue)' any more: \(name) came back \(most - left) times, "
-            + "and the broker drops it after \(most) (delivery limit)",
-          hint: "It was published again, to the end of the queue."), mayReconnect: false)
-      return true
-    }
-    guard prefetch == 1, limit > 1, let old = consumer.take() else { return false }
-    firstPeeked = delivery
-    try connection.cancel(consumer: old)
-    prefetch = limit > UInt16.max ? 0 : limit
-    try startConsuming(isFirst: false)
-    return false
-  }
-
-  /// Publishes again what must not be requeued, and acknowledges it once that is confirmed.
-  private mutating func republishSpent() throws(AMQPError) {
-    guard !spent.isEmpty else { return }
-    try connection.selectConfirms()
-    let publisher = AMQPPublisher(connection, window: spent.count)
-    for delivery in spent {
-      var message = delivery.message
-      message.exchange = ""
-      message.routingKey = queue
-      message.properties.headers?.removeAll { AMQPMessage.isCounter($0.name) }
-      try publisher.send(message)
-    }
-    let deadline = Deadline.after(.seconds(10))
-    var outcomes: [AMQPPublisher.Outcome] = []
-    while outcomes.count < spent.count, !deadline.isPast {
-      outcomes += try publisher.settle().map(\.outcome)
-      var polls = PollSet()
-      polls.add(connection.descriptor)
-      if outcomes.count < spent.count { polls.wait(until: min(deadline, .after(.seconds(1)))) }
-    }
-    for (delivery, outcome) in zip(spent, outcomes) where outcome == .confirmed {
+  /// Takes note of a delivery. One that `--peek` must not requeue is saved at once, also where it is not looked at.
+  /// - Returns: whether it is still to be settled.
+  private mutating func arrived(_ delivery: AMQPDelivery) throws(AMQPError) -> Bool {
+    open += 1
+    guard let left = traits.returnsLeft(delivery.message), left <= 1, var saver else { return true }
+    // The acknowledgement must not bring another one.
+    try stopConsumer()
+    let isSaved = saver.save(delivery.message, returnsLeft: left)
+    self.saver = saver
+    if isSaved {
       try connection.acknowledge(delivery.tag, multiple: false)
       open -= 1
     }
-    if !outcomes.allSatisfy({ $0 == .confirmed }) || outcomes.count < spent.count {
-      ending?.failure?.hint = "It could not be published again."
+    if ending == nil || ending?.failure == nil { end(saver.failure, mayReconnect: false) }
+    return !isSaved
+  }
+
+  /// Once `--peek` has seen that the first message can be requeued, it looks at the others.
+  private mutating func peekOn(after delivery: AMQPDelivery) throws {
+    guard saver != nil, prefetch == 1, firstPeeked == nil, let limit, limit > 1, let old = consumer.take() else {
+      return
     }
-    spent = []
+    firstPeeked = delivery
+    try connection.cancel(consumer: old)
+    prefetch = limit > UInt16.max ? 0 : limit - 1
+    try startConsuming(isFirst: false)
   }
 
   /// With a limit few messages may be under way, and the last ones are held. Those that have failed and wait must not keep the
@@ -409,6 +406,19 @@ struct ConsumeSession {
     end(timeoutFailure("the broker cancelled the consumer"))
   }
 
+  /// Whether the broker has ended the consumer while messages wait here, and the queue is still there: then they are in the queue
+  /// again, and are not handled here. That is asked on another connection. Of a queue that is gone they are handled, and the
+  /// response that it is gone would close the channel.
+  private mutating func isTimedOut() -> Bool {
+    guard connection.isCancelled, isConnected, !isCancelSeen else { return false }
+    isCancelSeen = true
+    guard let uris = try? options.broker.currentURIs(),
+      let other = try? AMQPConnection.open(anyOf: uris, name: "msctl consume", trace: console.amqpTrace)
+    else { return false }
+    defer { other.close() }
+    return (try? other.inspectQueue(queue)) != nil
+  }
+
   private func timeoutFailure(_ reason: String) -> Failure {
     Failure(
       .timedOut, "the broker requeued the messages of '\(queue)' (consumer timeout): \(reason)",
@@ -419,21 +429,26 @@ struct ConsumeSession {
 
   /// The connection is of no use any more.
   private mutating func lost(_ error: AMQPError, _ signals: Signals) {
-    let isIdle = open == 0
-    leaveConnection(because: error)
-    if ending != nil { return }
-    if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
-      return end(timeoutFailure(error.reason))
-    }
-    guard error.isTransient, !options.peeks else { return end(brokerFailure(error), mayReconnect: false) }
-    do { try reconnect(after: error, isIdle, until: end) } catch let error as AMQPError {
-      // It broke again at once.
-      lost(error, signals)
-    } catch {
-      // A signal says nothing about the broker.
-      let failure = error as? Failure ?? Failure(.failed, "\(error)")
-      let isSignal = if case .signal = failure.code { true } else { false }
-      end(failure, mayReconnect: isSignal)
+    var error = error
+    while true {
+      let isIdle = open == 0
+      leaveConnection(because: error)
+      if ending != nil { return }
+      if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
+        return end(timeoutFailure(error.reason))
+      }
+      guard error.isTransient, !options.peeks else { return end(brokerFailure(error), mayReconnect: false) }
+      do { return try reconnect(after: error, isIdle, until: end, signals) } catch let again as AMQPError {
+        // It broke again at once.
+        error = again
+      } catch {
+        // What is under way has ended the run meanwhile.
+        if ending != nil { return }
+        // A signal says nothing about the broker.
+        let failure = error as? Failure ?? Failure(.failed, "\(error)")
+        let isSignal = if case .signal = failure.code { true } else { false }
+        return end(failure, mayReconnect: isSignal)
+      }
     }
   }
 
@@ -442,6 +457,7 @@ struct ConsumeSession {
   private mutating func leaveConnection(because error: AMQPError) {
     guard isConnected else { return }
     isConnected = false
+    isCancelSeen = false
     breakCause = error
     connection.close()
     recent.connectionBroke(unhandled: waiting.map(\.message) + connection.waitingMessages)
@@ -454,12 +470,21 @@ struct ConsumeSession {
   }
 
   /// - Throws: an AMQPError where the new connection broke at once.
-  private mutating func reconnect(after error: AMQPError, _ isIdle: Bool, until limit: Deadline) throws {
+  private mutating func reconnect(
+    after error: AMQPError, _ isIdle: Bool, until limit: Deadline, _ signals: Signals
+  ) throws {
     let (options, name, old) = (options, queue, connection)
     let place = "consuming '\(name)'" + (lastSettled.map { " after message \($0)" } ?? "")
+    let mayEnd = ending == nil
+    var reconnection = reconnection
+    defer { self.reconnection = reconnection }
     do {
       (connection, queue) = try reconnection.connect(
-        after: error, old, at: place, isIdle: isIdle, until: limit
+        after: error, old, at: place, isIdle: isIdle, until: limit,
+        serving: { descriptor, deadline throws(Failure) in
+          try serveHandler(and: descriptor, until: deadline, signals)
+          if mayEnd, ending != nil { throw Failure(.failed, "the run has ended") }
+        }
       ) { connection in
         guard let exchange = options.exchange?.text else {
           do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
@@ -479,6 +504,24 @@ struct ConsumeSession {
     if options.exchange != nil {
       console.note("messages published to '\(options.exchange?.text ?? "")' meanwhile are not in the new queue")
     }
+  }
+
+  /// What is under way goes on while there is no connection: waits for it, and takes in what it has done.
+  private mutating func serveHandler(
+    and descriptor: Int32?, until deadline: Deadline, _ signals: Signals
+  ) throws(Failure) {
+    var polls = PollSet()
+    if let descriptor { polls.add(descriptor) }
+    polls.add(signals.descriptor)
+    handler.addInterests(to: &polls)
+    polls.wait(until: min(deadline, handler.wakeTime, .after(.seconds(1))))
+    do { unsettled += try handler.work() } catch { end(error) }
+    // Neither meets the broker, since there is none.
+    do {
+      try writeOut(signals)
+      try settle()
+    } catch { throw brokerFailure(error) }
+    if let number = signals.take() { throw Failure(.signal(number), "interrupted") }
   }
 
   private func brokerFailure(_ error: AMQPError) -> Failure {
@@ -600,11 +643,9 @@ struct ConsumeSession {
   private mutating func stopDeliveries() throws(AMQPError) {
     // What is handled or being handled may still have to come again.
     if !hasReconnected || doubtful.isEmpty && handler.outstanding == 0 {
-      if let consumer = consumer.take() { try connection.cancel(consumer: consumer) }
+      try stopConsumer()
       while let event = try connection.nextEvent() {
-        guard case .delivery(let delivery) = event else { continue }
-        open += 1
-        waiting.append(delivery)
+        if case .delivery(let delivery) = event, try arrived(delivery) { waiting.append(delivery) }
       }
       if !traits.isStream {
         for delivery in waiting { try connection.refuse(delivery.tag, requeue: true) }
@@ -616,13 +657,21 @@ struct ConsumeSession {
     try acknowledge()
   }
 
+  /// Ends the consumer, and makes sure that all it was sent has come: a quorum queue may send something after `cancel-ok`, but
+  /// not after the response to what is asked next.
+  private mutating func stopConsumer() throws(AMQPError) {
+    guard let tag = consumer.take() else { return }
+    try connection.cancel(consumer: tag)
+    try connection.setPrefetch(prefetch)
+  }
+
   /// Acknowledges everything that is handled, and requeues the rest.
   private mutating func settleAll(_ signals: Signals) throws {
     if !isConnected {
       guard let ending, ending.mayReconnect, let breakCause, !doubtful.isEmpty else { return }
       self.ending?.mayReconnect = false
       let limit = ending.failure == nil ? Deadline.never : .after(Self.patience)
-      do { try reconnect(after: Self.renewable(breakCause), true, until: limit) } catch {
+      do { try reconnect(after: Self.renewable(breakCause), true, until: limit, signals) } catch {
         if ending.failure == nil { self.ending?.failure = error as? Failure }
         return
       }
@@ -630,21 +679,24 @@ struct ConsumeSession {
     let patience = Deadline.after(Self.patience)
     while true {
       while let event = try connection.nextEvent() {
-        guard case .delivery(let delivery) = event else { continue }
-        open += 1
-        _ = try isKnown(delivery)
+        if case .delivery(let delivery) = event, try arrived(delivery) { _ = try isKnown(delivery) }
       }
       guard !doubtful.isEmpty, !patience.isPast, consumer != nil else { break }
       var polls = PollSet()
       polls.add(connection.descriptor)
       polls.wait(until: patience)
     }
-    if let consumer = consumer.take() {
-      try connection.cancel(consumer: consumer)
-      while let event = try connection.nextEvent() { if case .delivery = event { open += 1 } }
+    if consumer != nil {
+      try stopConsumer()
+      while let event = try connection.nextEvent() {
+        if case .delivery(let delivery) = event { _ = try arrived(delivery) }
+      }
     }
     try acknowledge(held.count)
-    try republishSpent()
+    if let saver {
+      saver.close()
+      if saver.isUsed, ending?.failure?.code == .failed { ending?.failure = saver.failure }
+    }
     // The broker requeues what two consumers held consumer by consumer, and not in order.
     if let firstPeeked, isCurrent(firstPeeked) {
       try connection.refuse(firstPeeked.tag, requeue: true)

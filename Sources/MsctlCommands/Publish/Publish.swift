@@ -97,7 +97,11 @@ enum Publish: Verb {
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
         throw ValueError("'publish' requires QUEUE, or '--exchange NAME' with '--routing-key KEY'")
       }
-      if let queue = options.queue, !queue.isEmpty { _ = try QueueName(argument: queue) }
+      if let queue = options.queue, !queue.isEmpty {
+        do throws(ValueError) { _ = try QueueName(argument: queue) } catch {
+          throw ValueError("QUEUE: '\(queue)' \(error.reason)")
+        }
+      }
       if options.exchange != nil, options.second != nil {
         throw ValueError("QUEUE cannot be combined with '--exchange'; quote a MESSAGE that contains spaces")
       }
@@ -203,6 +207,8 @@ private struct PublishSession: ~Copyable {
   /// Why no more is sent; what was sent before is still settled.
   private var ended: Failure?
   private var isAtEnd = false
+  /// Whether what is written can arrive.
+  private var isOutputLost = false
   private var confirmDeadline: Deadline
   /// Until when a broker that was lost may refuse messages because it is coming up; nil: it was not lost.
   private var recoveryEnd: Deadline?
@@ -231,7 +237,7 @@ private struct PublishSession: ~Copyable {
     self.source = source
     self.failures = failures
     publisher = AMQPPublisher(connection, window: options.window)
-    reconnection = Reconnection(options.broker, as: "publish", console, signals)
+    reconnection = Reconnection(options.broker, as: "publish", console)
     progress = Progress(console)
     confirmDeadline = .after(options.confirmTimeout)
   }
@@ -253,7 +259,7 @@ private struct PublishSession: ~Copyable {
     }
     progress.clear()
     connection.close()
-    console.note("\(counted(confirmed)) confirmed")
+    console.note("\(counted(confirmed)) confirmed" + (failure.map { remainder($0, isBroken: isBroken) } ?? ""))
     // Whether what is still in flight has arrived is not known.
     if failure != nil {
       for message in publisher.unconfirmedMessages + again + (next.map { [$0] } ?? []) { try failures.add(message) }
@@ -266,6 +272,18 @@ private struct PublishSession: ~Copyable {
     if let failure { throw failure }
     if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
     if unusable > 0 { throw Failure(.badInput, "\(counted(unusable, "value")) of the input not published") }
+  }
+
+  /// What a failure has left of the input, as the end of a sentence.
+  private func remainder(_ failure: Failure, isBroken: Bool) -> String {
+    let unsent = again.count + (next == nil ? 0 : 1)
+    var text = unsent == 0 ? "" : ", \(unsent) not sent"
+    // An error in the input says where it was read to. `--failed-to` takes the rest if the broker is gone.
+    let isTold = failure.code == .badInput || isBroken && options.failedFile != nil
+    if !isTold, source.readsStandardInput, !source.isExhausted {
+      text += "; standard input was not read to its end"
+    }
+    return text
   }
 
   /// Makes sure of the queue, and has everything confirmed.
@@ -287,11 +305,12 @@ private struct PublishSession: ~Copyable {
       do { return try work() } catch let error as AMQPError where error.isTransient && expected.isEmpty {
         try settle(publisher.takeSettled())
         progress.clear()
-        let (options, old) = (options, publisher)
+        let (options, old, signals) = (options, publisher, signals)
         let unconfirmed = publisher.unconfirmed
         let place = "publishing" + (options.queue.map { " to '\($0)'" } ?? "") + ", \(counted(unconfirmed)) unconfirmed"
         (connection, publisher) = try reconnection.connect(
-          after: error, connection, at: place, isIdle: unconfirmed == 0
+          after: error, connection, at: place, isIdle: unconfirmed == 0,
+          serving: { descriptor, end throws(Failure) in try waitOnce(for: descriptor, until: end, signals) }
         ) { connection in
           try Self.prepare(connection, options)
           return (connection, try AMQPPublisher(connection, goingOnFor: old))
@@ -359,7 +378,7 @@ private struct PublishSession: ~Copyable {
       isAtEnd = isAtEnd || source.isExhausted && next == nil
       try settle(try publisher.settle())
       try takeReplies()
-      try console.flush(serving: connection, signals)
+      try writeOut()
       progress.show("\(confirmed) confirmed")
 
       if publisher.unconfirmed == 0 {
@@ -380,6 +399,20 @@ private struct PublishSession: ~Copyable {
       let canGoOn = canSendNew && !needsInput && (publisher.unconfirmed == 0 || next == nil)
       wait(orReading: needsInput && !isAtEnd, isBusy: canGoOn || publisher.hasInput)
     }
+  }
+
+  /// Writes out what is confirmed. Where that is no longer possible nothing more is sent; what is in flight is still settled.
+  private mutating func writeOut() throws(AMQPError) {
+    if !isOutputLost {
+      do { return try console.flush(serving: connection, signals) } catch let error as AMQPError {
+        throw error
+      } catch {
+        isOutputLost = true
+        isAtEnd = true
+        if ended == nil { ended = error as? Failure ?? Failure(.failed, "\(error)") }
+      }
+    }
+    console.discard()
   }
 
   private var canSendNew: Bool {

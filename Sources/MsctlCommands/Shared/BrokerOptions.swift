@@ -66,7 +66,7 @@ struct BrokerOptions: Defaulted {
       do {
         let uris = try currentURIs()
         for uri in uris { console.trace("> connect \(uri.shown)") }
-        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
+        let connection = try open(uris, as: verb, console, signals)
         console.trace("< connected to \(connection.uri.shown)")
         return connection
       } catch {
@@ -79,6 +79,16 @@ struct BrokerOptions: Defaulted {
         isFirst = false
         try pause(until: min(deadline, .after(backoff.next())), signals)
       }
+    }
+  }
+
+  private func open(
+    _ uris: [AMQPURI], as verb: String, _ console: Console, _ signals: Signals?
+  ) throws(Failure) -> AMQPConnection {
+    let (name, trace) = ("msctl \(verb)", console.amqpTrace)
+    guard let signals else { return try AMQPConnection.open(anyOf: uris, name: name, trace: trace) }
+    return try AMQPConnection.open(anyOf: uris, name: name, trace: trace) { descriptor throws(Failure) in
+      try waitOnce(for: descriptor, until: .never, signals)
     }
   }
 
@@ -148,10 +158,14 @@ struct BrokerOptions: Defaulted {
 
 /// Waits, but not longer than until a signal comes.
 func pause(until end: Deadline, _ signals: Signals?) throws(Failure) {
-  while !end.isPast {
-    var polls = PollSet()
-    if let signals { polls.add(signals.descriptor) }
-    polls.wait(until: end)
-    if let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
-  }
+  while !end.isPast { try waitOnce(for: nil, until: end, signals) }
+}
+
+/// Waits once: until the descriptor is readable, time has run out or a signal comes, which it throws.
+func waitOnce(for descriptor: Int32?, until end: Deadline, _ signals: Signals?) throws(Failure) {
+  var polls = PollSet()
+  if let descriptor { polls.add(descriptor) }
+  if let signals { polls.add(signals.descriptor) }
+  polls.wait(until: end)
+  if let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
 }

@@ -22,15 +22,13 @@ struct Reconnection {
   private let broker: BrokerOptions
   private let verb: String
   private let console: Console
-  private let signals: Signals
   private var outage: Outage?
   private var connectedAt = Deadline.now
 
-  init(_ broker: BrokerOptions, as verb: String, _ console: Console, _ signals: Signals) {
+  init(_ broker: BrokerOptions, as verb: String, _ console: Console) {
     self.broker = broker
     self.verb = verb
     self.console = console
-    self.signals = signals
   }
 
   /// Whether nothing was settled since the connection broke.
@@ -44,11 +42,13 @@ struct Reconnection {
   ///   - place: where it broke, as the end of a sentence.
   ///   - isIdle: whether the old connection had nothing to settle.
   ///   - limit: when to give up, if that is before the outage has lasted `--reconnect-for`.
+  ///   - serve: waits until the descriptor is readable, the time has come or something else has been done, such as reading from
+  ///     a command. What it throws gives up.
   ///   - prepare: declares and selects what the new connection needs; an error of it may be transient as well.
   /// - Throws: the error itself if another connection would not help; the last failure when time has run out.
   mutating func connect<T>(
     after error: AMQPError, _ old: AMQPConnection, at place: String, isIdle: Bool, until limit: Deadline = .never,
-    _ prepare: (AMQPConnection) throws -> T
+    serving serve: (Int32?, Deadline) throws(Failure) -> Void, _ prepare: (AMQPConnection) throws -> T
   ) throws -> T {
     guard error.isTransient, broker.reconnectFor > .zero else { throw error }
     old.close()
@@ -62,7 +62,8 @@ struct Reconnection {
     if outage.breaks == 1 { console.note("\(error.failure(old.uri).message); connecting again") }
     let deadline = min(outage.deadline, limit)
     while true {
-      try pause(until: min(deadline, .after(outage.backoff.next())), signals)
+      let pauseEnd = min(deadline, .after(outage.backoff.next()))
+      while !pauseEnd.isPast { try serve(nil, pauseEnd) }
       let isLast = deadline.isPast
       do {
         let uris = try broker.currentURIs().map { uri in
@@ -70,7 +71,9 @@ struct Reconnection {
           uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
           return uri
         }
-        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
+        let connection = try AMQPConnection.open(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace) {
+          descriptor throws(Failure) in try serve(descriptor, .never)
+        }
         let result = try prepare(connection)
         if outage.breaks == 1 { console.note("connected again to RabbitMQ at \(connection.uri.shown)") }
         connectedAt = .now

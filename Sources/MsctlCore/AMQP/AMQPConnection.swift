@@ -458,6 +458,9 @@ public final class AMQPConnection {
   /// Whether `pump` has put something by.
   public var hasEvents: Bool { !events.isEmpty }
 
+  /// Whether the broker has ended the consumer, which `nextEvent` says only after what came before.
+  package var isCancelled: Bool { if case .cancelled = events.last { true } else { false } }
+
   /// The messages that were delivered and put by.
   package var waitingMessages: [AMQPMessage] {
     events.compactMap { if case .delivery(let delivery) = $0 { delivery.message } else { nil } }
