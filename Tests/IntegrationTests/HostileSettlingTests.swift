@@ -242,8 +242,8 @@ struct IdleTests {
         "timeout 60 msctl consume \(queue) --idle 1 --through 'grep --line-buffered -v 5'")
       #expect(output.status == 1)
       #expect(output.lines == ["1", "2", "3", "4"])
-      #expect(output.err.contains("idle, with 1 message that the filter has not answered"), "\(output.err)")
-      #expect(output.err.contains("with 1 message unanswered"))
+      #expect(output.err.contains("idle with 1 message unprocessed; closing the filter's input"), "\(output.err)")
+      #expect(output.err.contains("exited with 0, with 1 message unprocessed"))
       #expect(try await Tool.run("consume", queue, "--drain").out == "5\n")
     }
   }
@@ -294,5 +294,34 @@ struct PublishEndTests {
         #expect(Int(count.out.trimmingCharacters(in: .whitespacesAndNewlines)) == confirmed)
       }
     }
+  }
+}
+
+@Suite("Small words", .serialized)
+struct SmallWordsTests {
+  @Test("a queue's name that is refused is named")
+  func queueName() async throws {
+    let output = try await Tool.run("publish", "a\nb", "1")
+    #expect(output.status == 2)
+    #expect(output.err.hasPrefix(#"msctl: QUEUE: 'a\nb' contains a line break"#), "\(output.err)")
+  }
+
+  @Test("an empty value does not widen a request")
+  func emptySegment() async throws {
+    let server = try TestServer { _ in .ok("{}") }
+    let output = try await Tool.run(
+      "call", "DELETE", "http://127.0.0.1:\(server.port)/users/{id}", "--each", input: #"{"id":""}"#)
+    #expect(output.status == 9)
+    #expect(output.err.contains("has a field 'id' that leaves a segment of the path empty"), "\(output.err)")
+    let none = try await Tool.run("call", "http://127.0.0.1:\(server.port)/{id}", "--each", "--stats")
+    #expect(none.status == 0 && none.err == "msctl: 0 calls\n", "\(none.err)")
+  }
+
+  @Test("a command of a watch that is not there has no message")
+  func watchCommand() async throws {
+    let output = try await Tool.run("discover", "consul", "--watch", "--exec", "msctl-no-such-command")
+    #expect(output.status == 127)
+    #expect(output.err.contains("'msctl-no-such-command' was not found"), "\(output.err)")
+    #expect(!output.err.contains("essage"))
   }
 }

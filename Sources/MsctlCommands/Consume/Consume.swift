@@ -160,8 +160,8 @@ enum Consume: Verb {
       .value("idle", nil, "TIME", into: \.idle, "End after TIME without a message and without a running command")
         .details(
           """
-          A filter ('--through') with unanswered messages counts as running until it has written no line for 10 s, or for \
-          TIME if that is longer; then its input is closed, and what it leaves unanswered is requeued.
+          A filter ('--through') with unprocessed messages counts as running until it has written no line for 10 s, or for \
+          TIME if that is longer; then its input is closed, and what it leaves unprocessed is requeued.
           """),
       .toggle("drain", nil, into: \.drains, "End when the queue is empty"),
       .value("for", nil, "TIME", into: \.time, "End after TIME"),

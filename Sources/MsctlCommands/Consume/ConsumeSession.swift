@@ -225,8 +225,7 @@ struct ConsumeSession {
       if ending == nil {
         if end.isPast || idleEnd.isPast {
           if !end.isPast, handler.outstanding > 0 {
-            console.note(
-              "idle, with \(counted(handler.outstanding)) that the filter has not answered; closing the filter's input")
+            console.note("idle with \(counted(handler.outstanding)) unprocessed; closing the filter's input")
           }
           end(countFailure)
         } else if limit.map({ handled >= $0 }) ?? false || handler.hasEnded {
