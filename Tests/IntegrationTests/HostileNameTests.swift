@@ -62,6 +62,45 @@ struct HostileNamesTests {
     #expect(output.status == 0 && output.out == "1\n", "\(output)")
   }
 
+  @Test(
+    "of hosts that no name server resolves hold up no signal",
+    .enabled(if: geteuid() == 0, "another name server is set in a mount namespace, which needs root"))
+  func silentNameServer() async throws {
+    // It takes the question and never answers.
+    let server = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+    defer { close(server) }
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = UInt16(53).bigEndian
+    address.sin_addr.s_addr = inet_addr("127.77.0.1")
+    let isBound = withUnsafePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(server, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+      }
+    }
+    #expect(isBound)
+    let health = FakeAgent.health(FakeAgent.instance("web", "i", port: 1))
+      .replacingOccurrences(of: #""Address":"127.0.0.1","Port""#, with: #""Address":"slow.example","Port""#)
+    let agent = try FakeAgent { _ in FakeAgent.answer(health, index: 7) }
+    let watch = try RunningProcess(
+      "/usr/bin/unshare",
+      [
+        "--mount", "/bin/sh", "-c",
+        """
+        echo nameserver 127.77.0.1 > $HOME/resolv.conf; mount --bind $HOME/resolv.conf /etc/resolv.conf
+        exec msctl discover web --watch -o nginx --exec true
+        """,
+      ], environment: agent.environment)
+    try await eventually("the name server is asked") {
+      var byte: UInt8 = 0
+      return recv(server, &byte, 1, Int32(MSG_DONTWAIT)) > 0
+    }
+    watch.signal(SIGTERM)
+    let output = try await watch.end()
+    // It does not wait to the end, which would say what is left out.
+    #expect(output.status == 143 && output.err == "", "\(output)")
+  }
+
   @Test("that cannot be looked up are left out of a watch with one remark each, and the others go on")
   func unreadable() async throws {
     let count = Counter()
