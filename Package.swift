@@ -57,7 +57,7 @@ if ProcessInfo.processInfo.environment["MSCTL_FUZZ"] != nil {
   package.products.append(.executable(name: "Fuzz", targets: ["Fuzz"]))
   package.targets.append(
     .executableTarget(
-      name: "Fuzz", dependencies: ["CommandTable", "MsctlCore", "MsctlCommands"], path: "Tests/Fuzz",
+      name: "Fuzz", dependencies: ["CRabbitMQ", "CommandTable", "MsctlCore", "MsctlCommands"], path: "Tests/Fuzz",
       // The default linker stumbles over the sanitizers' sections.
       linkerSettings: [.unsafeFlags(["-use-ld=lld"])]))
 }

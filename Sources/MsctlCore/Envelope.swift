@@ -106,10 +106,10 @@ package enum Envelope {
       case "priority": properties.priority = try integer(value, name)
       case "timestamp": properties.timestamp = try integer(value, name)
       case "headers":
-        guard case .table(let fields) = try header(value) else {
-          throw EnvelopeError(reason: "has 'headers' that are not an object")
+        guard value.kind == .object else { throw EnvelopeError(reason: "has 'headers' that are not an object") }
+        // Not a tagged value, whatever its only name is.
+        properties.headers = try fields(value.members).filter { field in !brokersOwn.contains(where: field.name.isSame)
         }
-        properties.headers = fields.filter { field in !brokersOwn.contains(where: field.name.isSame) }
       default: throw EnvelopeError(reason: "has the property '\(name)', which AMQP does not have")
       }
     }

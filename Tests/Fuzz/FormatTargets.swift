@@ -1,8 +1,9 @@
+import CRabbitMQ
 import Glibc
-import MsctlCore
 
 @testable import CommandTable
 @testable import MsctlCommands
+@testable import MsctlCore
 
 /// Bytes as a source of choices.
 struct Choices {
@@ -24,6 +25,9 @@ struct Choices {
 
   mutating func text() -> String { String(decoding: bytes(), as: UTF8.self) }
 
+  /// Text of at most 255 bytes, as a broker sends it: any bytes.
+  mutating func short() -> String { bytes().withUnsafeBytes { AMQPText.text($0) } }
+
   mutating func number() -> UInt64 { (0..<8).reduce(0) { number, _ in number << 8 | UInt64(byte()) } }
 }
 
@@ -35,7 +39,14 @@ func fuzzCatalogue(_ bytes: [UInt8]) {
   var options = Discover.Options()
   func written(_ format: Discover.Format, _ services: [String]? = nil) -> [UInt8] {
     options.format = format
-    return (try? Discover.text(instances, services: services, options, resolve: { _ in [:] }).text) ?? []
+    return (try? Discover.text(instances, services: services, options, resolve: resolved).text) ?? []
+  }
+  // Some names have addresses, others have none.
+  func resolved(_ names: Set<ByteKey>) -> [ByteKey: [String]] {
+    names.reduce(into: [:]) { found, name in
+      precondition(name.text.utf8.allSatisfy(isAddressByte), "a name that says more")
+      found[name] = name.text.begins(with: "local") ? ["127.0.0.1", "::1"] : name.text.holds("0") ? ["10.0.0.1"] : []
+    }
   }
   for format in [Discover.Format.url, .hostport] {
     let lines = written(format).split(separator: 0x0A)
@@ -47,7 +58,7 @@ func fuzzCatalogue(_ bytes: [UInt8]) {
     guard let equals = line.firstIndex(of: UInt8(ascii: "=")) else { preconditionFailure("no assignment") }
     precondition(shellWords(Array(line[(equals + 1)...]))?.count == 1, "not one word of a shell")
   }
-  let gateway = written(.nginx, Array(Set(instances.map(\.service))))
+  let gateway = written(.nginx, Array(Set(instances.map { ByteKey($0.service) })).map(\.text))
   for line in gateway.split(separator: 0x0A) {
     let words = line.split(separator: UInt8(ascii: " "))
     guard words.first?.elementsEqual("server".utf8) == true, words.count > 1, words[1] != [UInt8(ascii: "{")] else {
@@ -73,39 +84,91 @@ private func save(_ text: [UInt8], key: UInt8) {
   fclose(file)
 }
 
-/// A message of any bytes as an envelope and back.
+/// A message of any bytes as an envelope and back: every property, and every header with the type that it has on the wire.
 func fuzzMessage(_ bytes: [UInt8]) {
   var choices = Choices(bytes)
-  var message = AMQPMessage(body: choices.bytes(), exchange: choices.text(), routingKey: choices.text())
-  message.properties.contentType = choices.byte() % 2 == 0 ? nil : choices.text()
-  message.properties.messageID = choices.byte() % 2 == 0 ? nil : choices.text()
-  message.properties.timestamp = choices.byte() % 2 == 0 ? nil : choices.number()
-  message.properties.priority = choices.byte()
-  message.properties.headers = fields(&choices, depth: 0)
-  let envelope = Envelope.write(message, redelivered: choices.byte() % 2 == 0)
+  var message = AMQPMessage(body: choices.bytes(), exchange: choices.short(), routingKey: choices.short())
+  let set = UInt16(choices.byte()) << 8 | UInt16(choices.byte())
+  let texts: [WritableKeyPath<AMQPProperties, String?>] = [
+    \.contentType, \.contentEncoding, \.correlationID, \.replyTo, \.expiration, \.messageID, \.type, \.userID, \.appID,
+    \.clusterID,
+  ]
+  for (place, text) in texts.enumerated() where set >> place & 1 == 1 {
+    message.properties[keyPath: text] = choices.short()
+  }
+  if set >> 10 & 1 == 1 { message.properties.deliveryMode = choices.byte() }
+  if set >> 11 & 1 == 1 { message.properties.priority = choices.byte() }
+  if set >> 12 & 1 == 1 { message.properties.timestamp = choices.number() }
+  if set >> 13 & 1 == 1 { message.properties.headers = fields(&choices, depth: 0) }
+  let envelope = Envelope.write(message, redelivered: set >> 14 & 1 == 1)
   guard let value = try? JSONValue(parsing: envelope.text, keepsWhiteSpace: true) else {
     preconditionFailure("an envelope that is not JSON")
   }
   for pretty in [true, false] { _ = JSONPrinter(colours: pretty).indented(value) }
-  guard let again = try? Envelope.read(value) else { return }
-  precondition(again.message.body == message.body, "the body has changed")
-  precondition(again.message.properties.messageID == message.properties.messageID, "the id has changed")
+  guard let again = try? Envelope.read(value) else {
+    return precondition(
+      (message.properties.headers ?? []).contains { isNoNumber($0.value) }, "an envelope that is refused")
+  }
+  // The broker's own headers are its own.
+  let brokersOwn = ["x-delivery-count", "x-acquired-count", "x-stream-offset"]
+  message.properties.headers = message.properties.headers?.filter { field in
+    !brokersOwn.contains { $0.isSame(as: field.name) }
+  }
+  precondition(again.hasProperties && again.message == message, "the message has changed")
+  precondition(
+    Envelope.write(again.message, redelivered: false) == Envelope.write(message, redelivered: false),
+    "the text has changed")
+  precondition(onTheWire(again.message) == onTheWire(message), "a type has changed")
+}
+
+/// The bytes of the headers; nil where librabbitmq refuses them, which a name of over 255 bytes may be.
+private func onTheWire(_ message: AMQPMessage) -> [UInt8]? {
+  var pool = AMQPPool()
+  var table = pool.table(message.properties.headers ?? [])
+  var buffer = [UInt8](repeating: 0, count: 1 << 17)
+  return buffer.withUnsafeMutableBytes { buffer in
+    var count = 0
+    let status = amqp_encode_table(amqp_bytes_t(len: buffer.count, bytes: buffer.baseAddress), &table, &count)
+    return status == AMQP_STATUS_OK.rawValue ? Array(buffer.prefix(count)) : nil
+  }
+}
+
+/// What RabbitMQ cannot carry, and an envelope shows but does not take.
+private func isNoNumber(_ value: AMQPValue) -> Bool {
+  switch value {
+  case .float(let number): !number.isFinite
+  case .double(let number): !number.isFinite
+  case .array(let values): values.contains(where: isNoNumber)
+  case .table(let fields): fields.contains { isNoNumber($0.value) }
+  default: false
+  }
 }
 
 private func fields(_ choices: inout Choices, depth: Int) -> [AMQPField] {
-  (0..<Int(choices.byte() % 5)).map { _ in AMQPField(choices.text(), value(&choices, depth: depth)) }
+  (0..<Int(choices.byte() % 5)).map { _ in AMQPField(choices.short(), value(&choices, depth: depth)) }
 }
 
 private func value(_ choices: inout Choices, depth: Int) -> AMQPValue {
-  switch choices.byte() % (depth > 40 ? 6 : 8) {
-  case 0: .bool(choices.byte() % 2 == 0)
-  case 1: .timestamp(choices.number())
-  case 2: .string(choices.text())
-  case 3: .bytes(choices.bytes())
-  case 4: .decimal(scale: choices.byte(), value: Int32(truncatingIfNeeded: choices.number()))
-  case 5: .void
-  case 6: .table(fields(&choices, depth: depth + 1))
-  default: .array((0..<Int(choices.byte() % 5)).map { _ in value(&choices, depth: depth + 1) })
+  switch choices.byte() % (depth > 40 ? 17 : 19) {
+  case 0: return .bool(choices.byte() % 2 == 0)
+  case 1: return .timestamp(choices.number())
+  case 2: return .string(choices.short())
+  case 3: return .bytes(choices.bytes())
+  case 4: return .decimal(scale: choices.byte(), value: Int32(truncatingIfNeeded: choices.number()))
+  case 5: return .void
+  case 6: return .integer(Int64(bitPattern: choices.number()))
+  case 7: return .integer(Int64(Int8(bitPattern: choices.byte())))
+  case 8: return .unsigned(choices.number())
+  case 9: return .narrow(.int8, Int64(Int8(bitPattern: choices.byte())))
+  case 10: return .narrow(.uint8, Int64(choices.byte()))
+  case 11: return .narrow(.int16, Int64(Int16(truncatingIfNeeded: choices.number())))
+  case 12: return .narrow(.uint16, Int64(UInt16(truncatingIfNeeded: choices.number())))
+  case 13: return .narrow(.int32, Int64(Int32(truncatingIfNeeded: choices.number())))
+  case 14: return .narrow(.uint32, Int64(UInt32(truncatingIfNeeded: choices.number())))
+  case 15: return .float(Float(bitPattern: UInt32(truncatingIfNeeded: choices.number())))
+  case 16: return .double(Double(bitPattern: choices.number()))
+  case 17: return .table(fields(&choices, depth: depth + 1))
+  default: return .array((0..<Int(choices.byte() % 5)).map { _ in value(&choices, depth: depth + 1) })
   }
 }
 

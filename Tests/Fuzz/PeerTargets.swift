@@ -1,5 +1,6 @@
 import Glibc
 
+@testable import MsctlCommands
 @testable import MsctlCore
 
 /// A peer on a thread of its own that says what a target wants and then nothing more, whatever it is told.
@@ -46,25 +47,12 @@ private final class Peer: @unchecked Sendable {
   }
 }
 
-/// What a broker can send after a good handshake: frames of any content, or bytes that are no frames.
+/// What a broker can send after a good handshake: frames of any content, or bytes that are no frames. It has said all of it before
+/// the client asks, over a socket pair.
 enum FakeBroker {
-  private static let server: (peer: Peer, port: Int)? = {
-    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let isBound = withUnsafeMutablePointer(to: &address) { pointer in
-      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
-        bind(listener, raw, length) == 0 && listen(listener, 8) == 0 && getsockname(listener, raw, &length) == 0
-      }
-    }
-    return isBound ? (Peer(listener), Int(UInt16(bigEndian: address.sin_port))) : nil
-  }()
-
   /// The first byte says who listens; then each frame is a type, two bytes of length, and its payload.
   static func fuzz(_ bytes: [UInt8]) {
-    guard let server, let kind = bytes.first else { return }
+    guard let kind = bytes.first else { return }
     var said = handshake
     var rest = bytes.dropFirst()
     if kind & 2 != 0 {
@@ -76,18 +64,23 @@ enum FakeBroker {
         rest = rest.dropFirst(3 + count)
       }
     }
-    server.peer.say(said)
-    var uri = AMQPURI()
-    uri.host = "127.0.0.1"
-    uri.port = server.port
-    guard let connection = try? AMQPConnection.open(uri, name: "fuzz") else { return }
-    if kind & 1 == 0 { publish(connection) } else { consume(connection) }
+    var ends: [Int32] = [-1, -1]
+    guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0 else { return }
+    defer { close(ends[1]) }
+    // The input is small enough for the socket's buffer, and so is what the client says to it.
+    let sent = said.withUnsafeBytes { send(ends[1], $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
+    precondition(sent == said.count, "an input that the socket does not take at once")
+    shutdown(ends[1], Int32(SHUT_WR))
+    guard let connection = try? AMQPConnection.open(over: ends[0], name: "fuzz") else { return }
+    if kind & 1 == 0 { publish(connection, replies: kind & 4 != 0) } else { consume(connection) }
   }
 
-  private static func publish(_ connection: AMQPConnection) {
+  /// As `publish` does, with `--reply` where `replies` says so.
+  private static func publish(_ connection: AMQPConnection, replies: Bool) {
     do {
       _ = try connection.declareQueue("q")
       try connection.selectConfirms()
+      if replies { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
       let publisher = AMQPPublisher(connection, window: 4)
       for number in 0..<4 {
         var message = AMQPMessage(body: [1, 2, 3], exchange: "", routingKey: "q")
@@ -96,20 +89,35 @@ enum FakeBroker {
       }
       while true {
         _ = try publisher.settle()
-        for delivery in publisher.takeDeliveries() { _ = Envelope.write(delivery.message, redelivered: false) }
+        for delivery in publisher.takeDeliveries() { look(at: delivery) }
         waitForMore(connection)
       }
     } catch {}
   }
 
+  /// As `consume` does: what comes is looked at by all that decides what becomes of it.
   private static func consume(_ connection: AMQPConnection) {
+    var handled = HandledMessages()
+    var acknowledged = AcknowledgedMessages()
+    var attempts = Attempts()
+    var place = StreamPlace()
     do {
       try connection.setPrefetch(4)
       _ = try connection.consume("q")
       while true {
         while let event = try connection.nextEvent() {
+          _ = event.shown
           guard case .delivery(let delivery) = event else { continue }
-          _ = Envelope.write(delivery.message, redelivered: delivery.redelivered)
+          look(at: delivery)
+          let message = delivery.message
+          if !handled.take(message), !acknowledged.take(message) { handled.add(message) }
+          acknowledged.add(message)
+          acknowledged.connectionBroke(unhandled: [])
+          precondition(attempts.add(message) > 0)
+          if let offset = message.streamOffset, !place.hasSeen(offset) {
+            place.deliver(offset)
+            place.handle(offset)
+          }
           try connection.acknowledge(delivery.tag, multiple: false)
         }
         waitForMore(connection)
@@ -117,7 +125,15 @@ enum FakeBroker {
     } catch {}
   }
 
+  private static func look(at delivery: AMQPDelivery) {
+    let line = Envelope.write(delivery.message, redelivered: delivery.redelivered)
+    precondition((try? JSONValue(parsing: line.text, keepsWhiteSpace: true)) != nil, "an envelope that is not JSON")
+    _ = BodyText(delivery.message.body, contentType: delivery.message.properties.contentType)
+    _ = trace(of: delivery.message, [:])
+  }
+
   private static func waitForMore(_ connection: AMQPConnection) {
+    guard !connection.hasInput else { return }
     var polls = PollSet()
     polls.add(connection.descriptor)
     polls.wait(until: .after(.seconds(1)))

@@ -52,6 +52,14 @@ struct EnvelopeTests {
     #expect(back == message)
   }
 
+  @Test("brings back a header whose name looks like a tag", arguments: ["$bytes", "$x", "$table", "$"])
+  func tagged(_ name: String) throws {
+    var message = AMQPMessage(body: [0x31], exchange: "", routingKey: "q")
+    message.properties.headers = [AMQPField(name, .string("a"))]
+    let line = Envelope.write(message, redelivered: false)
+    #expect(try Envelope.read(JSONValue(parsing: line.text)).message == message)
+  }
+
   @Test("keeps a body that is called text a string, even where it looks like JSON")
   func text() throws {
     var properties = AMQPProperties()

@@ -70,6 +70,17 @@ public final class AMQPConnection {
     return connection
   }
 
+  /// As `open`, over a socket that is connected already: for tests, whose broker is the other end of a pair.
+  static func open(over descriptor: Int32, name: String) throws(AMQPError) -> AMQPConnection {
+    guard let state = amqp_new_connection() else { throw AMQPError(kind: .broken, reason: "out of memory") }
+    let connection = AMQPConnection(AMQPURI(), state, nil)
+    guard let socket = amqp_tcp_socket_new(state) else { throw AMQPError(kind: .broken, reason: "out of memory") }
+    amqp_tcp_socket_set_sockfd(socket, descriptor)
+    try connection.logIn(name: name)
+    try connection.openChannel()
+    return connection
+  }
+
   /// Connects to the first broker of the list that lets us in.
   /// - Parameter trace: is told each method that is sent, and each that comes without being asked for.
   package static func open(
