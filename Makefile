@@ -1,10 +1,18 @@
 # What can be done here. Every target works from a fresh clone.
 .PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz sanitize documents format lint demo install uninstall deb test-deb dist
 
-# The optimised binary. The runtimes of Swift and C++ are inside, so that it runs where no Swift is; the latter also because
-# loading it takes a millisecond, which is why no symbols are exported either.
-RELEASE = -c release --static-swift-stdlib -Xlinker -s -Xlinker --no-export-dynamic \
-  -Xlinker -L$(CURDIR)/.build/static -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
+# The optimised binary: one static executable that needs no library of the machine it runs on, made of Debian's own static
+# libraries (CONTRIBUTING.md says why at a fixed address). LINK=shared makes one that is linked with the libraries of this machine (the runtimes of Swift
+# and C++ are inside all the same): for distributions, and for a machine without the static libraries.
+LINK ?= static
+RELEASE = -c release --static-swift-stdlib -Xlinker -s $(RELEASE_$(LINK))
+# In one group, since each refers to others.
+RELEASE_static = --disable-local-rpath -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+  -Xlinker --gc-sections -Xlinker $(CURDIR)/.build/static/absent.o -Xlinker --start-group \
+  $(foreach library,curl rabbitmq nghttp2 psl idn2 unistring zstd brotlidec brotlicommon ssl crypto z,-Xlinker -l$(library)) \
+  -Xlinker --end-group
+# Loading the C++ runtime takes a millisecond, which is why no symbols are exported either.
+RELEASE_shared = -Xlinker --no-export-dynamic -Xlinker -L$(CURDIR)/.build/static -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
 
 setup:
 	@Scripts/setup build
@@ -14,6 +22,7 @@ services-setup: setup
 
 build: setup
 	@mkdir -p .build/static && ln -sf "$$(clang -print-file-name=libstdc++.a)" .build/static
+	clang -O2 -Wall -Werror -c Sources/CCurl/absent.c -o .build/static/absent.o
 	swift build $(RELEASE) --product msctl
 
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/stage

@@ -24,6 +24,12 @@ static inline int msctl_expect_address(amqp_socket_t *socket, const char *addres
   return X509_VERIFY_PARAM_set1_ip_asc(SSL_CTX_get0_param(context), address);
 }
 
+// Trusts the CA certificates in a file, in folders, or in both. Returns 1 where they were read
+// (SSL_CTX_load_verify_locations(3)).
+static inline int msctl_trust(amqp_socket_t *socket, const char *file, const char *folder) {
+  return SSL_CTX_load_verify_locations((SSL_CTX *)amqp_ssl_socket_get_context(socket), file, folder);
+}
+
 // Method numbers are macros with casts.
 #define MSCTL_METHOD(name) static const amqp_method_number_t MSCTL_##name = AMQP_##name##_METHOD
 MSCTL_METHOD(BASIC_ACK);

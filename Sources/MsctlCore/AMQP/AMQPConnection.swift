@@ -121,7 +121,7 @@ public final class AMQPConnection {
     _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
   }
 
-  /// librabbitmq 0.11 sets neither a minimum version nor a path of authorities.
+  /// librabbitmq 0.11 sets no minimum version, and takes CA certificates from a file only.
   private func configureTLS(_ socket: OpaquePointer) throws(AMQPError) {
     func check(_ status: Int32, _ what: String) throws(AMQPError) {
       guard status == AMQP_STATUS_OK.rawValue else {
@@ -135,19 +135,18 @@ public final class AMQPConnection {
     if uri.verifiesPeer, let address, msctl_expect_address(socket, address) != 1 {
       throw AMQPError(kind: .tls, reason: "cannot verify a certificate for the address \(address)")
     }
-    if let file = uri.authorityFile ?? (uri.verifiesPeer ? Self.systemAuthorities : nil) {
-      try check(amqp_ssl_socket_set_cacert(socket, file), "CA certificates in '\(file)'")
+    if uri.verifiesPeer || uri.authorityFile != nil {
+      let trusted = uri.authorityFile.map { SystemCertificates(file: $0) } ?? SystemCertificates.found
+      guard let trusted else { throw AMQPError(kind: .tls, reason: SystemCertificates.missing) }
+      guard msctl_trust(socket, trusted.file, trusted.folder) == 1 else {
+        throw AMQPError(kind: .tls, reason: "cannot read CA certificates from '\(trusted.file ?? trusted.folder ?? "")'")
+      }
     }
     if let certificate = uri.certificateFile {
       // One file may hold both.
       try check(
         amqp_ssl_socket_set_key(socket, certificate, uri.keyFile ?? certificate), "certificate in '\(certificate)'")
     }
-  }
-
-  /// Where the system keeps its authorities in one file: Debian, then Red Hat.
-  private static var systemAuthorities: String? {
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"].first { access($0, R_OK) == 0 }
   }
 
   /// Logs in. librabbitmq's own login, as every call of it that waits for a reply, keeps whatever else comes meanwhile without

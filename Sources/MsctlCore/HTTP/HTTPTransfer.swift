@@ -7,7 +7,7 @@ import Glibc
 /// Not before libcurl 8.3: until then a handle that is used again reads freed memory where a server begins its headers with a
 /// space (https://github.com/curl/curl/issues/11620).
 final class EasyHandles {
-  private static let most = msctl_curl_version() >= 0x080300 ? 64 : 0
+  private static let most = Version.curlNumber >= 0x080300 ? 64 : 0
   private var idle: [UnsafeMutableRawPointer] = []
 
   deinit { idle.forEach(curl_easy_cleanup) }
@@ -143,6 +143,8 @@ public final class HTTPTransfer {
       try set(CURLOPT_LOW_SPEED_TIME, min(max(1, silence.milliseconds / 1000), Self.longestTimeout))
     }
     if !request.usesProxy || request.connectTo != nil { try set(CURLOPT_NOPROXY, "*") }
+    // CURLAUTH_BASIC: with name and password or nothing, since Kerberos is not in the static executable.
+    try set(CURLOPT_SOCKS5_AUTH, 1)
     if let path = request.unixSocket { try set(CURLOPT_UNIX_SOCKET_PATH, path) }
     if let (host, port) = request.connectTo {
       connectList = curl_slist_append(nil, "::" + hostPort(host, port))
@@ -191,10 +193,20 @@ public final class HTTPTransfer {
     try set(CURLOPT_SSLVERSION, Int(clamping: CURL_SSLVERSION_TLSv1_2))
     try set(CURLOPT_SSL_VERIFYPEER, tls.verifies ? 1 : 0)
     try set(CURLOPT_SSL_VERIFYHOST, tls.verifies ? 2 : 0)
-    if let file = tls.authorityFile { try set(CURLOPT_CAINFO, file) }
-    if let folder = tls.authorityFolder { try set(CURLOPT_CAPATH, folder) }
+    if tls.verifies, request.url.lowercasedASCII.begins(with: "https:") { try trust(tls) }
     if let file = tls.certificateFile { try set(CURLOPT_SSLCERT, file) }
     if let file = tls.keyFile { try set(CURLOPT_SSLKEY, file) }
+  }
+
+  /// The CA certificates that the caller names, and no others; else the machine's.
+  private func trust(_ tls: HTTPRequest.TLS) throws(HTTPError) {
+    var (file, folder) = (tls.authorityFile, tls.authorityFolder)
+    if file == nil, folder == nil {
+      guard let system = SystemCertificates.found else { throw HTTPError(kind: .tls, reason: SystemCertificates.missing) }
+      (file, folder) = (system.file, system.folder)
+    }
+    try check(msctl_set_string(handle, CURLOPT_CAINFO, file))
+    try check(msctl_set_string(handle, CURLOPT_CAPATH, folder))
   }
 
   private func configureBody() throws(HTTPError) {

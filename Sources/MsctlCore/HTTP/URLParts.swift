@@ -24,7 +24,7 @@ package struct URLParts: Equatable {
     }
     func part(_ part: CURLUPart, _ flags: Int32 = 0) -> String? {
       var text: UnsafeMutablePointer<CChar>?
-      guard msctl_url_get(handle, part, &text, UInt32(bitPattern: flags)) == CURLUE_OK, let text else { return nil }
+      guard curl_url_get(handle, part, &text, UInt32(bitPattern: flags)) == CURLUE_OK, let text else { return nil }
       defer { curl_free(text) }
       return String(cString: text)
     }
