@@ -20,9 +20,13 @@ setup:
 services-setup: setup
 	@Scripts/setup services
 
-build: setup
+# SwiftPM does not know this file.
+.build/static/absent.o: Sources/CCurl/absent.c
+	@mkdir -p .build/static && rm -f .build/release/msctl
+	clang -O2 -Wall -Werror -c $< -o $@
+
+build: setup .build/static/absent.o
 	@mkdir -p .build/static && ln -sf "$$(clang -print-file-name=libstdc++.a)" .build/static
-	clang -O2 -Wall -Werror -c Sources/CCurl/absent.c -o .build/static/absent.o
 	swift build $(RELEASE) --product msctl
 
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/stage

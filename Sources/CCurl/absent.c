@@ -140,11 +140,15 @@ int ldap_get_option(void *handle, int option, void *value) { return -1; }
 // An object identifier, compared by nobody.
 void *GSS_C_NT_HOSTBASED_SERVICE = NULL;
 
-// Before everything else, the runtimes' own beginnings included.
-static __attribute__((constructor(101))) void begin(void) {
+// Of Swift's runtime: the arguments that CommandLine has, in place of those in /proc/self/cmdline.
+extern void _swift_stdlib_overrideUnsafeArgvArgc(char **arguments, int count);
+
+// Before everything else, the runtimes' own beginnings included. The C library gives it main's arguments.
+static __attribute__((constructor(101))) void begin(int count, char **arguments) {
+  _swift_stdlib_overrideUnsafeArgvArgc(arguments, count);
+  // Where there is no /proc to read its own path from, Swift's runtime aborts unless it is told.
+  if (access("/proc/self/exe", F_OK) != 0) setenv("SWIFT_ROOT", "/", 0);
   // getaddrinfo would load the modules of nsswitch.conf from the machine that this file runs on, which may be of another C
   // library. Files and DNS are inside.
   __nss_configure_lookup("hosts", "files dns");
-  // Where there is no /proc to read its own path from, Swift's runtime aborts unless it is told.
-  if (access("/proc/self/exe", F_OK) != 0) setenv("SWIFT_ROOT", "/", 0);
 }
