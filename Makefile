@@ -37,6 +37,7 @@ BASH_COMPLETIONS = $(INSTALLED)/share/bash-completion/completions
 # Debian's zsh looks there; others have site-functions under their own prefix.
 ZSH_COMPLETIONS = $(INSTALLED)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 FISH_COMPLETIONS = $(INSTALLED)/share/fish/vendor_completions.d
+DOC = $(INSTALLED)/share/doc/msctl
 
 install:
 	@test -x .build/release/msctl || { echo "run 'make build' first" >&2; exit 1; }
@@ -46,8 +47,11 @@ install:
 	install -D -m 644 completions/msctl.bash "$(BASH_COMPLETIONS)/msctl"
 	install -D -m 644 completions/_msctl "$(ZSH_COMPLETIONS)/_msctl"
 	install -D -m 644 completions/msctl.fish "$(FISH_COMPLETIONS)/msctl.fish"
+	install -d "$(DOC)"
+	Scripts/licences >"$(DOC)/licences.txt"
 
 uninstall:
+	rm -rf "$(DOC)"
 	rm -f "$(INSTALLED)/bin/msctl" $(patsubst man/%,"$(MAN)/%",$(wildcard man/*.1))
 	rm -f "$(BASH_COMPLETIONS)/msctl" "$(ZSH_COMPLETIONS)/_msctl" "$(FISH_COMPLETIONS)/msctl.fish"
 
@@ -58,9 +62,9 @@ deb: build
 test-deb: build services-setup
 	Scripts/test-deb
 
-dist:
-	@mkdir -p .build/packages
-	git archive --format=tar.gz --prefix=msctl/ -o .build/packages/msctl.tar.gz HEAD
+# The file with its man pages, completions and licences, to unpack anywhere, and a checksum.
+dist: build
+	Scripts/dist .build/packages
 
 # Unit tests, and integration tests of the release binary on private RabbitMQ and Consul.
 test: build services-setup
@@ -138,7 +142,7 @@ lint:
 	@Scripts/setup lint
 	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/test-deb Scripts/faults Scripts/fuzz Examples/shop/shop
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/faults Scripts/fuzz Examples/shop/shop
 	.build/lint/bin/ruff check -q --isolated --select E,F,W --ignore E501 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py
 
 # Random input for the readers, for SECONDS.

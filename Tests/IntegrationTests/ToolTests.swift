@@ -40,17 +40,6 @@ struct ToolTests {
         + "\n")
   }
 
-  @Test("does without libcurl what needs none, and says that it is missing where it is needed")
-  func withoutCurl() async throws {
-    let line = "D=$(mktemp -d); : > $D/libcurl.so.4; export LD_LIBRARY_PATH=$D; "
-    let help = try await Tool.shell(line + "msctl --help >/dev/null; msctl publish -h >/dev/null; echo $?")
-    #expect(help.out == "0\n" && help.err == "")
-    let call = try await Tool.shell(line + "msctl call http://127.0.0.1:1/; echo $?")
-    #expect(call.out == "127\n")
-    #expect(call.err.hasPrefix("msctl: libcurl cannot be loaded: ") && call.err.contains("file too short"))
-    #expect(call.err.hasSuffix("\n       Install it (on Debian: libcurl4)\n"))
-  }
-
   @Test("fails where its output cannot be written")
   func fullDisk() async throws {
     let output = try await Tool.shell("msctl discover consul > /dev/full; echo $?")
