@@ -12,7 +12,8 @@ package enum Version {
   package static var curl: String {
     guard let info = msctl_version_info()?.pointee else { return "libcurl" }
     let parts = [
-      ("libcurl/", info.version), ("", info.ssl_version), ("zlib/", info.libz_version), ("brotli/", info.brotli_version),
+      ("libcurl/", info.version), ("", info.ssl_version), ("zlib/", info.libz_version),
+      ("brotli/", info.brotli_version),
       ("zstd/", info.zstd_version), ("libidn2/", info.libidn), ("nghttp2/", info.nghttp2_version),
     ]
     return parts.compactMap { name, version in version.map { name + String(cString: $0) } }.joined(separator: " ")

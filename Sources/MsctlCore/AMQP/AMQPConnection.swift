@@ -139,7 +139,8 @@ public final class AMQPConnection {
       let trusted = uri.authorityFile.map { SystemCertificates(file: $0) } ?? SystemCertificates.found
       guard let trusted else { throw AMQPError(kind: .tls, reason: SystemCertificates.missing) }
       guard msctl_trust(socket, trusted.file, trusted.folder) == 1 else {
-        throw AMQPError(kind: .tls, reason: "cannot read CA certificates from '\(trusted.file ?? trusted.folder ?? "")'")
+        throw AMQPError(
+          kind: .tls, reason: "cannot read CA certificates from '\(trusted.file ?? trusted.folder ?? "")'")
       }
     }
     if let certificate = uri.certificateFile {

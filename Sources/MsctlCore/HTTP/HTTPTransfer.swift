@@ -202,7 +202,9 @@ public final class HTTPTransfer {
   private func trust(_ tls: HTTPRequest.TLS) throws(HTTPError) {
     var (file, folder) = (tls.authorityFile, tls.authorityFolder)
     if file == nil, folder == nil {
-      guard let system = SystemCertificates.found else { throw HTTPError(kind: .tls, reason: SystemCertificates.missing) }
+      guard let system = SystemCertificates.found else {
+        throw HTTPError(kind: .tls, reason: SystemCertificates.missing)
+      }
       (file, folder) = (system.file, system.folder)
     }
     try check(msctl_set_string(handle, CURLOPT_CAINFO, file))
