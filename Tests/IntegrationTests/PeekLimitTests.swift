@@ -53,6 +53,23 @@ struct PeekLimitTests {
     }
   }
 
+  @Test("a limit that the queue was declared with is found out")
+  func declaredLimit() async throws {
+    // Also before 4.0 each return counts, if there is a limit.
+    guard Services.promises.countsReturns || !Services.promises.limitsDeliveries else { return }
+    try await withQueue(arguments: #"{"x-queue-type":"quorum","x-delivery-limit":3}"#) { queue in
+      _ = try await Tool.shell("seq 3 | msctl publish \(queue) --passive -q")
+      var statuses: Set<Int32> = []
+      for _ in 1...7 {
+        let output = try await Tool.run("consume", queue, "--peek")
+        statuses.insert(output.status)
+        if output.status == 1 { #expect(output.err.contains("drops it after 3 (delivery limit)"), "\(output.err)") }
+      }
+      #expect(statuses == [0, 1])
+      #expect(try await Tool.run("consume", queue, "--drain").lines.sorted() == ["1", "2", "3"])
+    }
+  }
+
   @Test("several that have no return left are all published again")
   func several() async throws {
     guard Services.promises.countsReturns else { return }

@@ -213,9 +213,10 @@ enum Consume: Verb {
       .toggle("peek", nil, into: \.peeks, "Print ready messages and requeue them")
         .details(
           """
-          Consumers cannot get them meanwhile; they come back as redelivered. RabbitMQ 4.0 to 4.2 count that towards a quorum \
-          queue's delivery limit (20, or what '--queue-argument x-delivery-limit=N' says): at the last time but one, --peek \
-          publishes the message again, to the end of the queue, and exits 1. A user who may not publish cannot peek there.
+          Consumers cannot get them meanwhile; they come back as redelivered. RabbitMQ before 4.3 counts that towards a quorum \
+          queue's delivery limit (from 4.0 on 20 by default): at the last time but one, --peek publishes the message again, to \
+          the end of the queue, and exits 1. A user who may not publish cannot peek there. If a policy sets the limit, or the \
+          queue has more arguments, say it with '--queue-argument x-delivery-limit=N'.
           """),
       .value(
         "exchange", "x", "NAME", into: \.exchange, "Create a temporary exclusive queue bound to EXCHANGE and consume it"

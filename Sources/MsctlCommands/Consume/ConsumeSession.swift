@@ -91,10 +91,12 @@ struct ConsumeSession {
     self.console = console
     reconnection = Reconnection(options.broker, as: "consume", console)
     end = options.time.map { .after($0) } ?? .never
-    if !traits.isStream, options.exchange == nil, connection.countsReturns || options.deliveryLimit != nil,
+    if !traits.isStream, options.exchange == nil,
+      connection.countsReturns || options.deliveryLimit != nil || options.peeks && connection.countsLimitedReturns,
       try connection.isQuorum(queue)
     {
-      traits.deliveryLimit = connection.deliveryLimit(set: options.deliveryLimit)
+      let declared = options.peeks ? try connection.declaredDeliveryLimit(of: queue) : nil
+      traits.deliveryLimit = connection.deliveryLimit(set: options.deliveryLimit ?? declared)
     }
     if options.peeks {
       // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
