@@ -129,7 +129,7 @@ struct FaultTests {
       let blocked = try await Tool.run("publish", queue, "1", "--confirm-timeout", "1s")
       try await control("set_vm_memory_high_watermark", "0.4")
       #expect(blocked.status == 7)
-      #expect(blocked.err.contains("the broker takes no messages (low on memory) within 1 s"))
+      #expect(blocked.err.contains("the broker accepts no messages (low on memory) within 1 s"))
     }
   }
 
