@@ -210,8 +210,8 @@ struct KeptOutputTests {
           "#include <errno.h>\\nlong pread64(int f, void *b, unsigned long n, long o) { errno = EIO; return -1; }\\nlong pread(int f, void *b, unsigned long n, long o) { errno = EIO; return -1; }"
         let output = try await Tool.shell(
           """
-          printf '\(source)' > \(folder)/f.c && cc -w -shared -fPIC -o \(folder)/f.so \(folder)/f.c || exit 99
-          LD_PRELOAD=\(folder)/f.so timeout 30 msctl consume \(queue) --count 1 --exec 'head -c 20000000 /dev/zero'
+          printf '\(source)' > \(folder)/f.c && clang -w -shared -fPIC -o \(folder)/f.so \(folder)/f.c || exit 99
+          LD_PRELOAD=\(folder)/f.so timeout 30 \(Tool.debugBinary) consume \(queue) --count 1 --exec 'head -c 20000000 /dev/zero'
           """)
         #expect(output.status == 1)
         #expect(output.err.contains("cannot read the command's output"), "\(output.err.prefix(2000))")

@@ -15,8 +15,11 @@ package struct Output: Sendable {
 package enum Tool {
   /// The binary under test: the release build where the variable names it, else the debug build beside the tests.
   package static let binary: String =
-    ProcessInfo.processInfo.environment["MSCTL_TEST_BINARY"]
-    ?? URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("msctl").path
+    ProcessInfo.processInfo.environment["MSCTL_TEST_BINARY"] ?? debugBinary
+
+  /// The debug build, which is linked dynamically: a test can put functions of its own before the C library's.
+  package static let debugBinary =
+    URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("msctl").path
 
   /// Runs msctl to its end.
   package static func run(
