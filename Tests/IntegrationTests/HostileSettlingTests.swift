@@ -227,10 +227,10 @@ struct IdleTests {
   @Test("a command that ran shorter than the idle time does not end the run before the others")
   func work() async throws {
     try await withQueue { queue in
-      _ = try await Tool.shell("seq 30 | msctl publish \(queue) -q")
-      let output = try await Tool.run("consume", queue, "--idle", "200ms", "--exec", "sleep 0.15; cat; echo")
+      _ = try await Tool.shell("seq 20 | msctl publish \(queue) -q")
+      let output = try await Tool.run("consume", queue, "--idle", "2s", "--exec", "sleep 0.15; cat; echo")
       #expect(output.status == 0)
-      #expect(output.lines == (1...30).map(String.init))
+      #expect(output.lines == (1...20).map(String.init))
     }
   }
 
@@ -255,10 +255,10 @@ struct IdleTests {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 3 | msctl publish \(queue) -q")
       let slow = try await Tool.run(
-        "consume", queue, "--idle", "300ms", "--prefetch", "1", "--through", "while read x; do sleep 1; echo $x; done")
+        "consume", queue, "--idle", "2s", "--prefetch", "1", "--through", "while read x; do sleep 2.5; echo $x; done")
       #expect(slow.status == 0 && slow.lines == ["1", "2", "3"], "\(slow.err)")
       _ = try await Tool.shell("seq 3 | msctl publish \(queue) -q")
-      let holding = try await Tool.shell("timeout 60 msctl consume \(queue) --idle 300ms --through tac")
+      let holding = try await Tool.shell("timeout 60 msctl consume \(queue) --idle 2s --through tac")
       #expect(holding.status == 0, "\(holding.err)")
       #expect(holding.lines == ["3", "2", "1"])
     }

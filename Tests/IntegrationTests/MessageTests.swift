@@ -144,7 +144,7 @@ struct MessageTests {
   func ends() async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2")
-      let few = try await Tool.run("consume", queue, "--count", "3", "--for", "500ms")
+      let few = try await Tool.run("consume", queue, "--count", "3", "--for", "3s")
       #expect(few.out == "1\n2\n")
       #expect(few.status == 8)
       #expect(few.err == "msctl: received 2 of 3 messages from '\(queue)' in time\n")
@@ -169,7 +169,7 @@ struct MessageTests {
 
   @Test(
     "however it ends short of its count, what was written is acknowledged",
-    arguments: [["--for", "500ms"], ["--idle", "300ms"], ["--drain"]])
+    arguments: [["--for", "3s"], ["--idle", "2s"], ["--drain"]])
   func countNotReached(_ ending: [String]) async throws {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 36 | msctl publish \(queue)")

@@ -13,6 +13,10 @@ struct ConsumeSession {
   private static let grace: Duration = .seconds(10)
   /// Time limit in the end for handled messages to come again, so that they can be acknowledged.
   private static let patience: Duration = .seconds(2)
+  /// How many methods may settle messages one by one in the end. A channel of RabbitMQ puts by what it has above 32 under way to
+  /// a quorum queue (`soft_limit` of rabbit_fifo_client.erl), and drops that when it is closed: acknowledgements, too. What
+  /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it.
+  private static let settlementsInEnd = 16
 
   /// Why the run ends, and what may still be done.
   private struct Ending {
@@ -23,6 +27,8 @@ struct ConsumeSession {
     var mayReconnect: Bool
     /// Whether the broker was told that nothing more is wanted.
     var hasStopped = false
+    /// How many more methods may settle single messages.
+    var settlementsLeft = ConsumeSession.settlementsInEnd
   }
 
   private var queue: String
@@ -577,6 +583,7 @@ struct ConsumeSession {
           held.append(delivery)
         } else {
           try connection.reject(delivery.tag, requeue: false)
+          ending?.settlementsLeft -= 1
           acknowledged += 1
           try noteSettled(1, delivery)
         }
@@ -584,15 +591,20 @@ struct ConsumeSession {
         if traits.isStream {
           waiting.prepend(delivery)
         } else {
-          try connection.refuse(delivery.tag, requeue: true)
-          open -= 1
           requeued += 1
           requeueEnd = .after(Self.patience)
+          if ending.map({ $0.settlementsLeft > 0 }) ?? true { try requeue(delivery) } else { waiting.append(delivery) }
         }
       case .requeue: break
       }
     }
     try acknowledge()
+  }
+
+  private mutating func requeue(_ delivery: AMQPDelivery) throws(AMQPError) {
+    try connection.refuse(delivery.tag, requeue: true)
+    open -= 1
+    ending?.settlementsLeft -= 1
   }
 
   private func isCurrent(_ delivery: AMQPDelivery) -> Bool { isConnected && delivery.connection == connection.id }
@@ -617,13 +629,41 @@ struct ConsumeSession {
     if options.exec == nil, !hasReconnected, let last = now.last {
       try connection.acknowledge(last.tag, multiple: true)
     } else {
+      // The others are settled together at last.
+      if let ending, ending.hasStopped, count > ending.settlementsLeft { return }
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
+      ending?.settlementsLeft -= count
     }
     if !traits.isStream { for delivery in now { recent.add(delivery.message) } }
     let last = now.last
     held.removeFirst(count)
     acknowledged += count
     try noteSettled(count, last)
+  }
+
+  /// Settles all that is open by as few methods as can be, where nothing is under way: each one acknowledges, or requeues, those
+  /// beside each other.
+  private mutating func settleTogether() throws(AMQPError) {
+    guard open > 0, !traits.isStream, open == held.count + waiting.count else { return }
+    let all = (held.map { ($0, isHandled: true) } + waiting.map { ($0, isHandled: false) }).sorted {
+      $0.0.tag < $1.0.tag
+    }
+    for (place, (delivery, isHandled)) in all.enumerated() {
+      if place + 1 < all.count, all[place + 1].isHandled == isHandled { continue }
+      if isHandled {
+        try connection.acknowledge(delivery.tag, multiple: true)
+      } else {
+        try connection.refuse(delivery.tag, multiple: true, requeue: true)
+      }
+    }
+    let last = held.last
+    for delivery in held { recent.add(delivery.message) }
+    acknowledged += held.count
+    open -= waiting.count
+    waiting = []
+    let count = held.count
+    held = []
+    if count > 0 { try noteSettled(count, last) }
   }
 
   private mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) throws(AMQPError) {
@@ -648,11 +688,13 @@ struct ConsumeSession {
       while let event = try connection.nextEvent() {
         if case .delivery(let delivery) = event, try arrived(delivery) { waiting.append(delivery) }
       }
-      if !traits.isStream {
-        for delivery in waiting { try connection.refuse(delivery.tag, requeue: true) }
-        open -= waiting.count
+      if traits.isStream { waiting = [] }
+      if handler.outstanding == 0, unsettled.isEmpty {
+        try settleTogether()
+      } else if waiting.count <= Self.settlementsInEnd / 2 {
+        // Another consumer can have them at once.
+        while let delivery = waiting.popFirst() { try requeue(delivery) }
       }
-      waiting = []
     }
     ending?.hasStopped = true
     try acknowledge()
@@ -693,6 +735,8 @@ struct ConsumeSession {
         if case .delivery(let delivery) = event { _ = try arrived(delivery) }
       }
     }
+    try settleTogether()
+    ending?.settlementsLeft = .max
     try acknowledge(held.count)
     if let saver {
       saver.close()
