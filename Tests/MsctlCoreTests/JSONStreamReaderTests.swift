@@ -158,6 +158,22 @@ struct JSONStreamReaderTests {
     #expect(throws: JSONError.self) { try read(Array(large.utf8), limits: .init(bytes: 200_000)) }
   }
 
+  @Test("keeps values of any size as they were while it reads on", arguments: [7, 1000, 1 << 16, Int.max])
+  func keptValues(pieces: Int) throws {
+    let sizes = (0..<400).map { [0, 1, 3, 250, 255, 256, 257, 700, 1023, 1024, 1025][$0 * 7 % 11] }
+    let texts = sizes.enumerated().map { "\"\($0)" + String(repeating: "x", count: $1) + "\"" }
+    var reader = JSONStreamReader()
+    var kept: [JSONValue] = []
+    var rest = Array(texts.joined(separator: " ").utf8)[...]
+    while !rest.isEmpty {
+      reader.append(rest.prefix(pieces))
+      rest = rest.dropFirst(pieces)
+      while let value = try reader.next() { kept.append(value) }
+    }
+    #expect(kept.map(\.description) == texts)
+    #expect(kept.map(\.string) == texts.map { String($0.dropFirst().dropLast()) })
+  }
+
   @Test("bounds nesting and size")
   func limits() throws {
     let limits = JSONStreamReader.Limits(depth: 3, bytes: 10)

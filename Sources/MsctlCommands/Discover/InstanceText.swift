@@ -29,7 +29,7 @@ extension Discover {
     case .json:
       return Rendering(
         text: instances.reduce(into: []) { text, instance in
-          text += instance.json.text
+          instance.json.append(to: &text)
           text.append(0x0A)
         })
     case .url: return rendering { $0.map(\.url) }

@@ -55,8 +55,19 @@ public struct JSONStreamReader: Sendable {
     var isBetweenValues: Bool { self == .top || self == .topAfterWord }
   }
 
+  /// Where the bytes of a whole value are.
+  private enum Place {
+    case input(Range<Int>)
+    /// In `text`: it began in earlier input, or white space was dropped.
+    case text
+  }
+
   /// From this size on a value, in bytes, is a part of the input and no copy: a small one would keep all of it in memory.
   private static let large = 1 << 16
+  /// Up to this size a value is a part of a block, a copy of `blockSize` bytes of the input that it shares with the values after
+  /// it: no allocation for each, and one that is kept for long keeps no more than its block.
+  private static let small = 256
+  private static let blockSize = 1024
 
   private let limits: Limits
   private let keepsWhiteSpace: Bool
@@ -76,6 +87,9 @@ public struct JSONStreamReader: Sendable {
   private var position = 0
   /// The begin of the value being read, as far as it stood in earlier input.
   private var text: [UInt8] = []
+  /// A copy of the input from `blockStart` on.
+  private var block: [UInt8] = []
+  private var blockStart = 0
   private var atEnd = false
   private var atStart = true
 
@@ -101,6 +115,7 @@ public struct JSONStreamReader: Sendable {
       input += bytes
     }
     position = 0
+    block = []
   }
 
   /// Says that the stream has ended.
@@ -117,10 +132,13 @@ public struct JSONStreamReader: Sendable {
   /// The next whole value, or nil where more input is needed (after `finish`: where there are no more).
   public mutating func next() throws(JSONError) -> JSONValue? {
     if atStart { skipByteOrderMark() }
-    // A second reference, not a copy: `scan` changes everything but the input.
-    let input = input
-    let found = try input.withUnsafeBufferPointer { (bytes) throws(JSONError) in try scan(bytes) }
-    if let found { return found }
+    // `scan` changes everything but the input. Taking it out costs less than counting a second reference to it.
+    var input: [UInt8] = []
+    swap(&input, &self.input)
+    defer { swap(&input, &self.input) }
+    if let place = try input.withUnsafeBufferPointer({ (bytes) throws(JSONError) in try scan(bytes) }) {
+      return value(at: place, of: input)
+    }
     guard atEnd, position == input.count, !atStart || input.isEmpty else { return nil }
     switch state {
     case .top, .topAfterWord:
@@ -128,7 +146,7 @@ public struct JSONStreamReader: Sendable {
     case .zero where open.isEmpty, .integer where open.isEmpty, .fraction where open.isEmpty,
       .exponentDigits where open.isEmpty:
       state = .topAfterWord
-      return take()
+      return value(at: .text, of: input)
     default:
       throw error(at: position, "the input ends inside a value")
     }
@@ -149,14 +167,23 @@ public struct JSONStreamReader: Sendable {
     atStart = false
   }
 
-  private mutating func take() -> JSONValue {
-    let value = JSONValue(trusted: text[...])
-    text = []
-    return value
+  private mutating func value(at place: Place, of input: [UInt8]) -> JSONValue {
+    guard case .input(let range) = place else {
+      let value = JSONValue(trusted: text[...])
+      text = []
+      return value
+    }
+    if range.count >= Self.large { return JSONValue(trusted: input[range]) }
+    if range.count > Self.small { return JSONValue(trusted: Array(input[range])[...]) }
+    if range.lowerBound < blockStart || range.upperBound - blockStart > block.count {
+      block = Array(input[range.lowerBound..<min(range.lowerBound + Self.blockSize, input.count)])
+      blockStart = range.lowerBound
+    }
+    return JSONValue(trusted: block[range.lowerBound - blockStart..<range.upperBound - blockStart])
   }
 
   /// Reads on from `position` to the end of a value or of the input.
-  private mutating func scan(_ bytes: UnsafeBufferPointer<UInt8>) throws(JSONError) -> JSONValue? {
+  private mutating func scan(_ bytes: UnsafeBufferPointer<UInt8>) throws(JSONError) -> Place? {
     if atStart { return nil }
     var index = position
     // Where the bytes begin that are not yet in `text`.
@@ -177,8 +204,8 @@ public struct JSONStreamReader: Sendable {
           index += 1
           if stringIsKey {
             state = .colon
-          } else if let value = try ended(bytes[run..<index], &state) {
-            return value
+          } else if let place = try ended(bytes[run..<index], &state) {
+            return place
           }
         case UInt8(ascii: "\\"):
           state = .escape
@@ -253,14 +280,14 @@ public struct JSONStreamReader: Sendable {
           } else if byte == UInt8(ascii: isObject ? "}" : "]") {
             index += 1
             open.removeLast()
-            if let value = try ended(bytes[run..<index], &state) { return value }
+            if let place = try ended(bytes[run..<index], &state) { return place }
           } else {
             throw fail(bytes, run, index, "expected ',' or '\(isObject ? "}" : "]")', found \(shown(byte))")
           }
         case .firstKey where byte == UInt8(ascii: "}"), .firstElement where byte == UInt8(ascii: "]"):
           index += 1
           open.removeLast()
-          if let value = try ended(bytes[run..<index], &state) { return value }
+          if let place = try ended(bytes[run..<index], &state) { return place }
         case .firstKey, .key:
           guard byte == UInt8(ascii: "\"") else {
             throw fail(bytes, run, index, "expected a name in quotes, found \(shown(byte))")
@@ -281,7 +308,7 @@ public struct JSONStreamReader: Sendable {
         guard byte == wordLeft.last else { throw fail(bytes, run, index, "expected a value, found an unknown word") }
         wordLeft.removeLast()
         index += 1
-        if wordLeft.isEmpty, let value = try ended(bytes[run..<index], &state, isWord: true) { return value }
+        if wordLeft.isEmpty, let place = try ended(bytes[run..<index], &state, isWord: true) { return place }
 
       case .minus:
         switch byte {
@@ -303,7 +330,7 @@ public struct JSONStreamReader: Sendable {
           state = .exponent
           index += 1
         default:
-          if let value = try ended(bytes[run..<index], &state, isWord: true) { return value }
+          if let place = try ended(bytes[run..<index], &state, isWord: true) { return place }
         }
       case .point, .exponentSign:
         guard isDigit(byte) else { throw fail(bytes, run, index, "expected a digit in a number, found \(shown(byte))") }
@@ -315,8 +342,8 @@ public struct JSONStreamReader: Sendable {
         } else if byte == UInt8(ascii: "e") || byte == UInt8(ascii: "E") {
           state = .exponent
           index += 1
-        } else if let value = try ended(bytes[run..<index], &state, isWord: true) {
-          return value
+        } else if let place = try ended(bytes[run..<index], &state, isWord: true) {
+          return place
         }
       case .exponent:
         switch byte {
@@ -328,8 +355,8 @@ public struct JSONStreamReader: Sendable {
       case .exponentDigits:
         if isDigit(byte) {
           index += 1
-        } else if let value = try ended(bytes[run..<index], &state, isWord: true) {
-          return value
+        } else if let place = try ended(bytes[run..<index], &state, isWord: true) {
+          return place
         }
       }
     }
@@ -374,22 +401,19 @@ public struct JSONStreamReader: Sendable {
 
   /// A value has ended, with these bytes.
   /// - Parameter isWord: whether it was a number or a word.
-  /// - Returns: the value, where it stands for itself and in no other.
+  /// - Returns: where it is, if it stands for itself and in no other.
   private mutating func ended(
     _ run: Slice<UnsafeBufferPointer<UInt8>>, _ state: inout State, isWord: Bool = false
-  ) throws(JSONError) -> JSONValue? {
+  ) throws(JSONError) -> Place? {
     guard open.isEmpty else {
       state = .afterValue
       return nil
     }
     state = isWord ? .topAfterWord : .top
-    if text.isEmpty, run.count >= Self.large, run.count <= limits.bytes {
-      position = run.endIndex
-      return JSONValue(trusted: input[run.startIndex..<run.endIndex])
-    }
-    try keep(run)
     position = run.endIndex
-    return take()
+    if text.isEmpty, run.count <= limits.bytes { return .input(run.startIndex..<run.endIndex) }
+    try keep(run)
+    return .text
   }
 
   /// An error at `index`, with the bytes from `run` on not yet in `text`: `drain` and `unread` together are then all that has

@@ -35,6 +35,11 @@ public struct JSONValue: Sendable, Hashable {
     self = writer.value
   }
 
+  /// Appends the text. Faster than `+= value.text`, which counts a second reference.
+  public func append(to bytes: inout [UInt8]) {
+    text.withUnsafeBufferPointer { bytes += $0 }
+  }
+
   public static let null = JSONValue(trusted: Array("null".utf8)[...])
 
   public var kind: Kind {

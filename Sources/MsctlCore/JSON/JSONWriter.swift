@@ -56,7 +56,7 @@ public struct JSONWriter: Sendable {
 
   public mutating func raw(_ value: JSONValue) {
     separate()
-    bytes += value.text
+    value.append(to: &bytes)
   }
 
   public mutating func integer(_ number: some BinaryInteger) {

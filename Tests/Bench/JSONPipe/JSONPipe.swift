@@ -17,7 +17,7 @@ enum JSONPipe {
       if hasEnded { reader.finish() } else { reader.append(piece[..<count]) }
       do {
         while let value = try reader.next() {
-          output += value.text
+          value.append(to: &output)
           output.append(0x0A)
           if output.count >= 1 << 16 { flush(&output) }
         }
