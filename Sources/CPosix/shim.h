@@ -1,7 +1,9 @@
-// What Swift's Glibc does not show of the C library, since it needs _GNU_SOURCE: descriptors that are closed on exec from their
-// first moment (pipe2(2), mkostemp(3)).
+// What Swift's Glibc does not show of the C library: descriptors that are closed on exec from their first moment (pipe2(2),
+// mkostemp(3)), and random bytes (getrandom(2)).
 #ifndef MSCTL_CPOSIX_SHIM_H
 #define MSCTL_CPOSIX_SHIM_H
+
+#include <sys/random.h>
 
 extern int pipe2(int ends[2], int flags);
 extern int mkostemp(char *path, int flags);

@@ -44,27 +44,6 @@ public struct TraceContext: Sendable, Equatable {
   public var traceparent: String { "00-\(traceID)-\(parentID)-\(flags)" }
 }
 
-/// A random UUID (RFC 9562, version 4) in its usual form.
-package func randomUUID() -> String {
-  var hex = Array(randomHex(bytes: 16).utf8)
-  hex[12] = UInt8(ascii: "4")
-  hex[16] = Array("89ab".utf8)[Int.random(in: 0..<4)]
-  for place in [20, 16, 12, 8] { hex.insert(UInt8(ascii: "-"), at: place) }
-  return String(decoding: hex, as: UTF8.self)
-}
-
-private func randomHex(bytes: Int) -> String {
-  let digits = Array("0123456789abcdef".utf8)
-  var generator = SystemRandomNumberGenerator()
-  var word: UInt64 = 0
-  let text = (0..<(2 * bytes)).map { place in
-    if place % 16 == 0 { word = generator.next() }
-    defer { word >>= 4 }
-    return digits[Int(clamping: word & 15)]
-  }
-  return String(decoding: text, as: UTF8.self)
-}
-
 private func isHex(_ text: String, _ count: Int) -> Bool {
   text.utf8.count == count && text.utf8.allSatisfy { hexDigit($0) != nil && !(0x41...0x46).contains($0) }
 }

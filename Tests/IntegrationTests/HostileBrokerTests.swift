@@ -57,7 +57,8 @@ struct HostileBrokerTests {
       return true
     }
     let output = try await run("publish q 1", broker)
-    #expect(output.status == 1)
+    // The message was sent along with the opening: whether it arrived, nobody knows.
+    #expect(output.status == 7)
     #expect(output.err.contains("the broker confirmed more messages than were published"), "\(output)")
   }
 

@@ -1,5 +1,6 @@
 import Foundation
 import Support
+import Synchronization
 import Testing
 
 /// What one bad message, a broker that stays away or an old file must not cost.
@@ -269,6 +270,95 @@ struct PublishLossTests {
     let output = try await Tool.shell("msctl \(words) --wait 30s", environment: ["AMQP_URL": broker.uri])
     #expect(output.status == 0 && broker.connections == 4, "\(output)")
     #expect(output.err.contains("; waiting for up to 30 s\n"))
+  }
+
+  /// A broker that replies to nothing after `connection.tune` before the last method of the opening has come.
+  private func silentBroker(until last: FakeBroker.Name, then: @escaping @Sendable (FakeBroker.Peer) -> Void) throws
+    -> (broker: FakeBroker, methods: Methods)
+  {
+    let methods = Methods()
+    let broker = try FakeBroker { peer, method in
+      guard let name = method.name, ![.startOk, .tuneOk].contains(name), !methods.names.contains(last) else {
+        return false
+      }
+      let all = methods.add(method)
+      if name == last {
+        for method in all { FakeBroker.reply(to: method, peer) }
+        then(peer)
+      }
+      return true
+    }
+    return (broker, methods)
+  }
+
+  private final class Methods: Sendable {
+    private let all = Mutex<[FakeBroker.Method]>([])
+    var names: [FakeBroker.Name] { all.withLock { $0.compactMap(\.name) } }
+
+    func add(_ method: FakeBroker.Method) -> [FakeBroker.Method] {
+      all.withLock {
+        $0.append(method)
+        return $0
+      }
+    }
+  }
+
+  @Test("connection, channel, queue, confirms and the first message are one flight")
+  func oneFlight() async throws {
+    let publishing = try silentBroker(until: .publish) { $0.send(FakeBroker.ack(1)) }
+    let published = try await Tool.run("publish", "q", "1", environment: ["AMQP_URL": publishing.broker.uri])
+    #expect(published.status == 0, "\(published)")
+    #expect(
+      publishing.methods.names == [.connectionOpen, .channelOpen, .declareQueue, .selectConfirms, .publish])
+
+    let consuming = try silentBroker(until: .consume) { $0.send(FakeBroker.deliver(tag: 1, body: [0x31])) }
+    let consumed = try await Tool.run(
+      "consume", "q", "--count", "1", environment: ["AMQP_URL": consuming.broker.uri])
+    #expect(consumed.status == 0 && consumed.out == "1\n", "\(consumed)")
+    #expect(
+      consuming.methods.names == [.connectionOpen, .channelOpen, .declareQueue, .prefetch, .consume])
+  }
+
+  @Test("a connection that breaks when the first message was sent along is another one's business")
+  func brokenFlight() async throws {
+    let ids = LockedBytes()
+    let broker = try FakeBroker { peer, method in
+      switch method.name {
+      // Its replies are lost.
+      case .connectionOpen, .channelOpen, .declareQueue, .selectConfirms: return peer.number == 0
+      case .publish:
+        ids.bytes += method.body
+        if peer.number == 0 { peer.cut() } else { peer.send(FakeBroker.ack(1)) }
+        return true
+      default: return false
+      }
+    }
+    let output = try await Tool.run("publish", "q", "1", environment: ["AMQP_URL": broker.uri])
+    #expect(output.status == 0 && broker.connections == 2, "\(output)")
+    #expect(ids.bytes == Array("11".utf8))
+    let once = try FakeBroker { peer, method in
+      if method.name == .publish { peer.cut() }
+      return [.connectionOpen, .channelOpen, .declareQueue, .selectConfirms, .publish].contains(method.name)
+    }
+    let lost = try await Tool.run("publish", "q", "1", "--reconnect-for", "0", environment: ["AMQP_URL": once.uri])
+    #expect(lost.status == 7 && lost.err.contains("1 message not confirmed: "), "\(lost)")
+  }
+
+  @Test("a message that was sent along is not there where the queue is refused, and there once where it is new")
+  func refusedFlight() async throws {
+    try await withQueue(arguments: #"{"x-max-length":5}"#) { queue in
+      let refused = try await Tool.run("publish", queue, "1", "--queue-argument", "x-max-length=6")
+      #expect(refused.status == 1 && refused.err.contains("exists with other arguments"), "\(refused)")
+      #expect(try await Services.messages(in: queue).isEmpty)
+      try await Services.deleteQueue(queue)
+      for words in [["2"], ["3"]] {
+        #expect(try await RunningProcess(Tool.binary, ["publish", queue] + words).end().status == 0)
+      }
+      #expect(try await Tool.run("consume", queue, "--drain").out == "2\n3\n")
+      let kept = try await Tool.shell(
+        "msctl publish \(queue) 4 --queue-argument x-max-length=6 --failed-to -", environment: [:])
+      #expect(kept.status == 1 && kept.out.contains(#""body":4"#), "\(kept)")
+    }
   }
 
   @Test("a password is read again at every connection, and one that expires leads to a new connection")

@@ -3,6 +3,20 @@ import Testing
 
 @Suite("Small parts")
 struct SmallPartsTests {
+  /// RFC 9562, section 5.4.
+  @Test("ids are UUIDs of version 4, each another one, also beside each other")
+  func ids() async throws {
+    let ids = await withTaskGroup(of: [String].self) { group in
+      for _ in 0..<4 { group.addTask { (0..<5000).map { _ in randomUUID() } } }
+      return await group.reduce(into: []) { $0 += $1 }
+    }
+    let form = try Regex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+    #expect(try ids.allSatisfy { try form.wholeMatch(in: $0) != nil })
+    #expect(Set(ids.map { Array($0.utf8) }).count == 20_000)
+    let trace = TraceContext()
+    #expect(TraceContext(trace.traceparent) == trace)
+  }
+
   /// RFC 4648, section 10.
   @Test(
     "Base64 goes there and back",

@@ -148,7 +148,11 @@ package final class FakeBroker: Sendable {
   }
 
   private static func handle(_ method: Method, _ peer: Peer, _ script: (Peer, Method) -> Bool) {
-    if script(peer, method) { return }
+    if !script(peer, method) { reply(to: method, peer) }
+  }
+
+  /// The usual reply to a method.
+  package static func reply(to method: Method, _ peer: Peer) {
     switch method.name {
     // connection.tune: one channel, frames of 131072 bytes, no heartbeats.
     case .startOk: peer.send(Self.method(0x000A_001E, short(1) + long(131_072) + short(0), channel: 0))

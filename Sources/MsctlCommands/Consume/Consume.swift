@@ -265,8 +265,8 @@ enum Consume: Verb {
 
   /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.
   private static func prepare(_ options: Options, _ console: Console) throws(Failure) -> (AMQPConnection, String) {
-    let connection = try options.broker.connect(as: "consume", console)
     guard let queue = options.queue?.text else {
+      let connection = try options.broker.connect(as: "consume", console)
       let exchange = options.exchange?.text ?? ""
       do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)) } catch {
         var failure = error.failure(connection.uri)
@@ -276,13 +276,14 @@ enum Consume: Verb {
         throw failure
       }
     }
-    do {
-      _ = try connection.inspectQueue(queue)
-      return (connection, queue)
-    } catch {
-      guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
-        throw options.broker.failure(error, queue: queue, connection.uri)
-      }
+    var setup = AMQPConnection.Setup()
+    setup.queue = queue
+    // A filter that cannot be started should not have got anything.
+    if options.through == nil { setup.consumer = ConsumeSession.firstConsumer(of: queue, options) }
+    let connection = try options.broker.connect(as: "consume", console, nil, setup)
+    guard let error = connection.setup.error, !connection.setup.hasQueue else { return (connection, queue) }
+    guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
+      throw options.broker.failure(error, queue: queue, connection.uri)
     }
     // The refusal has closed the channel.
     connection.close()

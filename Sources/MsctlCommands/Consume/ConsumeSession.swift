@@ -143,9 +143,14 @@ struct ConsumeSession {
 
   /// `basic.qos` and `basic.consume`.
   private mutating func startConsuming(isFirst: Bool) throws {
-    try connection.setPrefetch(prefetch)
     do throws(AMQPError) {
-      consumer = try connection.consume(queue, arguments: traits.isStream ? streamArguments : Self.queueArguments)
+      if isFirst, connection.setup.hasConsumer {
+        if let error = connection.setup.error { throw error }
+        consumer = connection.setup.consumer
+      } else {
+        try connection.setPrefetch(prefetch)
+        consumer = try connection.consume(queue, arguments: traits.isStream ? streamArguments : Self.queueArguments)
+      }
     } catch {
       guard isFirst, !traits.isStream, error.isAboutStream else { throw error }
       guard !options.drains, !options.peeks else {
@@ -163,6 +168,15 @@ struct ConsumeSession {
 
   /// A priority of 0 is that of every consumer. A stream refuses it, and with that says what it is.
   private static let queueArguments = [AMQPField("x-priority", .narrow(.int32, 0))]
+
+  /// The consumer, as far as it is known before the queue is: so that it is asked for while the connection is opened.
+  static func firstConsumer(of queue: String, _ options: Consume.Options) -> AMQPConnection.Consumer? {
+    guard !options.peeks, options.deliveryLimit == nil else { return nil }
+    return AMQPConnection.Consumer(
+      queue, prefetch: prefetch(options, false),
+      arguments: options.isStream
+        ? [AMQPField("x-stream-offset", options.offset?.value ?? .string(options.startWord))] : queueArguments)
+  }
 
   private var streamArguments: [AMQPField] {
     let offset: AMQPValue =

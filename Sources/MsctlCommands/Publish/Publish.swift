@@ -131,27 +131,47 @@ enum Publish: Verb {
     var source = try MessageSource(options, TraceContext(environment: environment))
     let failures = try FailedMessages(options.failedFile)
     let signals = Signals()
+    let first = try firstMessage(&source, options)
     let connection: AMQPConnection
-    do { connection = try connect(options, console, signals) } catch {
+    do { connection = try connect(options, first, console, signals) } catch {
+      if let first { try failures.add(first) }
       try failures.keep(restOf: &source, signals, console)
       throw error
     }
-    var session = PublishSession(options, console, signals, connection, source, failures)
+    var session = PublishSession(options, console, signals, connection, source, failures, first: first)
     try session.run()
+  }
+
+  /// What is sent along with the opening of the connection: a small message of the command line.
+  private static func firstMessage(_ source: inout MessageSource, _ options: Options) throws(Failure) -> AMQPMessage? {
+    guard options.message != nil, !options.wantsReply, case .message(let message, _) = try source.next() else {
+      return nil
+    }
+    return message
   }
 
   /// Connects, and makes sure of the queue.
   private static func connect(
-    _ options: Options, _ console: Console, _ signals: Signals
+    _ options: Options, _ first: AMQPMessage?, _ console: Console, _ signals: Signals
   ) throws(Failure) -> AMQPConnection {
-    let connection = try options.broker.connect(as: "publish", console, signals)
-    do { try PublishSession.prepare(connection, options) } catch let error as AMQPError {
-      throw options.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
-        ?? error.failure(connection.uri)
-    } catch let failure as Failure {
-      throw failure
+    var setup = AMQPConnection.Setup()
+    setup.queue = options.queue.flatMap { $0.isEmpty ? nil : $0 }
+    setup.arguments = options.broker.declaredArguments
+    if options.wantsReply { setup.consumer = .init(AMQPConnection.directReply, isAutomatic: true) }
+    setup.selectsConfirms = true
+    if let first, first.body.count <= PublishSession.safeSize { setup.message = first }
+    let connection = try options.broker.connect(as: "publish", console, signals, setup)
+    connection.limitStall(to: options.confirmTimeout)
+    guard let error = connection.setup.error, !connection.isSetupInDoubt else { return connection }
+    do throws(AMQPError) {
+      guard let queue = setup.queue, error.kind == .channelClosed(code: 404), !error.isTransient,
+        !connection.setup.hasQueue, !options.broker.isPassive
+      else { throw error }
+      try connection.openChannel()
+      _ = try connection.declareQueue(queue)
+      try PublishSession.prepareChannel(connection, options)
     } catch {
-      throw Failure(.failed, "\(error)")
+      throw setup.queue.map { options.broker.failure(error, queue: $0, connection.uri) } ?? error.failure(connection.uri)
     }
     return connection
   }
@@ -178,7 +198,7 @@ private struct PublishSession: ~Copyable {
   private static let burst = 256 << 10
   /// A message above this is sent alone, unless one as large was confirmed: where it is too large for the broker, the channel is
   /// closed, and what became of the messages beside it would not be known.
-  private static let safeSize = 1 << 20
+  static let safeSize = 1 << 20
 
   /// A reply that is waited for, by its message's correlation id; replies are written in this order.
   private struct Expected {
@@ -192,6 +212,8 @@ private struct PublishSession: ~Copyable {
   private let console: Console
   private var connection: AMQPConnection
   private var publisher: AMQPPublisher
+  /// Why the first connection broke while it was opened, if a message may have got through by then.
+  private var breakCause: AMQPError?
   private let signals: Signals
   private var reconnection: Reconnection
   private var source: MessageSource
@@ -228,7 +250,7 @@ private struct PublishSession: ~Copyable {
 
   init(
     _ options: Publish.Options, _ console: Console, _ signals: Signals, _ connection: AMQPConnection,
-    _ source: MessageSource, _ failures: FailedMessages
+    _ source: MessageSource, _ failures: FailedMessages, first: AMQPMessage?
   ) {
     self.options = options
     self.console = console
@@ -236,7 +258,10 @@ private struct PublishSession: ~Copyable {
     self.connection = connection
     self.source = source
     self.failures = failures
-    publisher = AMQPPublisher(connection, window: options.window)
+    let isSent = connection.setup.isSent && (connection.setup.error == nil || connection.isSetupInDoubt)
+    publisher = AMQPPublisher(connection, window: options.window, sent: isSent ? first : nil)
+    next = isSent ? nil : first
+    if connection.isSetupInDoubt { breakCause = connection.setup.error }
     reconnection = Reconnection(options.broker, as: "publish", console)
     progress = Progress(console)
     confirmDeadline = .after(options.confirmTimeout)
@@ -293,7 +318,7 @@ private struct PublishSession: ~Copyable {
     connection.limitStall(to: options.confirmTimeout)
   }
 
-  private static func prepareChannel(_ connection: AMQPConnection, _ options: Publish.Options) throws(AMQPError) {
+  static func prepareChannel(_ connection: AMQPConnection, _ options: Publish.Options) throws(AMQPError) {
     if options.wantsReply { _ = try connection.consume(AMQPConnection.directReply, isAutomatic: true) }
     try connection.selectConfirms()
   }
@@ -302,7 +327,10 @@ private struct PublishSession: ~Copyable {
   /// `message_id`. A reply comes to the connection of its request alone, so that those are not asked for again.
   private mutating func workOn() throws {
     while true {
-      do { return try work() } catch let error as AMQPError where error.isTransient && expected.isEmpty {
+      do {
+        if let error = breakCause.take() { throw error }
+        return try work()
+      } catch let error as AMQPError where error.isTransient && expected.isEmpty {
         try settle(publisher.takeSettled())
         progress.clear()
         let (options, old, signals) = (options, publisher, signals)

@@ -57,8 +57,12 @@ struct BrokerOptions: Defaulted {
   }
 
   /// Makes the first connection, for as long as `--wait` says.
-  /// - Parameter signals: what ends the wait, where signals are caught.
-  func connect(as verb: String, _ console: Console, _ signals: Signals? = nil) throws(Failure) -> AMQPConnection {
+  /// - Parameters:
+  ///   - signals: what ends the wait, where signals are caught.
+  ///   - setup: what the channel is to be; what has become of that, the connection says.
+  func connect(
+    as verb: String, _ console: Console, _ signals: Signals? = nil, _ setup: AMQPConnection.Setup? = nil
+  ) throws(Failure) -> AMQPConnection {
     let deadline = Deadline.after(wait)
     var backoff = Backoff(to: .seconds(2))
     var isFirst = true
@@ -66,7 +70,7 @@ struct BrokerOptions: Defaulted {
       do {
         let uris = try currentURIs()
         for uri in uris { console.trace("> connect \(uri.shown)") }
-        let connection = try open(uris, as: verb, console, signals)
+        let connection = try open(uris, as: verb, console, signals, setup)
         console.trace("< connected to \(connection.uri.shown)")
         return connection
       } catch {
@@ -83,20 +87,23 @@ struct BrokerOptions: Defaulted {
   }
 
   private func open(
-    _ uris: [AMQPURI], as verb: String, _ console: Console, _ signals: Signals?
+    _ uris: [AMQPURI], as verb: String, _ console: Console, _ signals: Signals?, _ setup: AMQPConnection.Setup?
   ) throws(Failure) -> AMQPConnection {
     let (name, trace) = ("msctl \(verb)", console.amqpTrace)
-    guard let signals else { return try AMQPConnection.open(anyOf: uris, name: name, trace: trace) }
-    return try AMQPConnection.open(anyOf: uris, name: name, trace: trace) { descriptor throws(Failure) in
+    guard let signals else { return try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace) }
+    return try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace) { descriptor throws(Failure) in
       try waitOnce(for: descriptor, until: .never, signals)
     }
   }
 
+  /// With what arguments a queue is declared at once; nil: it is only looked for at first.
+  var declaredArguments: [AMQPField]? { isPassive || queueArguments.isEmpty ? nil : fields }
+
   /// Declares the queue. One that exists is taken with its own arguments, unless the command line asks for some.
   func assertQueue(_ name: String, on connection: AMQPConnection) throws(Failure) {
     do throws(AMQPError) {
-      guard isPassive || queueArguments.isEmpty else {
-        _ = try connection.declareQueue(name, arguments: fields)
+      if let arguments = declaredArguments {
+        _ = try connection.declareQueue(name, arguments: arguments)
         return
       }
       do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {

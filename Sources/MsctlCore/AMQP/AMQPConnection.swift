@@ -32,6 +32,46 @@ public final class AMQPConnection {
   /// Consumed for replies, and named in `reply_to` (https://www.rabbitmq.com/docs/direct-reply-to).
   package static let directReply = "amq.rabbitmq.reply-to"
 
+  /// What the channel is to be from the start. It is asked for together with the opening, in one flight, and the replies are read
+  /// after that: one round trip in place of one for each method.
+  package struct Setup: Sendable {
+    /// A queue that must exist or, with `arguments`, is declared.
+    package var queue: String?
+    package var arguments: [AMQPField]?
+    package var consumer: Consumer?
+    package var selectsConfirms = false
+    /// Published at last, in case all of that is right. A broker ignores what comes after a method that it refuses.
+    package var message: AMQPMessage?
+
+    package init() {}
+  }
+
+  package struct Consumer: Sendable {
+    package let queue: String
+    package var isAutomatic = false
+    /// nil: as many as the broker likes.
+    package var prefetch: Int?
+    package var arguments: [AMQPField] = []
+
+    package init(_ queue: String, isAutomatic: Bool = false, prefetch: Int? = nil, arguments: [AMQPField] = []) {
+      (self.queue, self.isAutomatic, self.prefetch, self.arguments) = (queue, isAutomatic, prefetch, arguments)
+    }
+  }
+
+  /// What has become of a `Setup`.
+  package struct SetupResult {
+    /// What the broker refused of it, or why the connection broke.
+    package fileprivate(set) var error: AMQPError?
+    /// Whether the queue is there.
+    package fileprivate(set) var hasQueue = false
+    /// Whether a consumer was asked for.
+    package fileprivate(set) var hasConsumer = false
+    /// Its tag.
+    package fileprivate(set) var consumer: String?
+    /// Whether the message was sent.
+    package fileprivate(set) var isSent = false
+  }
+
   public let uri: AMQPURI
   /// Tells it from every other connection.
   public let id = UInt64.random(in: .min ... .max)
@@ -50,23 +90,32 @@ public final class AMQPConnection {
   private var frameMax = AMQPConnection.frameMax
   /// What the broker says of itself: its version, for one.
   package private(set) var serverProperties: [AMQPField] = []
+  package private(set) var setup = SetupResult()
+
+  /// Whether the connection broke, or was closed, when the message of its setup had been sent: the broker may have it. After a
+  /// method that it refuses on the channel it has not.
+  package var isSetupInDoubt: Bool {
+    guard setup.isSent, let error = setup.error else { return false }
+    return if case .channelClosed = error.kind { false } else { true }
+  }
 
   // MARK: Opening
 
   /// Connects, logs in and opens the channel.
   /// - Parameter name: shown in RabbitMQ's list of connections.
   public static func open(_ uri: AMQPURI, name: String) throws(AMQPError) -> AMQPConnection {
-    try open(uri, name: name, trace: nil)
+    let connection = try open(uri, name: name, Setup(), trace: nil)
+    if let error = connection.setup.error { throw error }
+    return connection
   }
 
   private static func open(
-    _ uri: AMQPURI, name: String, trace: ((String) -> Void)?
+    _ uri: AMQPURI, name: String, _ setup: Setup, trace: ((String) -> Void)?
   ) throws(AMQPError) -> AMQPConnection {
     guard let state = amqp_new_connection() else { throw AMQPError(kind: .broken, reason: "out of memory") }
     let connection = AMQPConnection(uri, state, trace)
     try connection.connect()
-    try connection.logIn(name: name)
-    try connection.openChannel()
+    try connection.logIn(name: name, setup)
     return connection
   }
 
@@ -76,19 +125,25 @@ public final class AMQPConnection {
     let connection = AMQPConnection(AMQPURI(), state, nil)
     guard let socket = amqp_tcp_socket_new(state) else { throw AMQPError(kind: .broken, reason: "out of memory") }
     amqp_tcp_socket_set_sockfd(socket, descriptor)
-    try connection.logIn(name: name)
-    try connection.openChannel()
+    try connection.logIn(name: name, Setup())
+    if let error = connection.setup.error { throw error }
     return connection
   }
 
   /// Connects to the first broker of the list that lets us in.
-  /// - Parameter trace: is told each method that is sent, and each that comes without being asked for.
+  /// - Parameters:
+  ///   - setup: what the channel is to be; whether it is, `setup` of the connection says, where anything was asked for.
+  ///   - trace: is told each method that is sent, and each that comes without being asked for.
   package static func open(
-    anyOf uris: [AMQPURI], name: String, trace: ((String) -> Void)? = nil
+    anyOf uris: [AMQPURI], name: String, _ setup: Setup? = nil, trace: ((String) -> Void)? = nil
   ) throws(Failure) -> AMQPConnection {
     var failures: [Failure] = []
     for uri in uris {
-      do { return try open(uri, name: name, trace: trace) } catch { failures.append(error.failure(uri)) }
+      do throws(AMQPError) {
+        let connection = try open(uri, name: name, setup ?? Setup(), trace: trace)
+        if setup == nil, let error = connection.setup.error { throw error }
+        return connection
+      } catch { failures.append(error.failure(uri)) }
     }
     guard var failure = failures.first else { throw Failure(.usage, "no broker given") }
     failure.message = failures.map(\.message).joined(separator: "; ")
@@ -153,12 +208,16 @@ public final class AMQPConnection {
   /// Logs in. librabbitmq's own login, as every call of it that waits for a reply, keeps whatever else comes meanwhile without
   /// bound; and it announces almost no capabilities, without which the broker never says that it blocks us or that a queue is
   /// gone (https://www.rabbitmq.com/docs/consumer-cancel, https://www.rabbitmq.com/docs/connection-blocked).
-  private func logIn(name: String) throws(AMQPError) {
+  private func logIn(name: String, _ setup: Setup) throws(AMQPError) {
     let deadline = Deadline.after(uri.connectTimeout)
-    do { try shakeHands(name, until: deadline) } catch {
+    do { try shakeHands(name, setup, until: deadline) } catch {
       switch error.kind {
       case .connectionClosed(let code) where [403, 530].contains(code):
         throw AMQPError(kind: .denied, reason: error.reason)
+      case .connectionClosed: throw error
+      case _ where self.setup.isSent:
+        // The message may have got through.
+        self.setup.error = error
       case .timedOut:
         throw dead(.timedOut, "no AMQP handshake within \(uri.connectTimeout.shown)")
       case .broken, .unreadableFrame, .violation:
@@ -166,10 +225,12 @@ public final class AMQPConnection {
       default: throw error
       }
     }
+    guard self.setup.error == nil else { return }
+    do { try readReplies(to: setup) } catch { self.setup.error = error }
   }
 
-  /// AMQP 0-9-1, section 2.2.4.
-  private func shakeHands(_ name: String, until deadline: Deadline) throws(AMQPError) {
+  /// AMQP 0-9-1, section 2.2.4. What the channel is to be is sent along with `connection.open`.
+  private func shakeHands(_ name: String, _ setup: Setup, until deadline: Deadline) throws(AMQPError) {
     try check(status: amqp_send_header(state))
     let start = try reply(MSCTL_CONNECTION_START, as: amqp_connection_start_t.self, on: 0, until: deadline)
     guard start.version_major == 0, start.version_minor == 9 else {
@@ -211,7 +272,40 @@ public final class AMQPConnection {
     try send(
       MSCTL_CONNECTION_OPEN,
       amqp_connection_open_t(virtual_host: pool.bytes(uri.vhost), capabilities: amqp_bytes_t(), insist: 1), on: 0)
+    // Where sending fails, the broker's reply may say why.
+    do { try send(setup) } catch { self.setup.error = error }
     _ = try reply(MSCTL_CONNECTION_OPEN_OK, as: amqp_connection_open_ok_t.self, on: 0, until: deadline)
+  }
+
+  private func send(_ setup: Setup) throws(AMQPError) {
+    try sendOpenChannel()
+    if let queue = setup.queue { try sendDeclare(queue, isPassive: setup.arguments == nil, setup.arguments ?? []) }
+    // Where returns are counted, the prefetch depends on the queue.
+    if let consumer = setup.consumer, consumer.isAutomatic || !countsReturns {
+      self.setup.hasConsumer = true
+      if let prefetch = consumer.prefetch { try sendPrefetch(prefetch) }
+      try sendConsume(consumer.queue, isAutomatic: consumer.isAutomatic, consumer.arguments)
+    }
+    if setup.selectsConfirms { try sendSelectConfirms() }
+    guard let message = setup.message else { return }
+    do { try publish(message) } catch {
+      guard error.kind == .invalid else { throw error }
+      return
+    }
+    self.setup.isSent = true
+  }
+
+  private func readReplies(to setup: Setup) throws(AMQPError) {
+    try awaitChannel()
+    if setup.queue != nil {
+      _ = try awaitDeclare()
+      self.setup.hasQueue = true
+    }
+    if let consumer = setup.consumer, self.setup.hasConsumer {
+      if consumer.prefetch != nil { try awaitPrefetch() }
+      self.setup.consumer = try awaitConsume()
+    }
+    if setup.selectsConfirms { try awaitSelectConfirms() }
   }
 
   /// Opens the channel; also anew, where the broker has closed it over a method of ours. Consumers, confirms and unacknowledged
@@ -221,9 +315,16 @@ public final class AMQPConnection {
     events = []
     putBy = 0
     partial = nil
-    _ = try call(
-      MSCTL_CHANNEL_OPEN, amqp_channel_open_t(out_of_band: amqp_bytes_t()), MSCTL_CHANNEL_OPEN_OK,
-      as: amqp_channel_open_ok_t.self)
+    try sendOpenChannel()
+    try awaitChannel()
+  }
+
+  private func sendOpenChannel() throws(AMQPError) {
+    try send(MSCTL_CHANNEL_OPEN, amqp_channel_open_t(out_of_band: amqp_bytes_t()))
+  }
+
+  private func awaitChannel() throws(AMQPError) {
+    _ = try reply(MSCTL_CHANNEL_OPEN_OK, as: amqp_channel_open_ok_t.self)
   }
 
   // MARK: Methods
@@ -249,23 +350,39 @@ public final class AMQPConnection {
   private func declare(
     _ name: String, isPassive: Bool, _ arguments: [AMQPField]
   ) throws(AMQPError) -> QueueState {
+    try sendDeclare(name, isPassive: isPassive, arguments)
+    return try awaitDeclare()
+  }
+
+  private func sendDeclare(_ name: String, isPassive: Bool, _ arguments: [AMQPField]) throws(AMQPError) {
     trace?("> queue.declare \(name)\(isPassive ? " (passive)" : "")")
-    let ok = try call(
+    try send(
       MSCTL_QUEUE_DECLARE,
       amqp_queue_declare_t(
         ticket: 0, queue: pool.bytes(name), passive: isPassive ? 1 : 0, durable: 1, exclusive: 0, auto_delete: 0,
-        nowait: 0, arguments: pool.table(arguments)), MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
+        nowait: 0, arguments: pool.table(arguments)))
+  }
+
+  private func awaitDeclare() throws(AMQPError) -> QueueState {
+    let ok = try reply(MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
     return QueueState(
       name: String(ok.queue), messages: Int(clamping: ok.message_count), consumers: Int(clamping: ok.consumer_count))
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
   public func setPrefetch(_ count: Int) throws(AMQPError) {
+    try sendPrefetch(count)
+    try awaitPrefetch()
+  }
+
+  private func sendPrefetch(_ count: Int) throws(AMQPError) {
     let count = UInt16(clamping: count)
-    _ = try call(
-      MSCTL_BASIC_QOS, amqp_basic_qos_t(prefetch_size: 0, prefetch_count: count, global: 0), MSCTL_BASIC_QOS_OK,
-      as: amqp_basic_qos_ok_t.self)
+    try send(MSCTL_BASIC_QOS, amqp_basic_qos_t(prefetch_size: 0, prefetch_count: count, global: 0))
     bounds.prefetch = count == 0 ? nil : max(bounds.prefetch ?? 0, Int(count))
+  }
+
+  private func awaitPrefetch() throws(AMQPError) {
+    _ = try reply(MSCTL_BASIC_QOS_OK, as: amqp_basic_qos_ok_t.self)
   }
 
   /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
@@ -298,16 +415,23 @@ public final class AMQPConnection {
   public func consume(
     _ queue: String, isAutomatic: Bool = false, arguments: [AMQPField] = []
   ) throws(AMQPError) -> String {
+    try sendConsume(queue, isAutomatic: isAutomatic, arguments)
+    return try awaitConsume()
+  }
+
+  private func sendConsume(_ queue: String, isAutomatic: Bool, _ arguments: [AMQPField]) throws(AMQPError) {
     trace?("> basic.consume \(queue)")
     // Deliveries may come before the reply.
     bounds.expectDeliveries(acknowledged: !isAutomatic)
-    let ok = try call(
+    try send(
       MSCTL_BASIC_CONSUME,
       amqp_basic_consume_t(
         ticket: 0, queue: pool.bytes(queue), consumer_tag: amqp_bytes_t(), no_local: 0, no_ack: isAutomatic ? 1 : 0,
-        exclusive: 0, nowait: 0, arguments: pool.table(arguments)), MSCTL_BASIC_CONSUME_OK,
-      as: amqp_basic_consume_ok_t.self)
-    return String(ok.consumer_tag)
+        exclusive: 0, nowait: 0, arguments: pool.table(arguments)))
+  }
+
+  private func awaitConsume() throws(AMQPError) -> String {
+    String(try reply(MSCTL_BASIC_CONSUME_OK, as: amqp_basic_consume_ok_t.self).consumer_tag)
   }
 
   /// `basic.cancel`: no more deliveries, those on their way excepted.
@@ -348,9 +472,16 @@ public final class AMQPConnection {
 
   /// `confirm.select`: from here on the broker confirms each message.
   public func selectConfirms() throws(AMQPError) {
-    _ = try call(
-      MSCTL_CONFIRM_SELECT, amqp_confirm_select_t(nowait: 0), MSCTL_CONFIRM_SELECT_OK, as: amqp_confirm_select_ok_t.self
-    )
+    try sendSelectConfirms()
+    try awaitSelectConfirms()
+  }
+
+  private func sendSelectConfirms() throws(AMQPError) {
+    try send(MSCTL_CONFIRM_SELECT, amqp_confirm_select_t(nowait: 0))
+  }
+
+  private func awaitSelectConfirms() throws(AMQPError) {
+    _ = try reply(MSCTL_CONFIRM_SELECT_OK, as: amqp_confirm_select_ok_t.self)
   }
 
   /// `basic.publish` with `mandatory`: a message that reaches no queue comes back. That it was sent says nothing of its
@@ -632,7 +763,12 @@ public final class AMQPConnection {
     _ method: amqp_method_number_t, _ arguments: Arguments, _ answer: amqp_method_number_t, as type: Reply.Type
   ) throws(AMQPError) -> Reply {
     try send(method, arguments)
-    return try reply(answer, as: type, on: Self.channel, until: .after(Self.replyTimeout))
+    return try reply(answer, as: type)
+  }
+
+  /// Waits for the reply to a method on the channel.
+  private func reply<Reply>(_ method: amqp_method_number_t, as type: Reply.Type) throws(AMQPError) -> Reply {
+    try reply(method, as: type, on: Self.channel, until: .after(Self.replyTimeout))
   }
 
   /// Waits for a method. What else comes meanwhile is put by.

@@ -5,19 +5,22 @@ import Glibc
 private final class Opening: @unchecked Sendable {
   private let uris: [AMQPURI]
   private let name: String
+  private let setup: AMQPConnection.Setup?
   private let trace: ((String) -> Void)?
   /// Closed by the thread at its end.
   private let end: Int32
   /// Written by the thread, and read once it is joined.
   private(set) var result: Result<AMQPConnection, Failure>?
 
-  init(_ uris: [AMQPURI], _ name: String, _ trace: ((String) -> Void)?, end: Int32) {
-    (self.uris, self.name, self.trace, self.end) = (uris, name, trace, end)
+  init(
+    _ uris: [AMQPURI], _ name: String, _ setup: AMQPConnection.Setup?, _ trace: ((String) -> Void)?, end: Int32
+  ) {
+    (self.uris, self.name, self.setup, self.trace, self.end) = (uris, name, setup, trace, end)
   }
 
   func run() {
     do throws(Failure) {
-      result = .success(try AMQPConnection.open(anyOf: uris, name: name, trace: trace))
+      result = .success(try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace))
     } catch { result = .failure(error) }
     Glibc.close(end)
   }
@@ -28,12 +31,13 @@ extension AMQPConnection {
   /// - Parameter serve: waits until the descriptor is readable, or something else is to be done. What it throws abandons the
   ///   attempt.
   package static func open(
-    anyOf uris: [AMQPURI], name: String, trace: ((String) -> Void)?, serving serve: (Int32) throws(Failure) -> Void
+    anyOf uris: [AMQPURI], name: String, _ setup: Setup? = nil, trace: ((String) -> Void)?,
+    serving serve: (Int32) throws(Failure) -> Void
   ) throws(Failure) -> AMQPConnection {
     var ends: [Int32] = [-1, -1]
-    guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else { return try open(anyOf: uris, name: name, trace: trace) }
+    guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else { return try open(anyOf: uris, name: name, setup, trace: trace) }
     defer { Glibc.close(ends[0]) }
-    let opening = Opening(uris, name, trace, end: ends[1])
+    let opening = Opening(uris, name, setup, trace, end: ends[1])
     let argument = Unmanaged.passRetained(opening)
     var thread = pthread_t()
     // Signals are for the caller's thread.
@@ -50,7 +54,7 @@ extension AMQPConnection {
     guard code == 0 else {
       argument.release()
       Glibc.close(ends[1])
-      return try open(anyOf: uris, name: name, trace: trace)
+      return try open(anyOf: uris, name: name, setup, trace: trace)
     }
     var byte: UInt8 = 0
     while read(ends[0], &byte, 1) != 0 {

@@ -37,9 +37,17 @@ public final class AMQPPublisher {
   /// - Parameters:
   ///   - connection: one on which confirms are selected and nothing has been published.
   ///   - window: how many messages may wait for their confirm.
-  public init(_ connection: AMQPConnection, window: Int) {
+  public convenience init(_ connection: AMQPConnection, window: Int) {
+    self.init(connection, window: window, sent: nil)
+  }
+
+  /// - Parameter sent: the message that was published while the connection was opened (`AMQPConnection.Setup`).
+  package init(_ connection: AMQPConnection, window: Int, sent: AMQPMessage?) {
     self.connection = connection
     self.window = window
+    guard let sent else { return }
+    lastTag = 1
+    inFlight = [InFlight(message: sent, tag: lastTag)]
   }
 
   /// Goes on for another publisher, whose connection broke: what was not confirmed is sent again, as it was and in its order.
