@@ -19,7 +19,7 @@ enum Publish: Verb {
     var replyTimeout: Duration = .seconds(30)
     var exchange: ShortString?
     var routingKey: ShortString?
-    var window = 256
+    var window = 1024
     var confirmTimeout: Duration = .seconds(30)
     var properties = PropertyOptions()
     var broker = BrokerOptions()
