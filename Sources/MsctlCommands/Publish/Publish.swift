@@ -171,7 +171,8 @@ enum Publish: Verb {
       _ = try connection.declareQueue(queue)
       try PublishSession.prepareChannel(connection, options)
     } catch {
-      throw setup.queue.map { options.broker.failure(error, queue: $0, connection.uri) } ?? error.failure(connection.uri)
+      throw setup.queue.map { options.broker.failure(error, queue: $0, connection.uri) }
+        ?? error.failure(connection.uri)
     }
     return connection
   }

@@ -35,7 +35,9 @@ extension AMQPConnection {
     serving serve: (Int32) throws(Failure) -> Void
   ) throws(Failure) -> AMQPConnection {
     var ends: [Int32] = [-1, -1]
-    guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else { return try open(anyOf: uris, name: name, setup, trace: trace) }
+    guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else {
+      return try open(anyOf: uris, name: name, setup, trace: trace)
+    }
     defer { Glibc.close(ends[0]) }
     let opening = Opening(uris, name, setup, trace, end: ends[1])
     let argument = Unmanaged.passRetained(opening)
