@@ -56,6 +56,6 @@ func randomHex(bytes: Int) -> String {
 
 /// The digit at this place, from the highest on.
 private func hexDigit(of word: UInt64, _ place: Int) -> UInt8 {
-  let value = UInt8(truncatingIfNeeded: word >> UInt64(60 - 4 * place)) & 15
+  let value = UInt8(truncatingIfNeeded: word >> (60 - 4 * place)) & 15
   return value < 10 ? UInt8(ascii: "0") + value : UInt8(ascii: "a") + value - 10
 }
