@@ -1,10 +1,12 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz sanitize documents format lint demo install uninstall deb test-deb dist
+.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz sanitize documents format lint demo install uninstall deb test-deb test-shared dist
 
 # The optimised binary: one static executable that needs no library of the machine it runs on, made of Debian's own static
 # libraries (CONTRIBUTING.md says why at a fixed address). LINK=shared makes one that is linked with the libraries of this machine (the runtimes of Swift
 # and C++ are inside all the same): for distributions, and for a machine without the static libraries.
 LINK ?= static
+# Where swift builds it: the other kind may stand beside it.
+SCRATCH ?= .build
 RELEASE = -c release --static-swift-stdlib -Xlinker -s $(RELEASE_$(LINK))
 # In one group, since each refers to others.
 RELEASE_static = --disable-local-rpath -Xswiftc -static-executable -Xswiftc -use-ld=lld \
@@ -27,7 +29,7 @@ services-setup: setup
 
 build: setup .build/static/absent.o
 	@mkdir -p .build/static && ln -sf "$$(clang -print-file-name=libstdc++.a)" .build/static
-	swift build $(RELEASE) --product msctl
+	swift build $(RELEASE) --scratch-path $(SCRATCH) --product msctl
 
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/stage
 PREFIX ?= /usr/local
@@ -71,6 +73,11 @@ test: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
 
+# That the executable of LINK=shared runs, too, with the libraries of this machine.
+test-shared: services-setup
+	@$(MAKE) --no-print-directory build LINK=shared SCRATCH=.build/shared
+	Scripts/services run -- Scripts/test-shared .build/shared/release/msctl
+
 # Faults of network and broker, with a table of what was lost: nothing.
 faults: build services-setup
 	swift build --build-tests
@@ -90,7 +97,8 @@ MINUTES ?= 2
 chaos: build services-setup
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/chaos $(SEED) $(MINUTES)
 
-# msctl beside what people use today, with medians and ratios: BENCHMARKS.md. bench-quick: less of all, in two minutes.
+# msctl beside what people use today, with medians, ratios, goals and plots: BENCHMARKS.md and Tests/Bench/plots. bench-quick: less
+# of all, in a few minutes.
 BENCH = Scripts/services run -- Scripts/bench
 bench: bench-setup
 	$(BENCH) BENCHMARKS.md
@@ -142,8 +150,10 @@ lint:
 	@Scripts/setup lint
 	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/faults Scripts/fuzz Examples/shop/shop
-	.build/lint/bin/ruff check -q --isolated --select E,F,W --ignore E501 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/test-shared Scripts/faults Scripts/fuzz Examples/shop/shop
+	.build/lint/bin/ruff check -q --isolated --select E,F,W --ignore E501 Scripts/chaos Scripts/bench Scripts/lint-text Scripts/demo-service Tests/Bench/pika_peer.py Tests/Bench/plots.py
+	@# The plots that BENCHMARKS.md shows are there, and are XML.
+	@grep -oE 'Tests/Bench/plots/[a-z-]+\.svg' BENCHMARKS.md | xargs python3 -c 'import sys, xml.dom.minidom; [xml.dom.minidom.parse(file) for file in sys.argv[1:]]'
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60
