@@ -129,14 +129,17 @@ private func authority(_ bytes: ArraySlice<UInt8>) -> Int? {
 
 /// The place of the '@' after `user:password`; nil where there is no login.
 ///
-/// A password with a raw '/' or '?' ends the authority early for every reader of URLs. It is known by what stands before: a
-/// colon that no port follows.
+/// A password with a raw '/', '?' or '#' ends the authority early for every reader of URLs, and what follows may still be the
+/// password. So a login ends at the last '@'. Where the authority has none, a colon that no port follows tells a login.
 private func endOfLogin(_ bytes: ArraySlice<UInt8>) -> Int? {
   let end = bytes.firstIndex { "/?#".utf8.contains($0) } ?? bytes.endIndex
   let authority = bytes[..<end]
-  let at = authority.lastIndex(of: UInt8(ascii: "@"))
-  guard at == nil, let colon = authority.lastIndex(of: UInt8(ascii: ":")), authority.last != UInt8(ascii: "]"),
-    !authority[(colon + 1)...].allSatisfy({ (0x30...0x39).contains($0) })
-  else { return at }
-  return bytes.lastIndex(of: UInt8(ascii: "@"))
+  if !authority.contains(UInt8(ascii: "@")) {
+    guard let colon = authority.lastIndex(of: UInt8(ascii: ":")), authority.last != UInt8(ascii: "]"),
+      !authority[(colon + 1)...].allSatisfy({ (0x30...0x39).contains($0) })
+    else { return nil }
+  }
+  // In a sentence the URL ends with a space.
+  let url = bytes[..<(bytes[end...].firstIndex(of: UInt8(ascii: " ")) ?? bytes.endIndex)]
+  return url.lastIndex(of: UInt8(ascii: "@"))
 }

@@ -79,7 +79,7 @@ struct BreakingServerTests {
     arguments: [
       "http://ada:hunter2@127.0.0.1:1", "http://ada:hunter2@", "http://ada:hunter2@127.0.0.1:99999",
       "http://ada:hunter2 x@127.0.0.1:1", "ftp://ada:hunter2@127.0.0.1:1", "ada:hunter2@no.such.host.invalid:1",
-      "socks5h://ada:hunter2@127.0.0.1:1", "http://ada:hunter2@[::1:1",
+      "socks5h://ada:hunter2@127.0.0.1:1", "http://ada:hunter2@[::1:1", "http://ada:x@hunter2/y@127.0.0.1:1",
     ])
   func proxyPassword(_ proxy: String) async throws {
     for url in ["http://192.0.2.1/", "https://192.0.2.1/"] {

@@ -212,7 +212,7 @@ struct HostileCurlTests {
 
   @Test("a password in a redirect is not shown by --verbose, whatever it holds")
   func location() async throws {
-    for login in ["ada:hunter2", "ada:hunt/er2", "ada:hunt?er2", "ada:h/nt/er2#x"] {
+    for login in ["ada:hunter2", "ada:hunt/er2", "ada:hunt?er2", "ada:h/nt/er2#x", "ada:x@hunt/er2"] {
       let server = try TestServer { _ in
         .status(302, "Found", "", headers: ["Location: http://\(login)@h:80/x", "Link: <http://\(login)@h/y>"])
       }

@@ -45,6 +45,9 @@ struct AMQPURITests {
     #expect(uri.mechanism == .external)
   }
 
+  private static let atReason =
+    "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F, elsewhere %40)"
+
   @Test(
     "is refused with the reason, which never holds the password",
     arguments: [
@@ -68,12 +71,8 @@ struct AMQPURITests {
         "has a parameter that is not one of heartbeat, connection_timeout, cacertfile, certfile, keyfile, verify "
           + "and auth_mechanism"
       ),
-      (
-        "amqp://u:top/secret@h", "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)"
-      ),
-      (
-        "amqp://u:top?secret@h", "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)"
-      ),
+      ("amqp://u:top/secret@h", atReason), ("amqp://u:top?secret@h", atReason), ("amqp://u:t@op/secret@h", atReason),
+      ("amqp://u:topsecret@h/v@w", atReason),
     ])
   func refusals(_ text: String, _ reason: String) {
     #expect(throws: AMQPURIError(reason: reason)) { _ = try AMQPURI(text) }

@@ -84,7 +84,7 @@ struct SmallPartsTests {
 
   @Test(
     "What is no agent's address is refused",
-    arguments: ["ftp://h", "http://", "unix://x", "http://u:p@h", "http://h:x"])
+    arguments: ["ftp://h", "http://", "unix://x", "http://u:p@h", "http://h:x", "http://to/ken@h", "to/ken@h"])
   func notAddresses(_ text: String) {
     #expect(ConsulAddress(text) == nil)
   }

@@ -46,10 +46,11 @@ public struct AMQPURI: Sendable, Equatable {
     }
     guard !rest.holds("#") else { throw AMQPURIError(reason: "has a fragment ('#'; in a password write %23)") }
 
-    // A password with a raw '/' or '?' would be taken for a host, and then shown as one.
+    // A password with a raw '/' or '?' would be taken for a host and a virtual host, and then shown as such.
     let end = rest.utf8.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? rest.endIndex
-    guard rest[..<end].holds("@") || !rest.holds("@") else {
-      throw AMQPURIError(reason: "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F)")
+    guard !rest[end...].holds("@") else {
+      throw AMQPURIError(
+        reason: "has an '@' after a '/' or '?' (in a user name or password write %2F and %3F, elsewhere %40)")
     }
 
     var query: Substring = ""

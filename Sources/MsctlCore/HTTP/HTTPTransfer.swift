@@ -408,8 +408,11 @@ public final class HTTPTransfer {
 
   private func error(_ code: CURLcode) -> HTTPError {
     let detail = String(cString: errorText)
-    // libcurl repeats a proxy's URL, in which a password may stand before an '@'.
-    let text = detail.isEmpty || detail.holds("@") ? String(cString: curl_easy_strerror(code)) : detail
+    // libcurl repeats a proxy's URL, in which a password may stand before an '@', and names as a host what such a password ends in
+    // after its own '@'.
+    let mayShowLogin =
+      detail.holds("@") || code == CURLE_COULDNT_RESOLVE_PROXY || !shownURL(request.url).isSame(as: request.url)
+    let text = detail.isEmpty || mayShowLogin ? String(cString: curl_easy_strerror(code)) : detail
     switch code {
     case CURLE_ABORTED_BY_CALLBACK where wasStopped:
       return HTTPError(kind: .broken, reason: "the server closed the connection without a response")
