@@ -196,6 +196,27 @@ struct ChildEndTests {
   }
 
   @Test(
+    "a filter that has written all its lines and does not exit at the end of its input is ended, and that is no failure",
+    arguments: [["--drain"], ["--count", "2"]])
+  func deafFilter(_ ending: [String]) async throws {
+    try await withQueue { queue in
+      _ = try await Tool.run("publish", queue, input: "1 2")
+      func run(_ filter: String) async throws -> Output {
+        try await end(of: RunningProcess(Tool.binary, ["consume", queue] + ending + ["--through", filter]))
+      }
+      let output = try await run("cat; exec sleep 300")
+      #expect(output.out == "1\n2\n" && output.status == 0, "\(output)")
+      let cause = "did not exit at the end of its input"
+      #expect(output.err.contains("\(cause), was terminated and exited with 143\n"), "\(output)")
+      #expect(try await Services.messages(in: queue).isEmpty)
+      _ = try await Tool.run("publish", queue, input: "1 2")
+      let killed = try await run("trap '' TERM; cat; while :; do sleep 1; done")
+      #expect(killed.out == "1\n2\n" && killed.status == 0, "\(killed)")
+      #expect(killed.err.contains("\(cause), \(Self.killed)\n"), "\(killed)")
+    }
+  }
+
+  @Test(
     "a filter that closes its input or output costs no time, may answer what it has read, and is ended",
     arguments: [("exec <&-; sleep 2; echo $x", "input"), ("echo $x; exec >&-", "output")])
   func closed(_ script: String, _ what: String) async throws {

@@ -197,8 +197,9 @@ enum Consume: Verb {
         .details(
           """
           If the filter exits before it has written a line for each message, the messages without one are requeued and \
-          'consume' fails. A filter that closes its input or output, or leaves a process running that holds its output, is \
-          terminated once it has been silent for 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
+          'consume' fails. A filter that closes its input or output, leaves a process running that holds its output, or does not \
+          exit at the end of its input although it has written a line for each message, is terminated once it has been silent \
+          for 10 s, and killed after another 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
           """),
       .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed"),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")

@@ -126,7 +126,7 @@ final class FilterHandler: MessageHandler {
     child.checkEnd()
     if let status = child.status, child.output < 0 {
       settlements += try end(status)
-    } else if child.status != nil || child.output < 0 || hasClosedInput {
+    } else if child.status != nil || child.output < 0 || hasClosedInput || isFinishing && unanswered.isEmpty {
       pressForEnd(child)
     }
   }
@@ -156,7 +156,12 @@ final class FilterHandler: MessageHandler {
     overTime = .never
     pressCause =
       hasClosedInput
-      ? "closed its input" : child.status == nil ? "closed its output" : "left a process running that holds its output"
+      ? "closed its input"
+      : child.status != nil
+        ? "left a process running that holds its output"
+        : child.output < 0 ? "closed its output" : "did not exit at the end of its input"
+    // With every message handled, that it does not end by itself is no failure.
+    if unanswered.isEmpty, isFinishing { isTerminated = true }
     child.terminate()
   }
 
