@@ -1,5 +1,6 @@
 import Foundation
 import Support
+import Synchronization
 import Testing
 
 /// What a broker must not send, sent without end. The limit of memory is what makes a test fail that only ends late.
@@ -104,6 +105,58 @@ struct HostileBrokerTests {
       environment: ["AMQP_URL": broker.uri])
     #expect(output.err.contains("the broker sent more messages than the prefetch of 10 allows"), "\(output)")
     #expect(output.err.hasSuffix("\n1\n"), "\(output)")
+  }
+
+  // Whatever is asked of the broker, its response comes after the messages that it has sent.
+  @Test("cannot fill the memory of --peek by what comes before a response", arguments: [false, true])
+  func peek(_ isClosed: Bool) async throws {
+    let count = 500
+    let consuming = Mutex(0)
+    let broker = try FakeBroker { peer, method in
+      func deliver() {
+        let body = [UInt8](repeating: 0x61, count: 1 << 20)
+        for tag in 1...count where !peer.send(FakeBroker.deliver(tag: UInt64(tag), body: body)) { return }
+      }
+      switch method.name {
+      case .consume:
+        peer.send(FakeBroker.consuming())
+        consuming.withLock { $0 = 1 }
+        if isClosed { deliver() }
+        return true
+      case .declareQueue:
+        let asked = consuming.withLock { number in
+          if number > 0 { number += 1 }
+          return number
+        }
+        // The first question is whether the queue is empty.
+        if !isClosed, asked == 2 { deliver() }
+        peer.send(FakeBroker.declared("q", messages: asked > 0 ? 0 : count))
+        return true
+      default: return false
+      }
+    }
+    let output = try await Tool.shell(
+      "ulimit -v 524288; { msctl consume q --peek; echo $? >&2; } | \(isClosed ? "head -c 1" : "wc -l")",
+      environment: ["AMQP_URL": broker.uri])
+    #expect(output.out == (isClosed ? "\"" : "\(count)\n") && output.err == (isClosed ? "141\n" : "0\n"), "\(output)")
+  }
+
+  @Test(
+    "messages for which there is no memory end it with a sentence, and no trap",
+    arguments: [(200 << 20, "", "a message is larger than "), (5 << 20, "--through tac", "for more messages")])
+  func memory(_ size: Int, _ words: String, _ sentence: String) async throws {
+    let broker = try FakeBroker { peer, method in
+      guard method.name == .consume else { return false }
+      peer.send(FakeBroker.consuming())
+      let body = [UInt8](repeating: 0x61, count: size)
+      for tag in 1...100 where !peer.send(FakeBroker.deliver(tag: UInt64(tag), body: body)) { break }
+      return true
+    }
+    let output = try await Tool.shell(
+      "ulimit -v 524288; msctl consume q \(words) > $HOME/out", environment: ["AMQP_URL": broker.uri])
+    #expect(output.status == 1 && output.err.contains(": not enough memory"), "\(output)")
+    #expect(output.err.contains(sentence), "\(output)")
+    #expect(broker.connections == 1)
   }
 
   @Test("that says without end that it blocks us does not stop the clock")

@@ -72,6 +72,11 @@ struct ConsumeSession {
   /// How many were requeued and are to come again, and until when that is waited for: the broker may take a moment.
   private var requeued = 0
   private var requeueEnd = Deadline.now
+  /// Whether a response to `isEmpty` is to come, how many have said so since the last delivery, and until when to wait for one, or
+  /// before asking again.
+  private var isAsked = false
+  private var emptyResponses = 0
+  private var askTime = Deadline.now
   /// Come, but not wanted yet.
   private var waiting = Deque<AMQPDelivery>()
   private var place = StreamPlace()
@@ -273,8 +278,8 @@ struct ConsumeSession {
       }
       let deadline = ending.map(\.graceEnd) ?? min(end, idleEnd)
       // After the last message, whether the queue is empty is asked at once.
-      let isAsked = ending == nil && taken > before && (options.drains || options.peeks)
-      try wait(signals, until: isAsked ? .now : min(deadline, handler.wakeTime, .after(.seconds(1))))
+      let asksNow = ending == nil && taken > before && (options.drains || options.peeks)
+      try wait(signals, until: asksNow ? .now : min(deadline, handler.wakeTime, .after(.seconds(1))))
     }
   }
 
@@ -284,6 +289,8 @@ struct ConsumeSession {
     let graceEnd = isPressing ? Deadline.after(Self.grace) : .never
     guard let ending else {
       self.ending = Ending(failure: failure, graceEnd: graceEnd, mayReconnect: mayReconnect)
+      // All that comes now is requeued, unless it must be saved.
+      if options.peeks, saver == nil { connection.dropBodies() }
       return handler.finish()
     }
     // What fails while it ends says more than why it was to end.
@@ -336,6 +343,13 @@ struct ConsumeSession {
     case .cancelled:
       try cancelled()
       return nil
+    case .queue(let state):
+      // What a lost connection held is requeued when the broker has noticed its end, and its consumer is gone.
+      let isEmpty = state.messages == 0 && !(hasReconnected && state.consumers > 1 && !returnEnd.isPast)
+      isAsked = false
+      emptyResponses = isEmpty ? emptyResponses + 1 : 0
+      askTime = isEmpty ? .now : .after(.seconds(1))
+      return nil
     default: return nil
     }
   }
@@ -350,6 +364,8 @@ struct ConsumeSession {
   /// - Returns: whether it is still to be settled.
   private mutating func arrived(_ delivery: AMQPDelivery) throws(AMQPError) -> Bool {
     open += 1
+    emptyResponses = 0
+    askTime = isAsked ? .after(AMQPConnection.replyTimeout) : .now
     guard let left = traits.returnsLeft(delivery.message), left <= 1, var saver else { return true }
     // The acknowledgement must not bring another one.
     try stopConsumer()
@@ -479,6 +495,9 @@ struct ConsumeSession {
     guard isConnected else { return }
     isConnected = false
     isCancelSeen = false
+    isAsked = false
+    emptyResponses = 0
+    askTime = .now
     breakCause = error
     connection.close()
     recent.connectionBroke(unhandled: waiting.map(\.message) + connection.waitingMessages)
@@ -773,19 +792,20 @@ struct ConsumeSession {
     error.isTransient ? error : AMQPError(kind: .broken, reason: error.reason)
   }
 
-  /// Whether nothing is ready, nothing waits here, and nothing is under way. A delivery may overtake the first reply, so there
-  /// is a second round.
-  private func isEmpty() throws(AMQPError) -> Bool {
-    guard waiting.isEmpty, requeued == 0 || requeueEnd.isPast else { return false }
-    for _ in 0..<2 {
-      let state = try connection.inspectQueue(queue)
-      guard state.messages == 0 else { return false }
-      // What a lost connection held is requeued when the broker has noticed its end, and its consumer is gone.
-      if hasReconnected, state.consumers > 1, !returnEnd.isPast { return false }
-      try connection.pump()
-      guard !connection.hasEvents else { return false }
+  /// Whether nothing is ready, nothing waits here, and nothing is under way. The broker's response is not waited for here, since
+  /// it comes after all that was delivered before it, which may be more than memory holds. A delivery may overtake the first
+  /// response, so there is a second one.
+  private mutating func isEmpty() throws(AMQPError) -> Bool {
+    guard waiting.isEmpty, !connection.hasEvents, requeued == 0 || requeueEnd.isPast else { return false }
+    if emptyResponses >= 2 { return true }
+    guard askTime.isPast else { return false }
+    if isAsked {
+      throw AMQPError(kind: .timedOut, reason: "no response within \(AMQPConnection.replyTimeout.shown)")
     }
-    return true
+    try connection.askFor(queue: queue)
+    isAsked = true
+    askTime = .after(AMQPConnection.replyTimeout)
+    return false
   }
 
   private var countFailure: Failure? {

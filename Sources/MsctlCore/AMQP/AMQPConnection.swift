@@ -18,10 +18,13 @@ public final class AMQPConnection {
   private static let headerRoom = 65_536
   /// RabbitMQ takes no body above this (`max_message_size`), so none is believed.
   private static let bodyLimit: UInt64 = 512 << 20
+  /// After how many bytes of bodies it is asked whether there is memory for more: four times as much, since they are written into
+  /// other forms.
+  private static let memoryStep = 16 << 20
   /// How much may be put by, in bytes, while nobody can take messages.
   private static let putByLimit = 2 << 30
   /// How long the broker may take to respond to a method.
-  private static let replyTimeout: Duration = .seconds(30)
+  package static let replyTimeout: Duration = .seconds(30)
 
   /// A message whose frames have not all come.
   private enum Partial {
@@ -86,6 +89,12 @@ public final class AMQPConnection {
   private var fullPump = Deadline.now
   private var partial: (kind: Partial, message: AMQPMessage, left: UInt64)?
   private var bounds = AMQPBounds()
+  /// How many responses to `askFor(queue:)` are to come.
+  private var questions = 0
+  private var keepsBodies = true
+  /// The body that is coming, and the bytes of all since the memory was asked for.
+  private var held = HeldBytes(limit: Int(clamping: bodyLimit))
+  private var unasked = 0
   /// The size of a frame that the broker agreed to.
   private var frameMax = AMQPConnection.frameMax
   /// What the broker says of itself: its version, for one.
@@ -315,6 +324,7 @@ public final class AMQPConnection {
     events = []
     putBy = 0
     partial = nil
+    questions = 0
     try sendOpenChannel()
     try awaitChannel()
   }
@@ -330,7 +340,7 @@ public final class AMQPConnection {
   // MARK: Methods
 
   /// What a broker says of a queue.
-  public struct QueueState: Sendable {
+  public struct QueueState: Sendable, Equatable {
     public let name: String
     /// Messages ready for delivery.
     public let messages: Int
@@ -365,8 +375,13 @@ public final class AMQPConnection {
 
   private func awaitDeclare() throws(AMQPError) -> QueueState {
     let ok = try reply(MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
-    return QueueState(
-      name: String(ok.queue), messages: Int(clamping: ok.message_count), consumers: Int(clamping: ok.consumer_count))
+    return QueueState(ok)
+  }
+
+  /// As `inspectQueue`, without waiting: the state comes as an event, after all that was delivered before it.
+  package func askFor(queue name: String) throws(AMQPError) {
+    try sendDeclare(name, isPassive: true, [])
+    questions += 1
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
@@ -600,8 +615,11 @@ public final class AMQPConnection {
   /// Whether `pump` has put something by.
   public var hasEvents: Bool { !events.isEmpty }
 
-  /// Whether the broker has ended the consumer, which `nextEvent` says only after what came before.
-  package var isCancelled: Bool { if case .cancelled = events.last { true } else { false } }
+  /// Whether the broker has ended the consumer, which `nextEvent` says only after what came before. A response may follow.
+  package var isCancelled: Bool { events.suffix(2).contains(.cancelled) }
+
+  /// What is delivered from here on is only to be settled: its bodies, which may be of any size, are not kept.
+  package func dropBodies() { keepsBodies = false }
 
   /// The messages that were delivered and put by.
   package var waitingMessages: [AMQPMessage] {
@@ -672,15 +690,19 @@ public final class AMQPConnection {
       if let decoded = header.decoded?.assumingMemoryBound(to: amqp_basic_properties_t.self) {
         partial?.message.properties = AMQPProperties(decoded.pointee)
       }
+      held.reset()
       // What it says of its size is believed as far as it has come.
-      partial?.message.body.reserveCapacity(min(Int(clamping: header.body_size), 1 << 20))
+      if keepsBodies { partial?.message.body.reserveCapacity(min(Int(clamping: header.body_size), 1 << 20)) }
       partial?.left = header.body_size
     case AMQP_FRAME_BODY:
       let fragment = frame.payload.body_fragment
       guard let left = partial?.left, left != .max, fragment.len > 0, left >= UInt64(fragment.len) else {
         throw violation("a message body out of place")
       }
-      partial?.message.body += UnsafeRawBufferPointer(start: fragment.bytes, count: fragment.len)
+      if keepsBodies {
+        try checkMemory(fragment.len)
+        partial?.message.body += UnsafeRawBufferPointer(start: fragment.bytes, count: fragment.len)
+      }
       partial?.left -= UInt64(clamping: fragment.len)
     default:
       throw violation("a frame of type \(frame.frame_type)")
@@ -693,6 +715,17 @@ public final class AMQPConnection {
     case .returned(let code, let text):
       return .returned(message, code: code, text: text)
     }
+  }
+
+  /// An array that cannot grow ends the process by a trap: so it is asked before whether there is memory for a piece of a body.
+  private func checkMemory(_ size: Int) throws(AMQPError) {
+    do { try held.check((partial?.message.body.count ?? 0) + size, "a message") } catch {
+      throw dead(.noMemory, error.message)
+    }
+    unasked += size
+    guard unasked > Self.memoryStep else { return }
+    unasked = 0
+    guard hasMemory(for: 4 * Self.memoryStep) else { throw dead(.noMemory, "not enough memory for more messages") }
   }
 
   private func take(_ method: amqp_method_t) throws(AMQPError) -> AMQPEvent? {
@@ -724,6 +757,9 @@ public final class AMQPConnection {
     case MSCTL_BASIC_CANCEL:
       try check(bounds.cancelled())
       return .cancelled
+    case MSCTL_QUEUE_DECLARE_OK where questions > 0:
+      questions -= 1
+      return .queue(QueueState(try decoded(method, as: amqp_queue_declare_ok_t.self)))
     case MSCTL_CONNECTION_BLOCKED:
       return .blocked(reason: String(try decoded(method, as: amqp_connection_blocked_t.self).reason))
     case MSCTL_CONNECTION_UNBLOCKED:
@@ -778,7 +814,9 @@ public final class AMQPConnection {
   ) throws(AMQPError) -> Reply {
     while let frame = try readFrame(until: deadline), !deadline.isPast {
       let isMethod = Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD
-      if isMethod, frame.channel == channel, frame.payload.method.id == method {
+      // Responses come in order: one to an earlier question is an event.
+      let isEvent = method == MSCTL_QUEUE_DECLARE_OK && questions > 0
+      if isMethod, !isEvent, frame.channel == channel, frame.payload.method.id == method {
         return try decoded(frame.payload.method, as: type)
       }
       if let event = try take(frame) {
@@ -833,6 +871,14 @@ public final class AMQPConnection {
   private func dead(_ kind: AMQPError.Kind, _ reason: String) -> AMQPError {
     isAlive = false
     return AMQPError(kind: kind, reason: reason)
+  }
+}
+
+extension AMQPConnection.QueueState {
+  fileprivate init(_ ok: amqp_queue_declare_ok_t) {
+    name = String(ok.queue)
+    messages = Int(clamping: ok.message_count)
+    consumers = Int(clamping: ok.consumer_count)
   }
 }
 

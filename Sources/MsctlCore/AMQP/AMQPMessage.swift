@@ -109,6 +109,8 @@ public enum AMQPEvent: Sendable, Equatable {
   case nack(tag: UInt64, multiple: Bool)
   /// `basic.cancel`: the queue is gone.
   case cancelled
+  /// `queue.declare-ok`: the response to `askFor(queue:)`.
+  case queue(AMQPConnection.QueueState)
   /// `connection.blocked`: the broker takes no messages, and why.
   case blocked(reason: String)
   case unblocked
@@ -120,7 +122,7 @@ extension AMQPEvent {
     switch self {
     case .delivery(let delivery): 1024 + delivery.message.body.count
     case .returned(let message, _, _): 1024 + message.body.count
-    case .ack, .nack, .cancelled, .blocked, .unblocked: 512
+    case .ack, .nack, .cancelled, .queue, .blocked, .unblocked: 512
     }
   }
 
@@ -141,6 +143,7 @@ extension AMQPEvent {
     case .ack(let tag, let multiple): "basic.ack \(tag)\(multiple ? " and all before" : "")"
     case .nack(let tag, let multiple): "basic.nack \(tag)\(multiple ? " and all before" : "")"
     case .cancelled: "basic.cancel"
+    case .queue(let state): "queue.declare-ok \(state.name): \(state.messages) ready"
     case .blocked(let reason): "connection.blocked \(reason)"
     case .unblocked: "connection.unblocked"
     }
@@ -166,6 +169,8 @@ public struct AMQPError: Error, Sendable, Equatable {
     case violation
     /// A frame that librabbitmq cannot read. Another connection may meet it again.
     case unreadableFrame
+    /// There is no memory for a message.
+    case noMemory
   }
 
   public let kind: Kind
@@ -237,6 +242,10 @@ public struct AMQPError: Error, Sendable, Equatable {
         hint:
           "A message's headers may be too large for a frame. Remove it with 'rabbitmqadmin' or RabbitMQ's management page."
       )
+    case .noMemory:
+      return Failure(
+        .failed, "closed the connection to RabbitMQ at \(broker): \(reason)",
+        hint: "Raise the limit ('ulimit -v'), or hold fewer messages at a time ('--prefetch').")
     case .violation:
       return Failure(.failed, "closed the connection to RabbitMQ at \(broker): \(reason)")
     case .channelClosed(let code), .connectionClosed(let code):
