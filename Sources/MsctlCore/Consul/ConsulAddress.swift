@@ -22,7 +22,8 @@ public struct ConsulAddress: Sendable, Equatable {
     guard hasScheme || !text.holds(text: "://"), !text.holds("#") else { return nil }
     let url = hasScheme ? text : "http://" + text
     // What follows a '?' may be a token, which belongs into a header; what stands before an '@' is a login or part of one.
-    guard !url.holds("?"), !url.holds("@"), let parts = try? URLParts(url), !parts.host.isEmpty, parts.user == nil else { return nil }
+    guard !url.holds("?"), !url.holds("@"), let parts = try? URLParts(url), !parts.host.isEmpty, parts.user == nil
+    else { return nil }
     let rest = url.rest(after: parts.scheme + "://") ?? ""
     let authority = rest.cut(at: "/")?.before ?? rest[...]
     // Go's client takes 80 and 443 where no port is named; everybody means the agent's.
