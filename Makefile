@@ -7,7 +7,7 @@
 LINK ?= static
 # Where swift builds it: the other kind may stand beside it.
 SCRATCH ?= .build
-RELEASE = -c release --static-swift-stdlib -Xlinker -s $(RELEASE_$(LINK))
+RELEASE = -c release --static-swift-stdlib -Xswiftc -enforce-exclusivity=unchecked -Xlinker -s $(RELEASE_$(LINK))
 # In one group, since each refers to others.
 RELEASE_static = --disable-local-rpath -Xswiftc -static-executable -Xswiftc -use-ld=lld \
   -Xlinker --gc-sections -Xlinker $(CURDIR)/.build/static/absent.o -Xlinker --start-group \

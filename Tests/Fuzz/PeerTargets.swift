@@ -111,7 +111,7 @@ enum FakeBroker {
           look(at: delivery)
           let message = delivery.message
           if !handled.take(message), !acknowledged.take(message) { handled.add(message) }
-          acknowledged.add(message)
+          acknowledged.add(delivery)
           acknowledged.connectionBroke(unhandled: [])
           precondition(attempts.add(message) > 0)
           if let offset = message.streamOffset, !place.hasSeen(offset) {

@@ -10,6 +10,10 @@ private func message(_ id: String?, _ body: String, _ headers: [AMQPField] = [])
   return message
 }
 
+private func delivery(_ id: String?, _ body: String) -> AMQPDelivery {
+  AMQPDelivery(message: message(id, body), tag: 1, connection: 1, redelivered: false)
+}
+
 @Suite("Messages that come again")
 struct RedeliveryTests {
   @Test("a message is known by all that it says, but not by what the broker counts")
@@ -33,8 +37,10 @@ struct RedeliveryTests {
   @Test("an acknowledgement that may be lost is believed only where the id is the message's own")
   func acknowledged() {
     var recent = AcknowledgedMessages()
-    for (id, body) in [("own", "1"), ("shared", "2"), ("shared", "2"), ("waits", "3")] { recent.add(message(id, body)) }
-    recent.add(message(nil, "4"))
+    for (id, body) in [("own", "1"), ("shared", "2"), ("shared", "2"), ("waits", "3")] {
+      recent.add(delivery(id, body))
+    }
+    recent.add(delivery(nil, "4"))
     // Nothing is in doubt before a connection breaks.
     let before = recent.take(message("own", "1"))
     recent.connectionBroke(unhandled: [message("waits", "3")])

@@ -667,7 +667,7 @@ struct ConsumeSession {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
       ending?.settlementsLeft -= count
     }
-    if !traits.isStream { for delivery in now { recent.add(delivery.message) } }
+    if !traits.isStream { for delivery in now { recent.add(delivery) } }
     let last = now.last
     held.removeFirst(count)
     acknowledged += count
@@ -690,7 +690,7 @@ struct ConsumeSession {
       }
     }
     let last = held.last
-    for delivery in held { recent.add(delivery.message) }
+    for delivery in held { recent.add(delivery) }
     acknowledged += held.count
     open -= waiting.count
     waiting = []

@@ -35,17 +35,17 @@ struct AcknowledgedMessages {
   private static let countLimit = 10_000
   private static let sizeLimit = 16 << 20
 
-  private var recent = Deque<AMQPMessage>()
+  private var recent = Deque<AMQPDelivery>()
   private var size = 0
   /// By id: those that may come again.
   private var unsure: [ByteKey: AMQPMessage] = [:]
 
-  mutating func add(_ message: AMQPMessage) {
-    guard message.properties.messageID != nil else { return }
-    recent.append(message)
-    size += message.body.count
+  mutating func add(_ delivery: AMQPDelivery) {
+    guard delivery.message.properties.messageID != nil else { return }
+    recent.append(delivery)
+    size += delivery.message.body.count
     while recent.count > Self.countLimit || size > Self.sizeLimit, let oldest = recent.popFirst() {
-      size -= oldest.body.count
+      size -= oldest.message.body.count
     }
   }
 
@@ -54,7 +54,7 @@ struct AcknowledgedMessages {
   mutating func connectionBroke(unhandled: some Collection<AMQPMessage>) {
     unsure = [:]
     var shared = Set(unhandled.compactMap(\.idKey))
-    for message in recent {
+    for message in recent.lazy.map(\.message) {
       guard let id = message.idKey, !shared.contains(id) else { continue }
       if unsure.updateValue(message, forKey: id) != nil {
         unsure[id] = nil

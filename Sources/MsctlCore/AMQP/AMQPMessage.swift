@@ -91,20 +91,30 @@ public struct AMQPMessage: Sendable, Equatable {
   }
 }
 
-/// A message that a broker delivered (`basic.deliver`).
-public struct AMQPDelivery: Sendable, Equatable {
-  public var message: AMQPMessage
+/// A message that a broker delivered (`basic.deliver`). A class, since it is handed from one to the next many times until it is
+/// settled.
+public final class AMQPDelivery: Sendable, Equatable {
+  public let message: AMQPMessage
   /// What an acknowledgement names; valid on the channel that delivered it, and so on this connection alone.
-  public var tag: UInt64
-  public var connection: UInt64
-  public var redelivered: Bool
+  public let tag: UInt64
+  public let connection: UInt64
+  public let redelivered: Bool
+
+  package init(message: AMQPMessage, tag: UInt64, connection: UInt64, redelivered: Bool) {
+    (self.message, self.tag, self.connection, self.redelivered) = (message, tag, connection, redelivered)
+  }
+
+  public static func == (one: AMQPDelivery, other: AMQPDelivery) -> Bool {
+    one.tag == other.tag && one.connection == other.connection && one.redelivered == other.redelivered
+      && one.message == other.message
+  }
 }
 
 /// What a broker sends without being asked.
 public enum AMQPEvent: Sendable, Equatable {
   case delivery(AMQPDelivery)
   /// `basic.return`: the message could not be routed.
-  case returned(AMQPMessage, code: Int, text: String)
+  indirect case returned(AMQPMessage, code: Int, text: String)
   case ack(tag: UInt64, multiple: Bool)
   case nack(tag: UInt64, multiple: Bool)
   /// `basic.cancel`: the queue is gone.

@@ -11,6 +11,8 @@ package enum AMQPText {
 
   /// Reads text from a broker.
   package static func text(_ bytes: UnsafeRawBufferPointer) -> String {
+    // Nearly all of it is ASCII, which needs no look at each character.
+    if bytes.allSatisfy({ $0 < 0x80 }) { return String(decoding: bytes, as: UTF8.self) }
     if !mayHoldEscape(bytes), let text = String(validating: bytes, as: UTF8.self) { return text }
     var text = String.UnicodeScalarView()
     func escape(_ bytes: Slice<UnsafeRawBufferPointer>) {
