@@ -84,9 +84,10 @@ struct HostileBrokerTests {
       Self.flood(peer, FakeBroker.ack(1))
       return true
     }
+    // The message was sent along with the opening: whether it arrived, nobody knows.
     let output = try await run("publish q 1", broker)
-    #expect(output.status == 6)
-    #expect(output.err.contains("does not speak AMQP 0-9-1"), "\(output)")
+    #expect(output.status == 7)
+    #expect(output.err.contains("the broker confirmed more messages than were published"), "\(output)")
   }
 
   @Test("cannot deliver past the prefetch, whatever the reader of the output does")
@@ -139,6 +140,26 @@ struct HostileBrokerTests {
       "ulimit -v 524288; { msctl consume q --peek; echo $? >&2; } | \(isClosed ? "head -c 1" : "wc -l")",
       environment: ["AMQP_URL": broker.uri])
     #expect(output.out == (isClosed ? "\"" : "\(count)\n") && output.err == (isClosed ? "141\n" : "0\n"), "\(output)")
+  }
+
+  @Test("cannot forge a line, nor write to the terminal, by a reply text", arguments: ["", "-v", "--json-errors"])
+  func replyText(_ option: String) async throws {
+    let text = "no\nmsctl: all is well\r\u{1B}[2J\u{9B}31m\u{7F}"
+    for closing in [FakeBroker.closeChannel(406, text), FakeBroker.closeConnection(501, text)] {
+      let broker = try FakeBroker { peer, method in
+        guard method.name == .declareQueue else { return false }
+        peer.send(FakeBroker.blocked(text) + closing)
+        return true
+      }
+      for words in ["publish q 1 --reconnect-for 1s", "consume q --reconnect-for 1s", "consume q --drain"] {
+        let output = try await run("\(words) \(option)", broker)
+        #expect(output.status != 0 && output.err.contains("all is well"), "\(output)")
+        #expect(!output.err.contains("\nmsctl: all is well"), "\(output)")
+        #expect(
+          output.err.unicodeScalars.allSatisfy { $0 == "\n" || $0.value >= 0x20 && !(0x7F...0x9F).contains($0.value) },
+          "\(output)")
+      }
+    }
   }
 
   @Test(

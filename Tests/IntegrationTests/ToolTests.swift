@@ -40,6 +40,18 @@ struct ToolTests {
         + "\n")
   }
 
+  @Test(
+    "the man pages say what reaches others: bodies after a redirect, secrets in the environment of commands",
+    arguments: [
+      ("call", "A 307 or 308 sends the body again, even to another host."),
+      ("consume", "AMQP_URL and CONSUL_HTTP_TOKEN included"), ("discover", "AMQP_URL and CONSUL_HTTP_TOKEN included"),
+      ("register", "COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN included"),
+    ])
+  func warnings(_ verb: String, _ sentence: String) async throws {
+    let words = try await Tool.run(verb, "--help").out.split { $0 == " " || $0 == "\n" }.joined(separator: " ")
+    #expect(words.contains(sentence))
+  }
+
   @Test("fails where its output cannot be written")
   func fullDisk() async throws {
     let output = try await Tool.shell("msctl discover consul > /dev/full; echo $?")
