@@ -74,5 +74,5 @@ extension ArgumentChoice {
     self = choice
   }
   package var argumentText: String? { rawValue }
-  package static var completion: Completion { .choices(allCases.map(\.rawValue)) }
+  package static var completion: Completion { .choices(allCases.map { $0.rawValue }) }
 }

@@ -5,36 +5,36 @@ package struct Operand<Options: Sendable>: Sendable {
   package let apply: @Sendable (inout Options, String) throws(ValueError) -> Void
 
   package static func one<V: ArgumentValue>(
-    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String,
+    _ name: String, into field: @escaping @autoclosure Field<Options, V>, _ summary: String,
     completion: Completion = .nothing
   ) -> Self {
     of(.one, name, summary, completion) { (options, word) throws(ValueError) in
-      options[keyPath: field] = try V(argument: word)
+      options[keyPath: field()] = try V(argument: word)
     }
   }
 
   package static func optional<V: ArgumentValue>(
-    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String,
+    _ name: String, into field: @escaping @autoclosure Field<Options, V>, _ summary: String,
     completion: Completion = .nothing, where accepts: @escaping @Sendable (String) -> Bool = { _ in true }
   ) -> Self {
     of(.optional, name, summary, completion, accepts) { (options, word) throws(ValueError) in
-      options[keyPath: field] = try V(argument: word)
+      options[keyPath: field()] = try V(argument: word)
     }
   }
 
   package static func many<V: ArgumentValue>(
-    _ name: String, into field: any WritableKeyPath<Options, [V]> & Sendable, _ summary: String
+    _ name: String, into field: @escaping @autoclosure Field<Options, [V]>, _ summary: String
   ) -> Self {
     of(.many, name, summary, .nothing) { (options, word) throws(ValueError) in
-      options[keyPath: field].append(try V(argument: word))
+      options[keyPath: field()].append(try V(argument: word))
     }
   }
 
   /// A command line that is run: all words after `--`.
   package static func rest(
-    _ name: String, into field: any WritableKeyPath<Options, [String]> & Sendable, _ summary: String
+    _ name: String, into field: @escaping @autoclosure Field<Options, [String]>, _ summary: String
   ) -> Self {
-    of(.rest, name, summary, .nothing) { (options, word) throws(ValueError) in options[keyPath: field].append(word) }
+    of(.rest, name, summary, .nothing) { (options, word) throws(ValueError) in options[keyPath: field()].append(word) }
   }
 
   private static func of(
@@ -54,10 +54,10 @@ package struct Variable<Options: Sendable>: Sendable {
   package let apply: @Sendable (inout Options, String) throws(ValueError) -> Void
 
   package static func value<V: ArgumentValue>(
-    _ name: String, into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String
+    _ name: String, into field: @escaping @autoclosure Field<Options, V>, _ summary: String
   ) -> Self {
     Variable(spec: VariableSpec(name: name, summary: summary)) { (options, word) throws(ValueError) in
-      options[keyPath: field] = try V(argument: word)
+      options[keyPath: field()] = try V(argument: word)
     }
   }
 
@@ -65,18 +65,18 @@ package struct Variable<Options: Sendable>: Sendable {
     Variable(spec: VariableSpec(name: spec.name, summary: spec.summary, secret: true), apply: apply)
   }
 
-  package func lifted<Whole>(to group: any WritableKeyPath<Whole, Options> & Sendable) -> Variable<Whole> {
+  package func lifted<Whole>(to group: @escaping @autoclosure Field<Whole, Options>) -> Variable<Whole> {
     Variable<Whole>(spec: spec) { (whole, word) throws(ValueError) in
-      try apply(&whole[keyPath: group], word)
+      try apply(&whole[keyPath: group()], word)
     }
   }
 }
 
 extension Array {
   package func lifted<Whole, Group>(
-    to group: any WritableKeyPath<Whole, Group> & Sendable
+    to group: @escaping @autoclosure Field<Whole, Group>
   ) -> [Variable<Whole>] where Element == Variable<Group> {
-    map { $0.lifted(to: group) }
+    map { $0.lifted(to: group()) }
   }
 }
 
@@ -88,7 +88,7 @@ package struct CommandTitle: Sendable {
 }
 
 /// The words of one subcommand: what help, man pages and completions read.
-package struct CommandSpec: Sendable, Equatable {
+package struct CommandSpec: Sendable {
   package var name: String
   /// One line, lower case, no full stop.
   package var summary: String
@@ -116,8 +116,7 @@ package struct Command<Options: Defaulted>: Sendable {
   package let name: String
   package let summary: String
   package let details: String
-  // Made when they are asked for: each row has key paths, and the tables of five commands are a third of what a short command
-  // costs.
+  // Made when they are asked for: the tables of five commands cost more than most of what a short command does.
   private let makeFlags: @Sendable () -> [Flag<Options>]
   private let makeOperands: @Sendable () -> [Operand<Options>]
   private let makeVariables: @Sendable () -> [Variable<Options>]
@@ -153,8 +152,9 @@ package struct Command<Options: Defaulted>: Sendable {
   }
 
   package var spec: CommandSpec {
+    // Closures, since a key path would be made for each table.
     CommandSpec(
-      name: name, summary: summary, details: details, flags: flags.map(\.spec) + [Help.flag],
-      operands: operands.map(\.spec), variables: variables.map(\.spec), examples: examples)
+      name: name, summary: summary, details: details, flags: flags.map { $0.spec } + [Help.flag],
+      operands: operands.map { $0.spec }, variables: variables.map { $0.spec }, examples: examples)
   }
 }

@@ -3,6 +3,10 @@ package protocol Defaulted: Sendable {
   init()
 }
 
+/// Where a value lands, as a row of a table names it. The key path is made only when the row is used: to make all of a table
+/// would take longer than most of what a short command does.
+package typealias Field<Root, Value> = @Sendable () -> any WritableKeyPath<Root, Value> & Sendable
+
 /// An option: its words, and where its value lands.
 package struct Flag<Options: Sendable>: Sendable {
   package var spec: FlagSpec
@@ -14,11 +18,11 @@ package struct Flag<Options: Sendable>: Sendable {
   }
 
   /// An option of a shared group, as an option of the whole that holds the group.
-  package func lifted<Whole>(to group: any WritableKeyPath<Whole, Options> & Sendable) -> Flag<Whole> {
+  package func lifted<Whole>(to group: @escaping @autoclosure Field<Whole, Options>) -> Flag<Whole> {
     var spec = spec
     spec.isShared = true
     return Flag<Whole>(spec: spec) { (whole, word) throws(ValueError) in
-      try apply(&whole[keyPath: group], word)
+      try apply(&whole[keyPath: group()], word)
     }
   }
 
@@ -37,60 +41,60 @@ package struct Flag<Options: Sendable>: Sendable {
 extension Flag where Options: Defaulted {
   /// A switch: its field becomes `value` when it is written.
   package static func toggle(
-    _ long: String, _ short: Unicode.Scalar?, into field: any WritableKeyPath<Options, Bool> & Sendable,
+    _ long: String, _ short: Unicode.Scalar?, into field: @escaping @autoclosure Field<Options, Bool>,
     to value: Bool = true,
     _ summary: String
   ) -> Self {
     Flag(spec: FlagSpec(long: long, short: short, summary: summary)) { (options, _) throws(ValueError) in
-      options[keyPath: field] = value
+      options[keyPath: field()] = value
     }
   }
 
   /// An option with a value; the last one written counts.
   package static func value<V: ArgumentValue>(
     _ long: String, _ short: Unicode.Scalar?, _ name: String,
-    into field: any WritableKeyPath<Options, V> & Sendable, _ summary: String
+    into field: @escaping @autoclosure Field<Options, V>, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
       long: long, short: short, valueName: name, summary: summary,
-      defaultText: Options()[keyPath: field].argumentText, completion: V.completion)
+      makeDefault: { Options()[keyPath: field()].argumentText }, completion: V.completion)
     return Flag(spec: spec) { (options, word) throws(ValueError) in
-      options[keyPath: field] = try V(argument: word)
+      options[keyPath: field()] = try V(argument: word)
     }
   }
 
   /// A whole number within bounds, which help and the error name.
   package static func number(
     _ long: String, _ short: Unicode.Scalar?, _ name: String, in range: ClosedRange<Int>,
-    into field: any WritableKeyPath<Options, Int> & Sendable, _ summary: String
+    into field: @escaping @autoclosure Field<Options, Int>, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
-      long: long, short: short, valueName: name, summary: summary, defaultText: Options()[keyPath: field].argumentText)
+      long: long, short: short, valueName: name, summary: summary, makeDefault: { Options()[keyPath: field()].argumentText })
     return Flag(spec: spec) { (options, word) throws(ValueError) in
-      options[keyPath: field] = try bounded(word, range)
+      options[keyPath: field()] = try bounded(word, range)
     }
   }
 
   /// As `number`, for a field that may have no value.
   package static func number(
     _ long: String, _ short: Unicode.Scalar?, _ name: String, in range: ClosedRange<Int>,
-    into field: any WritableKeyPath<Options, Int?> & Sendable, _ summary: String
+    into field: @escaping @autoclosure Field<Options, Int?>, _ summary: String
   ) -> Self {
     Flag(spec: FlagSpec(long: long, short: short, valueName: name, summary: summary)) {
       (options, word) throws(ValueError) in
-      options[keyPath: field] = try bounded(word, range)
+      options[keyPath: field()] = try bounded(word, range)
     }
   }
 
   /// An option that may be written many times; each use adds a value.
   package static func list<V: ArgumentValue>(
     _ long: String, _ short: Unicode.Scalar?, _ name: String,
-    into field: any WritableKeyPath<Options, [V]> & Sendable, _ summary: String
+    into field: @escaping @autoclosure Field<Options, [V]>, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
       long: long, short: short, valueName: name, summary: summary, repeats: true, completion: V.completion)
     return Flag(spec: spec) { (options, word) throws(ValueError) in
-      options[keyPath: field].append(try V(argument: word))
+      options[keyPath: field()].append(try V(argument: word))
     }
   }
 }
@@ -106,9 +110,9 @@ extension Array {
   }
 
   package func lifted<Whole, Group>(
-    to group: any WritableKeyPath<Whole, Group> & Sendable
+    to group: @escaping @autoclosure Field<Whole, Group>
   ) -> [Flag<Whole>] where Element == Flag<Group> {
-    map { $0.lifted(to: group) }
+    map { $0.lifted(to: group()) }
   }
 }
 

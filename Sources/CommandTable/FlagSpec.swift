@@ -1,5 +1,5 @@
-/// The words of one option: everything that help, man pages and completions read. Pure data.
-package struct FlagSpec: Sendable, Equatable {
+/// The words of one option: everything that help, man pages and completions read.
+package struct FlagSpec: Sendable {
   /// The long name, without its dashes.
   package var long: String
   package var short: Unicode.Scalar?
@@ -11,8 +11,8 @@ package struct FlagSpec: Sendable, Equatable {
   package var details = ""
   /// The heading under which help shows the option.
   package var category = "Options"
-  /// The default as a user would write it; nil where there is none.
-  package var defaultText: String?
+  /// Finds out the default as a user would write it; nil where there is none.
+  var makeDefault: @Sendable () -> String? = { nil }
   /// The environment variable that gives the value where the command line does not.
   package var variable: String?
   /// Each use adds a value instead of replacing the one before.
@@ -33,7 +33,7 @@ package struct FlagSpec: Sendable, Equatable {
   var notes: String {
     var notes: [String] = []
     if case .choices(let words) = completion { notes.append(words.joined(separator: "|")) }
-    if let text = defaultText { notes.append("default: \(text)") }
+    if let text = makeDefault() { notes.append("default: \(text)") }
     if let variable { notes.append("$\(variable)") }
     if repeats { notes.append("repeatable") }
     return notes.isEmpty ? "" : " (\(notes.joined(separator: "; ")))"

@@ -20,7 +20,8 @@ enum Main {
   }
 
   private static func environmentVariables() -> [String: String] {
-    var variables: [String: String] = [:]
+    // Room for what an environment usually has: to grow takes longer than to fill.
+    var variables = [String: String](minimumCapacity: 64)
     var entry = environ
     while let text = entry.pointee {
       if let sign = strchr(text, Int32(UInt8(ascii: "="))) {
