@@ -31,6 +31,7 @@ let package = Package(
       name: "MsctlCommands",
       dependencies: [
         "CommandTable", "CPosix", "MsctlCore", .product(name: "DequeModule", package: "swift-collections"),
+        .product(name: "HeapModule", package: "swift-collections"),
       ],
       swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),

@@ -6,6 +6,8 @@
 // Compiled into the static executable only (Makefile). A newer libcurl that refers to more does not link: add its names here.
 #include <netdb.h>
 #include <nss.h>
+#include <openssl/conf.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -151,4 +153,17 @@ static __attribute__((constructor(101))) void begin(int count, char **arguments)
   // getaddrinfo would load the modules of nsswitch.conf from the machine that this file runs on, which may be of another C
   // library. Files and DNS are inside.
   __nss_configure_lookup("hosts", "files dns");
+}
+
+// OpenSSL reads its configuration file when libcurl is set up, which takes longer than a call does otherwise; only TLS needs it.
+// shim.h has what calls these.
+void msctl_defer_tls_settings(void) { OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL); }
+
+void msctl_load_tls_settings(void) {
+  static int is_loaded;
+  if (is_loaded) return;
+  is_loaded = 1;
+  // As OpenSSL itself does.
+  CONF_modules_load_file(
+      NULL, NULL, CONF_MFLAGS_DEFAULT_SECTION | CONF_MFLAGS_IGNORE_MISSING_FILE | CONF_MFLAGS_IGNORE_RETURN_CODES);
 }

@@ -1,8 +1,9 @@
 // What Swift's Glibc does not show of the C library: descriptors that are closed on exec from their first moment (pipe2(2),
-// mkostemp(3)), and random bytes (getrandom(2)).
+// mkostemp(3)), random bytes (getrandom(2)) and the set of descriptors that an event loop waits for (epoll(7)).
 #ifndef MSCTL_CPOSIX_SHIM_H
 #define MSCTL_CPOSIX_SHIM_H
 
+#include <sys/epoll.h>
 #include <sys/random.h>
 
 extern int pipe2(int ends[2], int flags);

@@ -95,6 +95,34 @@ struct CallEachTests {
     #expect(server.requests.count == 500)
   }
 
+  @Test("runs more calls at a time than the soft limit of descriptors allows, and says where the hard one is too low")
+  func descriptors() async throws {
+    let arrived = NSCondition()
+    let count = Mutex(0)
+    let server = try TestServer { _ in
+      // None is answered before all have come.
+      arrived.lock()
+      defer { arrived.unlock() }
+      count.withLock { $0 += 1 }
+      arrived.broadcast()
+      while count.withLock({ $0 < 250 }) { arrived.wait() }
+      return .kept("1")
+    }
+    let call = "seq 500 | jq -c '{n:.}' | msctl call '\(server.url)/{n}' --each --parallel 250"
+    let output = try await Tool.shell("ulimit -Sn 100; " + call)
+    #expect(output.status == 0 && output.lines.count == 500, "\(output.err)")
+    #expect(server.connections == 250)
+    let refused = try await Tool.shell("ulimit -n 100; " + call)
+    #expect(refused.status == 1 && refused.out == "")
+    #expect(
+      refused.err == """
+        msctl: '--parallel 250' requires 326 open files, but the limit is 100
+               Raise the limit ('ulimit -n'), or use '--parallel 34'.
+
+        """)
+    #expect(server.requests.count == 500)
+  }
+
   @Test("sends each value as the body, as it was written")
   func bodies() async throws {
     let server = try TestServer { .kept($0.body) }

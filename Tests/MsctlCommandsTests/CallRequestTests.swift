@@ -43,6 +43,28 @@ struct CallRequestTests {
   }
 
   @Test(
+    "goes where the target says that a value makes of a template",
+    arguments: [
+      "http://h:1/{id}", "HTTP://h:1/{id}?a={p}", "http://h{?p}", "http://{id}/x", "http://h/x?q={p}", ":3000/{id}",
+      "localhost:3000/x/{+p}", "user-service/users/{id}", "consul://user-service/{id}/{p}", "user-service?q={p}",
+      "user-{id}/x", "s/a://b/{id}", "s/at/12:30/{id}", "[::1]:80/{id}",
+    ])
+  func templates(_ template: String) throws {
+    let value = try JSONValue(parsing: Array(#"{"id":7,"p":"a/b c"}"#.utf8))
+    let text = try URITemplate(template).expanded(with: value)
+    #expect(try CallTarget(argument: template).filled(with: value) == CallTarget(argument: text))
+  }
+
+  @Test("is refused where a value makes a fragment of a target")
+  func fragments() throws {
+    let value = try JSONValue(parsing: Array(#"{"p":"a#b"}"#.utf8))
+    let target = try CallTarget(argument: "http://h/{+p}")
+    #expect(throws: ValueError("makes a TARGET that has a fragment ('#'), which is never sent; write %23")) {
+      try target.filled(with: value)
+    }
+  }
+
+  @Test(
     "is refused for a target that is none",
     arguments: [
       ("ftp://h/x", "TARGET: 'ftp://h/x' has the scheme 'ftp'; http, https and consul can be called"),

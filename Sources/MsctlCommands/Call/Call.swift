@@ -225,7 +225,8 @@ enum Call: Verb {
           or PATCH it does both. One line per successful call, in input order: the body (null if it is empty), or the \
           envelope. With --envelope, failed calls produce a line too.
           """),
-      .number("parallel", "P", "N", in: 1...512, into: \.parallel, "Run N calls at a time"),
+      .number("parallel", "P", "N", in: 1...10000, into: \.parallel, "Run N calls at a time")
+        .details("Each requires an open file: 'ulimit -n' limits them."),
       .toggle("keep-going", nil, into: \.keepsGoing, "Continue after a failed call"),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
       .toggle("stats", nil, into: \.showsStatistics, "Print a summary to stderr: statuses, rate, latencies"),
@@ -271,9 +272,9 @@ enum Call: Verb {
     let call: PendingCall
     if case .service(let name, let path) = target {
       let candidates = try directory.instances(of: name, path: path, until: deadline)
-      call = PendingCall(1, request, options, until: deadline, service: target, candidates: candidates)
+      call = PendingCall(1, request, CallPlan(options), until: deadline, service: target, candidates: candidates)
     } else {
-      call = PendingCall(1, request, options, until: deadline)
+      call = PendingCall(1, request, CallPlan(options), until: deadline)
     }
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.writesFile ? Signals() : nil

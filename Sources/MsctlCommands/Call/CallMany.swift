@@ -1,5 +1,6 @@
 import DequeModule
 import Glibc
+import HeapModule
 import MsctlCore
 
 /// Many calls in one process: one for each value of standard input, or for each instance of a service. Some run at a time;
@@ -9,25 +10,65 @@ struct CallMany {
   private static let lead = 8
   /// No call is begun while finished ones hold more than this, in bytes.
   private static let bufferLimit = 64 << 20
+  /// What is open beside the connections of calls: standard input and output, libcurl's own, connections that are being made.
+  private static let spareDescriptors = 64
 
-  private let options: Call.Options
+  private let plan: CallPlan
+  private var options: Call.Options { plan.options }
   private let base: HTTPRequest
   private let http: HTTPClient
   private let directory: ServiceDirectory
   private let console: Console
+  /// Those that are not written out, numbered without gaps.
   private var calls = Deque<PendingCall>()
+  /// How many of them run, or wait to be tried again.
+  private var running = 0
+  /// How many bytes their bodies hold.
+  private var held = 0
+  /// Those that wait to be tried again.
+  private var pauses = Heap<Pause>()
   private var begun = 0
   private var done = 0
   private var failed = 0
   private var firstFailure: Failure?
   private var statistics = CallStatistics()
 
+  /// When a call that waits goes on.
+  private struct Pause: Comparable {
+    let end: Deadline
+    let number: Int
+
+    static func < (a: Pause, b: Pause) -> Bool { a.end < b.end }
+  }
+
   init(_ options: Call.Options, _ base: HTTPRequest, _ http: HTTPClient, _ console: Console) throws(Failure) {
-    self.options = options
-    self.base = base
+    plan = CallPlan(options)
     self.http = http
     self.console = console
     directory = try ServiceDirectory(options, over: http, console)
+    var base = base
+    if options.bodyIsValue {
+      if base.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", "application/json") {
+        base.headers.append(header)
+      }
+      if options.method == nil { base.method = "POST" }
+    }
+    self.base = base
+    try allowDescriptors()
+  }
+
+  /// Each call that runs needs a connection, and libcurl some more for every few of them.
+  private func allowDescriptors() throws(Failure) {
+    let wanted = options.parallel * 21 / 20 + Self.spareDescriptors
+    let limit = DescriptorLimit.raised(to: wanted)
+    guard limit < wanted else {
+      do { return try http.keep(connections: options.parallel) } catch { throw Failure(.failed, error.reason) }
+    }
+    throw Failure(
+      .failed, "'--parallel \(options.parallel)' requires \(wanted) open files, but the limit is \(limit)",
+      hint: limit > Self.spareDescriptors
+        ? "Raise the limit ('ulimit -n'), or use '--parallel \((limit - Self.spareDescriptors) * 20 / 21)'."
+        : "Raise the limit ('ulimit -n').")
   }
 
   /// Makes a call for each value of standard input.
@@ -45,7 +86,7 @@ struct CallMany {
           begin(value)
         } catch { ended = error }
       }
-      for call in calls { call.advance(http, directory, console) }
+      advance()
       if try writeResults() { break }
       if calls.isEmpty, ended != nil || input.isExhausted { break }
       // Room may have come about just now, for values that have been read already.
@@ -64,9 +105,9 @@ struct CallMany {
         let deadline = options.deadline()
         begin(
           PendingCall(
-            begun + 1, base, options, until: deadline, service: target, candidates: [instance], isPinned: true))
+            begun + 1, base, plan, until: deadline, service: target, candidates: [instance], isPinned: true))
       }
-      for call in calls { call.advance(http, directory, console) }
+      advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
       if calls.isEmpty { continue }
       _ = try move(orReading: false)
@@ -74,18 +115,43 @@ struct CallMany {
     try end(nil)
   }
 
-  private var running: Int { calls.count { $0.outcome == nil } }
-
   private var hasRoom: Bool {
-    running < options.parallel && calls.count < options.parallel * Self.lead
-      && calls.reduce(0) { $0 + $1.body.count } < Self.bufferLimit
+    running < options.parallel && calls.count < options.parallel * Self.lead && held < Self.bufferLimit
+  }
+
+  /// Moves on the calls to which something has come, and those whose time has.
+  private mutating func advance() {
+    for number in http.takeArrivals() { advance(number) }
+    while let pause = pauses.min, pause.end.isPast {
+      pauses.removeMin()
+      advance(pause.number)
+    }
+  }
+
+  private mutating func advance(_ number: Int) {
+    guard let first = calls.first?.number, number >= first, number - first < calls.count else { return }
+    let call = calls[number - first]
+    guard call.outcome == nil else { return }
+    let (size, pause) = (call.body.count, call.wakeTime)
+    call.advance(http, directory, console)
+    held += call.body.count - size
+    if call.outcome != nil || call.wakeTime != pause { note(call) }
+  }
+
+  /// A call that runs was moved on.
+  private mutating func note(_ call: PendingCall) {
+    if call.outcome != nil {
+      running -= 1
+    } else if call.wakeTime != .never {
+      pauses.insert(Pause(end: call.wakeTime, number: call.number))
+    }
   }
 
   private mutating func begin(_ value: JSONValue) {
     let number = begun + 1
     do { begin(try call(number, value)) } catch {
       begun = number
-      calls.append(PendingCall(number, base, options, refused: error))
+      calls.append(PendingCall(number, base, plan, refused: error))
     }
   }
 
@@ -96,30 +162,26 @@ struct CallMany {
     let filled: CallTarget
     do { filled = try target.filled(with: value) } catch { throw Failure(.badInput, "it " + error.reason) }
     request.url = Call.url(filled, options)
-    if options.bodyIsValue {
-      request.body = .bytes(Array(value.text))
-      if request.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", "application/json") {
-        request.headers.append(header)
-      }
-      if options.method == nil { request.method = "POST" }
-    }
+    if options.bodyIsValue { request.body = .bytes(Array(value.text)) }
     let deadline = options.deadline()
     guard case .service(let name, let path) = filled else {
-      return PendingCall(number, request, options, until: deadline)
+      return PendingCall(number, request, plan, until: deadline)
     }
     let candidates = try directory.instances(of: name, path: path, until: deadline)
-    return PendingCall(number, request, options, until: deadline, service: filled, candidates: candidates)
+    return PendingCall(number, request, plan, until: deadline, service: filled, candidates: candidates)
   }
 
   private mutating func begin(_ call: PendingCall) {
     begun += 1
+    running += 1
     calls.append(call)
     call.start(http, directory)
+    note(call)
   }
 
   /// - Returns: whether standard input has something.
   private func move(orReading reads: Bool) throws(Failure) -> Bool {
-    let wakeTime = calls.map(\.wakeTime).min() ?? .never
+    let wakeTime = http.hasArrivals ? .now : pauses.min?.end ?? .never
     do { return try http.run(until: wakeTime, orReading: reads ? STDIN_FILENO : nil) } catch {
       throw error.failure(reaching: base.url)
     }
@@ -133,7 +195,8 @@ struct CallMany {
   private mutating func writeResults() throws(Failure) -> Bool {
     while let call = calls.first, call.outcome != nil {
       calls.removeFirst()
-      statistics.add(call)
+      held -= call.body.count
+      if options.showsStatistics { statistics.add(call) }
       let failure = call.failure
       if failure == nil || options.asEnvelope { console.write(value: call.value) }
       guard var failure else {

@@ -6,7 +6,7 @@ enum CallTarget: ArgumentValue, Equatable {
   case url(String)
   case service(name: String, path: String)
   /// One of these once `--each` has filled its `{placeholders}`.
-  case template(URITemplate)
+  case template(CallTemplate)
 
   init(argument: String) throws(ValueError) {
     do { self = try Self.read(argument) } catch {
@@ -19,10 +19,7 @@ enum CallTarget: ArgumentValue, Equatable {
   private static func read(_ argument: String) throws(ValueError) -> CallTarget {
     if argument.utf8.contains(where: { $0 == UInt8(ascii: "{") || $0 == UInt8(ascii: "}") }) {
       do {
-        let template = try URITemplate(argument)
-        // Filled with anything, it must make a target.
-        _ = try CallTarget(argument: template.expanded { _ in "1" })
-        return .template(template)
+        return .template(try CallTemplate(argument))
       } catch let error as TemplateError {
         throw ValueError(error.reason)
       } catch let error as ValueError {
@@ -68,11 +65,20 @@ enum CallTarget: ArgumentValue, Equatable {
   /// The target for a value of `--each`.
   func filled(with value: JSONValue) throws(ValueError) -> CallTarget {
     guard case .template(let template) = self else { return self }
-    do { return try CallTarget(argument: template.expanded(with: value)) } catch let error as TemplateError {
+    do { return try template.filled(with: value) } catch let error as TemplateError {
       throw ValueError(error.reason)
     } catch let error as ValueError {
       throw ValueError("makes a TARGET that " + error.reason)
     } catch { return self }
+  }
+
+  /// The target with a path that begins with a slash after its own.
+  fileprivate func appending(_ path: Substring) -> CallTarget {
+    switch self {
+    case .url(let url): .url(url + path)
+    case .service(let name, let start): .service(name: name, path: (start.isSame(as: "/") ? "" : start) + path)
+    case .template: self
+    }
   }
 
   private static func service(_ text: Substring) throws(ValueError) -> CallTarget {
@@ -94,5 +100,42 @@ enum CallTarget: ArgumentValue, Equatable {
       throw ValueError(
         "contains credentials, which every process can see; use '--basic @FILE' or '--basic env:NAME'")
     }
+  }
+}
+
+/// A target with `{placeholders}`.
+struct CallTemplate: Equatable, Sendable {
+  private let template: URITemplate
+  /// The bytes before the path, where no placeholder is among them: what they make is known for all values.
+  private let startLength: Int
+  private let start: [CallTarget]
+
+  /// - Throws: `TemplateError` or `ValueError`.
+  init(_ text: String) throws {
+    template = try URITemplate(text)
+    // Filled with anything, it must make a target.
+    _ = try CallTarget(argument: template.expanded { _ in "1" })
+    let head = template.head
+    var authority = head[...]
+    if let (scheme, after) = head.cut(at: ":"), !scheme.holds("/"), !scheme.holds("?"), let rest = after.rest(after: "//") {
+      authority = rest
+    }
+    let slash = authority.utf8.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") }
+    guard let slash, head.utf8[slash] == UInt8(ascii: "/") else {
+      (startLength, start) = (0, [])
+      return
+    }
+    startLength = head.utf8.distance(from: head.startIndex, to: slash)
+    start = [try CallTarget(argument: String(head[..<slash]))]
+  }
+
+  /// - Throws: `TemplateError` or `ValueError`.
+  func filled(with value: JSONValue) throws -> CallTarget {
+    let text = try template.expanded(with: value)
+    let path = text.utf8.dropFirst(startLength)
+    guard let start = start.first, path.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "#") }) else {
+      return try CallTarget(argument: text)
+    }
+    return start.appending(text[path.startIndex...])
   }
 }

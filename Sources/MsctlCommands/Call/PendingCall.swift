@@ -1,10 +1,18 @@
 import MsctlCore
 
+/// What all calls of a command have in common. To copy the options for each call would copy every field.
+final class CallPlan {
+  let options: Call.Options
+
+  init(_ options: Call.Options) { self.options = options }
+}
+
 /// One call on its way, to a URL or to one instance after another of a service, until an answer counts.
 final class PendingCall {
   /// Which value of the input it is for, from 1.
   let number: Int
-  private let options: Call.Options
+  private let plan: CallPlan
+  private var options: Call.Options { plan.options }
   private(set) var request: HTTPRequest
   private let target: CallTarget?
   /// The instances that have not been tried.
@@ -35,24 +43,24 @@ final class PendingCall {
   ///   - target: what is called, where that is a service.
   ///   - candidates: the instances that may be called; none for a URL.
   init(
-    _ number: Int, _ request: HTTPRequest, _ options: Call.Options, until deadline: Deadline,
+    _ number: Int, _ request: HTTPRequest, _ plan: CallPlan, until deadline: Deadline,
     service target: CallTarget? = nil, candidates: [ServiceInstance] = [], isPinned: Bool = false
   ) {
     self.number = number
-    self.options = options
+    self.plan = plan
     self.request = request
     self.target = target
     self.candidates = candidates
     self.isPinned = isPinned
-    retriesLeft = options.retries
+    retriesLeft = plan.options.retries
     self.deadline = deadline
-    if options.sendsKey { self.request.addIdempotencyKey() }
+    if plan.options.sendsKey { self.request.addIdempotencyKey() }
   }
 
   /// A call that could not even be begun.
-  init(_ number: Int, _ request: HTTPRequest, _ options: Call.Options, refused failure: Failure) {
+  init(_ number: Int, _ request: HTTPRequest, _ plan: CallPlan, refused failure: Failure) {
     self.number = number
-    self.options = options
+    self.plan = plan
     self.request = request
     target = nil
     candidates = []
@@ -82,7 +90,7 @@ final class PendingCall {
       if let (_, rest) = request.url.cut(at: ":") { request.url = instance.scheme + ":" + rest }
     }
     request.deadline = min(deadline, options.attemptTimeout.map { .after($0) } ?? .never)
-    do { transfer = try http.start(request) } catch { end(.failure(error)) }
+    do { transfer = try http.start(request, number: number) } catch { end(.failure(error)) }
   }
 
   /// Takes in what has come; where it is no answer that counts, turns to the next attempt.

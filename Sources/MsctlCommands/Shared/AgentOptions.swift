@@ -125,8 +125,9 @@ extension HTTPClient {
   }
 }
 
-/// The HTTP client of a command.
+/// The HTTP client of a command that does not speak to a broker.
 func makeHTTPClient(_ console: Console) throws(Failure) -> HTTPClient {
+  HTTPClient.deferTLS()
   do { return try HTTPClient(trace: console.options.isVerbose ? { console.trace($0) } : nil) } catch {
     throw Failure(.failed, error.reason)
   }

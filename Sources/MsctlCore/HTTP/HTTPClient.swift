@@ -1,15 +1,22 @@
 import CCurl
 import Glibc
 
-/// Makes requests over kept-alive connections: owns libcurl's multi handle. To be used by one thread.
+/// Makes requests over kept-alive connections: owns libcurl's handles and the event loop around them. To be used by one thread.
 ///
 /// See https://curl.se/libcurl/c/libcurl-multi.html.
 public final class HTTPClient {
   /// The largest answer that is kept in memory, in bytes.
   package static let bodyLimit = 256 << 20
 
-  private let multi: UnsafeMutableRawPointer
+  private let sockets: SocketSet
   private let handles = EasyHandles()
+  private let arrivals = HTTPArrivals()
+  private var lanes: [HTTPLane] = []
+  /// The lanes that have room, the one where a transfer ended last at the end: its connection is free.
+  private var roomyLanes: [HTTPLane] = []
+  /// How many connections are kept open for the requests to come; nil: as many as libcurl keeps.
+  private var keptConnections: Int?
+  /// Each transfer knows its place.
   private var running: [HTTPTransfer] = []
   private var ended = 0
   /// Is told each request and each answer's head, credentials masked.
@@ -20,36 +27,72 @@ public final class HTTPClient {
   }
 
   package init(trace: ((String) -> Void)?) throws(HTTPError) {
-    guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK else {
+    guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let sockets = SocketSet() else {
       throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
     }
-    let unused = Self.unusedDescriptors()
-    guard let multi = curl_multi_init() else {
-      throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
-    }
-    // The pair that wakes the handle up: libcurl lets children inherit it.
-    for descriptor in unused { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
-    self.multi = multi
+    self.sockets = sockets
     self.trace = trace
+    // What the machine does not have is told now, not in the middle of something.
+    try addLane()
   }
 
-  /// The lowest descriptors that are not open: the next ones to be opened, since the kernel takes the lowest.
-  private static func unusedDescriptors() -> [Int32] {
-    Array((3..<1024).lazy.filter { fcntl($0, F_GETFD) < 0 }.prefix(4))
+  /// Leaves the settings of TLS for the first request that uses it: a third of what one call without TLS computes. To be called
+  /// before the first client is made, in a process where nobody else uses TLS.
+  package static func deferTLS() {
+    // A proxy may be spoken to over TLS, too, which no URL of a request says.
+    let proxies = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+    if !proxies.contains(where: { getenv($0).map { String(cString: $0).lowercasedASCII.begins(with: "https:") } ?? false }) {
+      msctl_tls_later()
+    }
   }
 
   deinit {
-    for transfer in running { curl_multi_remove_handle(multi, transfer.handle) }
-    curl_multi_cleanup(multi)
+    for transfer in running {
+      transfer.lane?.remove(transfer.handle)
+      transfer.lane = nil
+      transfer.place = nil
+    }
+  }
+
+  /// Keeps so many connections open for the requests to come. By itself libcurl keeps four for each transfer that runs at the
+  /// moment, and opens new ones after a moment in which few did.
+  package func keep(connections: Int) throws(HTTPError) {
+    keptConnections = connections
+    for lane in lanes { try lane.keep(connections: connections) }
+  }
+
+  private func addLane() throws(HTTPError) {
+    let lane = try HTTPLane(sockets)
+    if let keptConnections { try lane.keep(connections: keptConnections) }
+    lanes.append(lane)
+    roomyLanes.append(lane)
   }
 
   /// Begins a request. It makes progress while `run` is called.
   public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
-    let transfer = try HTTPTransfer(request, from: handles, trace: trace)
-    try add(transfer)
+    try start(request, number: nil)
+  }
+
+  /// Begins a request for one of many that run at a time.
+  /// - Parameter number: what `takeArrivals` tells of it.
+  package func start(_ request: HTTPRequest, number: Int?) throws(HTTPError) -> HTTPTransfer {
+    let transfer = try HTTPTransfer(
+      request, number, from: handles, over: sockets, telling: arrivals, trace: trace)
+    if roomyLanes.isEmpty { try addLane() }
+    guard let lane = roomyLanes.last else { throw HTTPError(kind: .broken, reason: "libcurl cannot be set up") }
+    try lane.add(transfer.handle)
+    if lane.isFull { roomyLanes.removeLast() }
+    transfer.lane = lane
+    transfer.place = running.count
     running.append(transfer)
     return transfer
   }
+
+  /// The numbers of the transfers to which something has come since the last call: a part of the body, or the end.
+  package func takeArrivals() -> [Int] { arrivals.take() }
+
+  /// Whether `takeArrivals` has something.
+  package var hasArrivals: Bool { !arrivals.isEmpty }
 
   /// Moves all transfers on, waiting at most until the deadline for something to happen. With nothing to wait for and no
   /// deadline it returns at once.
@@ -58,53 +101,91 @@ public final class HTTPClient {
   @discardableResult
   public func run(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(HTTPError) -> Bool {
     let before = ended
-    try perform()
-    let hasNews = ended != before || running.contains { $0.bufferedBytes > 0 }
+    try moveTimed()
     guard !running.isEmpty || descriptor != nil || deadline != .never else { return false }
-    var extra = curl_waitfd(fd: descriptor ?? -1, events: Int16(CURL_WAIT_POLLIN), revents: 0)
-    try check(
-      curl_multi_poll(multi, &extra, descriptor == nil ? 0 : 1, hasNews ? 0 : deadline.curlTimeout, nil))
-    try perform()
-    return extra.revents != 0
+    let hasNews = ended != before || arrivals.unread > 0
+    let (count, isReadable) = sockets.wait(until: hasNews ? .now : min(deadline, timer), orReading: descriptor)
+    for index in 0..<count {
+      guard let (lane, descriptor, mask) = sockets.event(index) else { continue }
+      try lane.move(descriptor, mask)
+      try takeEnded(lane)
+    }
+    try moveTimed()
+    return isReadable
   }
 
   /// Stops a transfer before its end.
   public func cancel(_ transfer: HTTPTransfer) {
-    curl_multi_remove_handle(multi, transfer.handle)
-    running.removeAll { $0 === transfer }
+    guard transfer.place != nil else { return }
+    transfer.lane?.remove(transfer.handle)
+    forget(transfer)
   }
 
-  private func perform() throws(HTTPError) {
-    var stillRunning: Int32 = 0
-    try check(curl_multi_perform(multi, &stillRunning))
-    var left: Int32 = 0
-    while let message = curl_multi_info_read(multi, &left) {
-      guard message.pointee.msg == CURLMSG_DONE,
-        let transfer = running.first(where: { $0.handle == message.pointee.easy_handle })
-      else { continue }
-      let code = msctl_message_result(message)
-      curl_multi_remove_handle(multi, transfer.handle)
+  /// When libcurl is to be called even if nothing happens.
+  private var timer: Deadline { lanes.reduce(.never) { min($0, $1.timer) } }
+
+  /// Moves on what is to go on by itself: what has just been added, and what has taken too long.
+  private func moveTimed() throws(HTTPError) {
+    for lane in lanes where lane.timer.isPast {
+      lane.timer = .never
+      try lane.move(CURL_SOCKET_TIMEOUT, 0)
+      try takeEnded(lane)
+    }
+  }
+
+  private func takeEnded(_ lane: HTTPLane) throws(HTTPError) {
+    while let (handle, code) = lane.nextEnded() {
+      guard let transfer = HTTPTransfer.owner(of: handle) else { continue }
+      lane.remove(handle)
       if transfer.end(code) {
-        try add(transfer)
+        try lane.add(transfer.handle)
       } else {
-        running.removeAll { $0 === transfer }
+        forget(transfer)
         ended += 1
       }
     }
   }
 
-  private func add(_ transfer: HTTPTransfer) throws(HTTPError) {
-    try check(curl_multi_add_handle(multi, transfer.handle))
-  }
-
-  private func check(_ code: CURLMcode) throws(HTTPError) {
-    guard code == CURLM_OK else {
-      throw HTTPError(kind: .broken, reason: String(cString: curl_multi_strerror(code)))
+  /// Forgets a transfer that its lane has forgotten; in its place comes the last one.
+  private func forget(_ transfer: HTTPTransfer) {
+    guard let place = transfer.place, let last = running.popLast() else { return }
+    if last !== transfer {
+      running[place] = last
+      last.place = place
     }
+    transfer.place = nil
+    arrivals.forget(transfer)
+    if let lane = transfer.lane, lane.hasJustRoom { roomyLanes.append(lane) }
+    transfer.lane = nil
   }
 }
 
-extension Deadline {
-  /// As `curl_multi_poll` takes it, which knows no "for ever": it is called again.
-  fileprivate var curlTimeout: Int32 { self == .never ? 60_000 : pollTimeout }
+/// What has come for transfers and was not taken.
+final class HTTPArrivals {
+  /// How many bytes of bodies wait in transfers that run.
+  private(set) var unread = 0
+  private var numbers: [Int] = []
+
+  var isEmpty: Bool { numbers.isEmpty }
+
+  func take() -> [Int] {
+    defer { numbers.removeAll(keepingCapacity: true) }
+    return numbers
+  }
+
+  /// A transfer has bytes that it did not have, or has fewer.
+  func changed(by count: Int, _ transfer: HTTPTransfer) {
+    if transfer.place != nil { unread += count }
+  }
+
+  /// There is something to be told about a transfer.
+  func tell(_ number: Int) {
+    // What comes at once is told once.
+    if numbers.last != number { numbers.append(number) }
+  }
+
+  /// The transfer does not run any more.
+  func forget(_ transfer: HTTPTransfer) {
+    unread -= transfer.bufferedBytes
+  }
 }

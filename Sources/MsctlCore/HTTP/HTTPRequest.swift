@@ -117,12 +117,50 @@ public struct HTTPHead: Sendable, Equatable {
   public let status: Int
   /// The words after the status; empty in HTTP/2.
   public let reason: String
-  public let headers: [HTTPHeader]
+  /// The lines of the headers as they came: most are never asked for.
+  private let lines: [UInt8]
   /// The URL that answered: after redirects the last one.
   public let url: String
 
+  init(status: Int, reason: String, lines: [UInt8], url: String) {
+    self.status = status
+    self.reason = reason
+    self.lines = lines
+    self.url = url
+  }
+
+  public var headers: [HTTPHeader] {
+    var headers: [HTTPHeader] = []
+    forEachField { name, value in
+      headers.append(
+        HTTPHeader(received: String(decoding: name, as: UTF8.self), String(decoding: value, as: UTF8.self)))
+    }
+    return headers
+  }
+
   public func header(_ name: String) -> String? {
-    headers.last { $0.isNamed(name) }?.value
+    var found: String?
+    forEachField { own, value in
+      guard own.count == name.utf8.count, own.elementsEqual(name.utf8, by: { lowercased($0) == lowercased($1) }) else {
+        return
+      }
+      found = String(decoding: value, as: UTF8.self)
+    }
+    return found
+  }
+
+  /// Calls `body` with the name and the value of each line that has both.
+  private func forEachField(_ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void) {
+    lines.withUnsafeBytes { lines in
+      var rest = lines[...]
+      while let end = rest.firstIndex(of: 0x0A) {
+        let line = rest[..<end]
+        rest = rest[(end + 1)...]
+        guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
+        let value = line[(colon + 1)...].drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+        body(line[..<colon], value.prefix { $0 != UInt8(ascii: "\r") })
+      }
+    }
   }
 
   /// The headers in their order, those with the same name together.

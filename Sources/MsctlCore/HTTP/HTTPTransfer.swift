@@ -9,6 +9,7 @@ import Glibc
 final class EasyHandles {
   private static let most = Version.curlNumber >= 0x080300 ? 64 : 0
   private var idle: [UnsafeMutableRawPointer] = []
+  private var headers: HeaderList?
 
   deinit { idle.forEach(curl_easy_cleanup) }
 
@@ -26,6 +27,53 @@ final class EasyHandles {
     curl_easy_reset(handle)
     idle.append(handle)
   }
+
+  /// The headers of a request, most often those of the one before.
+  func headerList(for request: HTTPRequest) -> HeaderList {
+    if let headers, headers.fits(request) { return headers }
+    let made = HeaderList(request)
+    headers = made
+    return made
+  }
+}
+
+/// The headers of a request as libcurl takes them. Transfers share them.
+final class HeaderList {
+  private(set) var first: UnsafeMutablePointer<curl_slist>?
+  private let headers: [HTTPHeader]
+  private let leftOut: [String]
+  private let hasBytes: Bool
+
+  init(_ request: HTTPRequest) {
+    headers = request.headers
+    leftOut = request.leftOut
+    hasBytes = Self.hasBytes(request)
+    for header in headers {
+      // libcurl's own notation for a header without a value.
+      first = curl_slist_append(first, header.value.isEmpty ? header.name + ";" : header.name + ": " + header.value)
+    }
+    for name in leftOut where HTTPHeader(name, "") != nil { first = curl_slist_append(first, name + ":") }
+    if hasBytes, request.header("Content-Type") == nil { first = curl_slist_append(first, "Content-Type:") }
+    if request.header("Expect") == nil { first = curl_slist_append(first, "Expect:") }
+  }
+
+  deinit { curl_slist_free_all(first) }
+
+  /// Whether they are the headers of this request, too.
+  func fits(_ request: HTTPRequest) -> Bool {
+    hasBytes == Self.hasBytes(request) && isSame(headers, request.headers) && isSame(leftOut, request.leftOut)
+  }
+
+  /// Whether it is the very same array, as it is for the requests of one command. Two that only compare as equal may differ in
+  /// their bytes.
+  private func isSame<Element>(_ a: [Element], _ b: [Element]) -> Bool {
+    a.isEmpty && b.isEmpty
+      || a.withUnsafeBufferPointer { a in b.withUnsafeBufferPointer { a.baseAddress == $0.baseAddress && a.count == $0.count } }
+  }
+
+  private static func hasBytes(_ request: HTTPRequest) -> Bool {
+    if case .bytes = request.body { true } else { false }
+  }
 }
 
 /// One request on its way: holds an easy handle of libcurl, and owns all memory that it refers to.
@@ -35,6 +83,8 @@ final class EasyHandles {
 public final class HTTPTransfer {
   /// Headers of one answer, in bytes; more is not an answer but an attack.
   private static let headerLimit = 256 << 10
+  /// As many bytes as the headers of most answers have.
+  private static let usualHeaders = 512
   /// More of a body than this, in bytes, is not kept before `takeBody` has taken it: a few packed bytes may become very many.
   private static let bodyPause = 4 << 20
   /// What must not be sent twice goes over no connection that has been idle for longer than this, in seconds: servers close
@@ -54,7 +104,8 @@ public final class HTTPTransfer {
   private(set) var handle: UnsafeMutableRawPointer
   private(set) var request: HTTPRequest
   private var body: [UInt8] = []
-  private var headerLines: [HTTPHeader] = []
+  /// The lines of the headers of the answer, and how many bytes of headers have come altogether.
+  private var headerLines: [UInt8] = []
   private var headerBytes = 0
   private var status = 0
   private var reason = ""
@@ -71,20 +122,40 @@ public final class HTTPTransfer {
   /// Whether it is sent again, over a connection of its own.
   private var isResent = false
 
-  private var headerList: UnsafeMutablePointer<curl_slist>?
+  private var headerList: HeaderList?
   private var connectList: UnsafeMutablePointer<curl_slist>?
   private var form: OpaquePointer?
   private let errorText = UnsafeMutablePointer<CChar>.allocate(capacity: Int(CURL_ERROR_SIZE))
   private let handles: EasyHandles
+  private let sockets: SocketSet
+  private let arrivals: HTTPArrivals
+  /// What the client tells of it where something has come; nil where nobody asks.
+  private let number: Int?
+  /// Its place among those that run, and where it does; nil while it does not.
+  var place: Int?
+  var lane: HTTPLane?
 
-  init(_ request: HTTPRequest, from handles: EasyHandles, trace: ((String) -> Void)? = nil) throws(HTTPError) {
+  init(
+    _ request: HTTPRequest, _ number: Int?, from handles: EasyHandles, over sockets: SocketSet,
+    telling arrivals: HTTPArrivals, trace: ((String) -> Void)? = nil
+  ) throws(HTTPError) {
     handle = try handles.take()
     self.handles = handles
+    self.sockets = sockets
+    self.arrivals = arrivals
+    self.number = number
     self.request = request
     self.trace = trace
     redirectsLeft = request.redirects
     errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
     try configure()
+  }
+
+  /// The transfer whose handle this is.
+  static func owner(of handle: UnsafeMutableRawPointer) -> HTTPTransfer? {
+    var owner: UnsafeMutableRawPointer?
+    msctl_get_private(handle, &owner)
+    return owner.map { Unmanaged.fromOpaque($0).takeUnretainedValue() }
   }
 
   deinit {
@@ -97,6 +168,7 @@ public final class HTTPTransfer {
   public func takeBody() -> [UInt8] {
     let taken = body
     body = []
+    arrivals.changed(by: -taken.count, self)
     if isPaused {
       isPaused = false
       curl_easy_pause(handle, CURLPAUSE_CONT)
@@ -115,6 +187,7 @@ public final class HTTPTransfer {
 
   // MARK: Set-up
 
+  /// Sets up a handle on which nothing is set.
   private func configure() throws(HTTPError) {
     head = nil
     headerLines = []
@@ -122,7 +195,6 @@ public final class HTTPTransfer {
     isRedirect = false
     bytesBeforeRequest = nil
     wasStopped = false
-    curl_easy_reset(handle)
     releaseLists()
 
     try set(CURLOPT_ERRORBUFFER, UnsafeMutableRawPointer(errorText))
@@ -155,19 +227,8 @@ public final class HTTPTransfer {
     try configureTLS()
     try configureBody()
 
-    for header in request.headers {
-      // libcurl's own notation for a header without a value.
-      let line = header.value.isEmpty ? header.name + ";" : header.name + ": " + header.value
-      headerList = curl_slist_append(headerList, line)
-    }
-    for name in request.leftOut where HTTPHeader(name, "") != nil {
-      headerList = curl_slist_append(headerList, name + ":")
-    }
-    if request.body != .none, request.header("Content-Type") == nil, case .bytes = request.body {
-      headerList = curl_slist_append(headerList, "Content-Type:")
-    }
-    if request.header("Expect") == nil { headerList = curl_slist_append(headerList, "Expect:") }
-    try check(msctl_set_list(handle, CURLOPT_HTTPHEADER, headerList))
+    headerList = handles.headerList(for: request)
+    try check(msctl_set_list(handle, CURLOPT_HTTPHEADER, headerList?.first))
 
     try check(msctl_set_receiver(handle, CURLOPT_WRITEFUNCTION, receiveBody))
     try set(CURLOPT_WRITEDATA, Unmanaged.passUnretained(self).toOpaque())
@@ -175,7 +236,11 @@ public final class HTTPTransfer {
     try set(CURLOPT_HEADERDATA, Unmanaged.passUnretained(self).toOpaque())
     try check(msctl_set_prerequest(handle, prepareRequest))
     try set(CURLOPT_PREREQDATA, Unmanaged.passUnretained(self).toOpaque())
-    try check(msctl_set_socket_hook(handle, keepFromChildren))
+    try set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())
+    try check(msctl_set_socket_hook(handle, openSocket))
+    try set(CURLOPT_SOCKOPTDATA, Unmanaged.passUnretained(sockets).toOpaque())
+    try check(msctl_set_close_hook(handle, closeSocket))
+    try set(CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(sockets).toOpaque())
     traceRequest()
   }
 
@@ -193,7 +258,10 @@ public final class HTTPTransfer {
     try set(CURLOPT_SSLVERSION, Int(clamping: CURL_SSLVERSION_TLSv1_2))
     try set(CURLOPT_SSL_VERIFYPEER, tls.verifies ? 1 : 0)
     try set(CURLOPT_SSL_VERIFYHOST, tls.verifies ? 2 : 0)
-    if tls.verifies, request.url.lowercasedASCII.begins(with: "https:") { try trust(tls) }
+    if request.url.lowercasedASCII.begins(with: "https:") {
+      msctl_tls_now()
+      if tls.verifies { try trust(tls) }
+    }
     if let file = tls.certificateFile { try set(CURLOPT_SSLCERT, file) }
     if let file = tls.keyFile { try set(CURLOPT_SSLKEY, file) }
   }
@@ -242,7 +310,6 @@ public final class HTTPTransfer {
   }
 
   private func releaseLists() {
-    curl_slist_free_all(headerList)
     curl_slist_free_all(connectList)
     curl_mime_free(form)
     headerList = nil
@@ -276,26 +343,23 @@ public final class HTTPTransfer {
     }
     if line.starts(with: "HTTP/".utf8) {
       headerLines = []
+      headerLines.reserveCapacity(Self.usualHeaders)
       let words = line.prefix { !isLineBreak($0) }.split(separator: UInt8(ascii: " "), maxSplits: 2)
       status = words.count > 1 ? Int(String(decoding: words[1], as: UTF8.self)) ?? 0 : 0
       reason = words.count > 2 ? String(decoding: words[2], as: UTF8.self) : ""
     } else if line.count <= 2 {
       // The empty line; what may follow after the body are trailers.
       guard status >= 200, head == nil, !isRedirect else { return true }
+      let head = HTTPHead(status: status, reason: reason, lines: headerLines, url: request.url)
       if let trace {
         trace("< \(status)\(reason.isEmpty ? "" : " " + reason)")
-        for header in headerLines { trace("< \(header.name): \(header.shownValue)") }
+        for header in head.headers { trace("< \(header.name): \(header.shownValue)") }
       }
       isRedirect =
-        redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status)
-        && headerLines.contains { $0.isNamed("Location") }
-      if !isRedirect { head = HTTPHead(status: status, reason: reason, headers: headerLines, url: request.url) }
-    } else if head == nil, let colon = line.firstIndex(of: UInt8(ascii: ":")) {
-      let value = line[(colon + 1)...].drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
-      headerLines.append(
-        HTTPHeader(
-          received: String(decoding: line[..<colon], as: UTF8.self),
-          String(decoding: value.prefix { !isLineBreak($0) }, as: UTF8.self)))
+        redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status) && head.header("Location") != nil
+      if !isRedirect { self.head = head }
+    } else if head == nil {
+      headerLines += line
     }
     return true
   }
@@ -308,6 +372,8 @@ public final class HTTPTransfer {
       return false
     }
     body += bytes
+    arrivals.changed(by: bytes.count, self)
+    if let number { arrivals.tell(number) }
     return true
   }
 
@@ -336,9 +402,11 @@ public final class HTTPTransfer {
   /// Takes libcurl's result.
   /// - Returns: whether the transfer goes on, to where a redirect points.
   func end(_ code: CURLcode) -> Bool {
+    defer { if let number, outcome != nil { arrivals.tell(number) } }
     if let before = bytesBeforeRequest, bytesSent > before { hasSent = true }
     if code != CURLE_OK, wasStopped, !isResent, RetryPolicy.mayRepeat(request) {
       isResent = true
+      curl_easy_reset(handle)
       do {
         try configure()
         return true
@@ -484,10 +552,16 @@ private let prepareRequest:
   }
 
 /// No child inherits a socket: it would keep the connection open for as long as it runs, and could speak over it.
-private let keepFromChildren: @convention(c) (UnsafeMutableRawPointer?, curl_socket_t, curlsocktype) -> Int32 = {
-  _, socket, _ in
+private let openSocket: @convention(c) (UnsafeMutableRawPointer?, curl_socket_t, curlsocktype) -> Int32 = {
+  owner, socket, _ in
   _ = fcntl(socket, F_SETFD, FD_CLOEXEC)
+  if let owner { Unmanaged<SocketSet>.fromOpaque(owner).takeUnretainedValue().opened(socket) }
   return CURL_SOCKOPT_OK
+}
+
+private let closeSocket: @convention(c) (UnsafeMutableRawPointer?, curl_socket_t) -> Int32 = { owner, socket in
+  if let owner { Unmanaged<SocketSet>.fromOpaque(owner).takeUnretainedValue().closed(socket) }
+  return close(socket)
 }
 
 private func isLineBreak(_ byte: UInt8) -> Bool { byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") }

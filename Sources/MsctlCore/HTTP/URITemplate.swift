@@ -39,6 +39,12 @@ package struct URITemplate: Sendable, Equatable {
     self.parts = parts
   }
 
+  /// What stands before the first placeholder.
+  package var head: String {
+    guard case .literal(let text)? = parts.first else { return "" }
+    return text
+  }
+
   /// The names of all variables.
   package var names: [String] {
     parts.flatMap { part -> [String] in
