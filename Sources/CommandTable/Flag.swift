@@ -69,7 +69,8 @@ extension Flag where Options: Defaulted {
     into field: @escaping @autoclosure Field<Options, Int>, _ summary: String
   ) -> Self {
     let spec = FlagSpec(
-      long: long, short: short, valueName: name, summary: summary, makeDefault: { Options()[keyPath: field()].argumentText })
+      long: long, short: short, valueName: name, summary: summary,
+      makeDefault: { Options()[keyPath: field()].argumentText })
     return Flag(spec: spec) { (options, word) throws(ValueError) in
       options[keyPath: field()] = try bounded(word, range)
     }

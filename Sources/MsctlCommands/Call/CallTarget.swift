@@ -117,7 +117,9 @@ struct CallTemplate: Equatable, Sendable {
     _ = try CallTarget(argument: template.expanded { _ in "1" })
     let head = template.head
     var authority = head[...]
-    if let (scheme, after) = head.cut(at: ":"), !scheme.holds("/"), !scheme.holds("?"), let rest = after.rest(after: "//") {
+    if let (scheme, after) = head.cut(at: ":"), !scheme.holds("/"), !scheme.holds("?"),
+      let rest = after.rest(after: "//")
+    {
       authority = rest
     }
     let slash = authority.utf8.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") }

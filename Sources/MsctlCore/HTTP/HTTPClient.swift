@@ -41,7 +41,9 @@ public final class HTTPClient {
   package static func deferTLS() {
     // A proxy may be spoken to over TLS, too, which no URL of a request says.
     let proxies = ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
-    if !proxies.contains(where: { getenv($0).map { String(cString: $0).lowercasedASCII.begins(with: "https:") } ?? false }) {
+    if !proxies.contains(where: {
+      getenv($0).map { String(cString: $0).lowercasedASCII.begins(with: "https:") } ?? false
+    }) {
       msctl_tls_later()
     }
   }

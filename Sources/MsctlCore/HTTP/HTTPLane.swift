@@ -96,10 +96,10 @@ private let watchSocket:
     return 0
   }
 
-private let setTimer:
-  @convention(c) (UnsafeMutableRawPointer?, Int, UnsafeMutableRawPointer?) -> Int32 = { _, milliseconds, owner in
-    guard let owner else { return 0 }
-    let lane = Unmanaged<HTTPLane>.fromOpaque(owner).takeUnretainedValue()
-    lane.timer = milliseconds < 0 ? .never : .after(.milliseconds(milliseconds))
-    return 0
-  }
+private let setTimer: @convention(c) (UnsafeMutableRawPointer?, Int, UnsafeMutableRawPointer?) -> Int32 = {
+  _, milliseconds, owner in
+  guard let owner else { return 0 }
+  let lane = Unmanaged<HTTPLane>.fromOpaque(owner).takeUnretainedValue()
+  lane.timer = milliseconds < 0 ? .never : .after(.milliseconds(milliseconds))
+  return 0
+}

@@ -150,7 +150,9 @@ public struct HTTPHead: Sendable, Equatable {
   }
 
   /// Calls `body` with the name and the value of each line that has both.
-  private func forEachField(_ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void) {
+  private func forEachField(
+    _ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void
+  ) {
     lines.withUnsafeBytes { lines in
       var rest = lines[...]
       while let end = rest.firstIndex(of: 0x0A) {

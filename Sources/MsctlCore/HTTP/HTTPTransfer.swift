@@ -68,7 +68,9 @@ final class HeaderList {
   /// their bytes.
   private func isSame<Element>(_ a: [Element], _ b: [Element]) -> Bool {
     a.isEmpty && b.isEmpty
-      || a.withUnsafeBufferPointer { a in b.withUnsafeBufferPointer { a.baseAddress == $0.baseAddress && a.count == $0.count } }
+      || a.withUnsafeBufferPointer { a in
+        b.withUnsafeBufferPointer { a.baseAddress == $0.baseAddress && a.count == $0.count }
+      }
   }
 
   private static func hasBytes(_ request: HTTPRequest) -> Bool {

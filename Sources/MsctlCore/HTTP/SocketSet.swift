@@ -42,22 +42,19 @@ final class SocketSet {
 
   /// A connection's new socket.
   func opened(_ descriptor: Int32) {
-    reserve(descriptor)
-    sockets[Int(descriptor)].watched = 0
-    sockets[Int(descriptor)].isConnection = true
+    sockets[place(of: descriptor)].watched = 0
+    sockets[place(of: descriptor)].isConnection = true
   }
 
   /// A connection's socket that is about to be closed, which takes it out of the set.
   func closed(_ descriptor: Int32) {
-    reserve(descriptor)
-    sockets[Int(descriptor)].watched = 0
-    sockets[Int(descriptor)].isConnection = false
+    sockets[place(of: descriptor)].watched = 0
+    sockets[place(of: descriptor)].isConnection = false
   }
 
   /// Libcurl waits for these events there, or for none any more.
   func want(_ descriptor: Int32, _ events: UInt32, _ lane: HTTPLane) {
-    reserve(descriptor)
-    let place = Int(descriptor)
+    let place = place(of: descriptor)
     sockets[place].wanted = events
     sockets[place].lane = lane
     // Other descriptors may be closed without another word, and their numbers used again.
@@ -75,13 +72,16 @@ final class SocketSet {
     return probes
   }
 
-  private func reserve(_ descriptor: Int32) {
-    while sockets.count <= Int(descriptor) { sockets.append(Socket()) }
+  /// Descriptors are small numbers, since the kernel takes the lowest.
+  private func place(of descriptor: Int32) -> Int {
+    let place = Int(clamping: max(0, descriptor))
+    while sockets.count <= place { sockets.append(Socket()) }
+    return place
   }
 
   /// Tells the kernel what libcurl waits for.
   private func watch(_ descriptor: Int32) {
-    let (wanted, watched) = (sockets[Int(descriptor)].wanted, sockets[Int(descriptor)].watched)
+    let (wanted, watched) = (sockets[place(of: descriptor)].wanted, sockets[place(of: descriptor)].watched)
     guard wanted != watched else { return }
     var event = epoll_event(events: wanted, data: epoll_data(fd: descriptor))
     if wanted == 0 {
@@ -90,7 +90,7 @@ final class SocketSet {
       // It is another socket than before, or was watched already.
       epoll_ctl(epoll, errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, descriptor, &event)
     }
-    sockets[Int(descriptor)].watched = wanted
+    sockets[place(of: descriptor)].watched = wanted
   }
 
   // MARK: Waiting
@@ -100,9 +100,9 @@ final class SocketSet {
   /// - Returns: how many sockets have events, for `event`, and whether the descriptor can be read.
   func wait(until deadline: Deadline, orReading descriptor: Int32?) -> (count: Int, isReadable: Bool) {
     for descriptor in changed {
-      sockets[Int(descriptor)].isListed = false
+      sockets[place(of: descriptor)].isListed = false
       // Nothing comes over a connection that is kept for the next request: it is taken out once something does.
-      if sockets[Int(descriptor)].wanted != 0 { watch(descriptor) }
+      if sockets[place(of: descriptor)].wanted != 0 { watch(descriptor) }
     }
     changed.removeAll(keepingCapacity: true)
     var timeout = deadline.pollTimeout
@@ -116,14 +116,15 @@ final class SocketSet {
       isReadable = polls.isReady(place)
       timeout = 0
     }
-    return (Int(max(0, epoll_wait(epoll, &events, Int32(Self.batch), timeout))), isReadable)
+    return (Int(clamping: max(0, epoll_wait(epoll, &events, Int32(clamping: Self.batch), timeout))), isReadable)
   }
 
   /// One of the events of the last wait, as libcurl takes it; nil where it does not wait for it.
   func event(_ index: Int) -> (lane: HTTPLane, descriptor: Int32, mask: Int32)? {
     let (event, descriptor) = (events[index].events, events[index].data.fd)
-    let wanted = sockets[Int(descriptor)].wanted
-    guard wanted != 0, let lane = sockets[Int(descriptor)].lane else {
+    let wanted = sockets[place(of: descriptor)].wanted
+    guard wanted != 0, let lane = sockets[place(of: descriptor)].lane else {
+      // It was left in the set, and is not kept any more.
       watch(descriptor)
       return nil
     }
