@@ -493,7 +493,8 @@ package final class ConsulExchange {
 
   /// The answer, whatever its status; nil while there is none.
   package func take() throws(Failure) -> HTTPResponse? {
-    body += transfer.takeBody()
+    let more = transfer.takeBody()
+    if body.isEmpty { body = more } else { body += more }
     guard body.count <= HTTPClient.bodyLimit else {
       throw Failure(.failed, "the agent's response is larger than \(HTTPClient.bodyLimit >> 20) MiB")
     }

@@ -104,7 +104,7 @@ public struct ServiceInstance: Sendable, Equatable {
 
   /// One line of `discover`.
   public var json: JSONValue {
-    var writer = JSONWriter()
+    var writer = JSONWriter(capacity: 384)
     writer.object { object in
       object.field("service", service)
       object.field("id", id)

@@ -90,12 +90,14 @@ public struct JSONValue: Sendable, Hashable {
 
   private func members(named names: [UnsafeRawBufferPointer]) -> [JSONValue?] {
     var found = [JSONValue?](repeating: nil, count: names.count)
-    forEachRawMember { key, value in
-      var name = key.text.dropFirst().dropLast()
-      let isPlain = name.withUnsafeBufferPointer { endOfPlainText($0, from: 0) == $0.count }
-      if !isPlain { name = Array(unescaped(name).utf8)[...] }
-      name.withUnsafeBytes { name in
-        for place in names.indices where areSame(names[place], name) { found[place] = value }
+    forEachMember { bytes, name, isPlain, value in
+      func note(_ name: UnsafeRawBufferPointer) {
+        for place in names.indices where areSame(names[place], name) { found[place] = part(value) }
+      }
+      if isPlain {
+        note(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[name]))
+      } else {
+        Array(unescaped(part(name).text).utf8).withUnsafeBytes { note($0) }
       }
     }
     return found
@@ -104,7 +106,9 @@ public struct JSONValue: Sendable, Hashable {
   /// The members of an object in their order, duplicates included; empty for other kinds.
   public var members: [(name: String, value: JSONValue)] {
     var list: [(name: String, value: JSONValue)] = []
-    forEachRawMember { key, value in list.append((key.string ?? "", value)) }
+    forEachMember { _, name, _, value in
+      list.append((part(name.lowerBound - 1..<name.upperBound + 1).string ?? "", part(value)))
+    }
     return list
   }
 
@@ -112,65 +116,79 @@ public struct JSONValue: Sendable, Hashable {
   public var elements: [JSONValue] {
     guard kind == .array else { return [] }
     var list: [JSONValue] = []
-    var index = nextToken(after: text.startIndex + 1)
-    while text[index] != UInt8(ascii: "]") {
-      if text[index] == UInt8(ascii: ",") { index = nextToken(after: index + 1) }
-      let end = endOfValue(from: index)
-      list.append(JSONValue(trusted: text[index..<end]))
-      index = nextToken(after: end)
+    text.withUnsafeBufferPointer { bytes in
+      var index = nextToken(bytes, from: 1)
+      while index < bytes.count, bytes[index] != UInt8(ascii: "]") {
+        if bytes[index] == UInt8(ascii: ",") { index = nextToken(bytes, from: index + 1) }
+        let end = endOfValue(bytes, from: index)
+        list.append(part(index..<end))
+        index = nextToken(bytes, from: end)
+      }
     }
     return list
   }
 
-  func forEachRawMember(_ body: (_ key: JSONValue, _ value: JSONValue) -> Void) {
+  /// Goes over the members of an object in their order.
+  /// - Parameter body: gets the bytes of the object, and in them the place of a name without its quotes, whether it is plain ASCII
+  ///   without escapes, and the place of its value.
+  private func forEachMember(
+    _ body: (_ bytes: UnsafeBufferPointer<UInt8>, _ name: Range<Int>, _ isPlain: Bool, _ value: Range<Int>) -> Void
+  ) {
     guard kind == .object else { return }
-    var index = nextToken(after: text.startIndex + 1)
-    while text[index] != UInt8(ascii: "}") {
-      if text[index] == UInt8(ascii: ",") { index = nextToken(after: index + 1) }
-      let keyEnd = endOfValue(from: index)
-      let start = nextToken(after: nextToken(after: keyEnd) + 1)
-      let valueEnd = endOfValue(from: start)
-      body(JSONValue(trusted: text[index..<keyEnd]), JSONValue(trusted: text[start..<valueEnd]))
-      index = nextToken(after: valueEnd)
-    }
-  }
-
-  /// The first place from `start` on that is not white space.
-  private func nextToken(after start: Int) -> Int {
-    var index = start
-    while isWhiteSpace(text[index]) { index += 1 }
-    return index
-  }
-
-  /// The end of the value that begins at `start`. The text is valid, so only brackets and quotes need be followed.
-  private func endOfValue(from start: Int) -> Int {
     text.withUnsafeBufferPointer { bytes in
-      let offset = text.startIndex
-      var index = start - offset
-      var depth = 0
-      while index < bytes.count {
-        switch bytes[index] {
-        case UInt8(ascii: "\""):
-          index = endOfString(bytes, from: index)
-          if depth == 0 { return index + offset }
-        case UInt8(ascii: "{"), UInt8(ascii: "["):
-          depth += 1
-          index += 1
-        case UInt8(ascii: "}"), UInt8(ascii: "]"):
-          if depth == 0 { return index + offset }
-          depth -= 1
-          index += 1
-          if depth == 0 { return index + offset }
-        case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x0A, 0x0D, 0x09:
-          if depth == 0 { return index + offset }
-          index += 1
-        default:
-          index += 1
-        }
+      var index = nextToken(bytes, from: 1)
+      while index < bytes.count, bytes[index] != UInt8(ascii: "}") {
+        if bytes[index] == UInt8(ascii: ",") { index = nextToken(bytes, from: index + 1) }
+        let plainEnd = endOfPlainText(bytes, from: index + 1)
+        let isPlain = bytes[plainEnd] == UInt8(ascii: "\"")
+        let nameEnd = isPlain ? plainEnd : endOfString(bytes, from: index) - 1
+        let start = nextToken(bytes, from: nextToken(bytes, from: nameEnd + 1) + 1)
+        let end = endOfValue(bytes, from: start)
+        body(bytes, index + 1..<nameEnd, isPlain, start..<end)
+        index = nextToken(bytes, from: end)
       }
-      return index + offset
     }
   }
+
+  /// A part of the text, by its place in the bytes of it.
+  private func part(_ place: Range<Int>) -> JSONValue {
+    let start = text.startIndex
+    return JSONValue(trusted: text[start + place.lowerBound..<start + place.upperBound])
+  }
+}
+
+/// The first place from `start` on that is not white space.
+private func nextToken(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+  var index = start
+  while index < bytes.count, isWhiteSpace(bytes[index]) { index += 1 }
+  return index
+}
+
+/// The end of the value that begins at `start`. The text is valid, so only brackets and quotes need be followed.
+private func endOfValue(_ bytes: UnsafeBufferPointer<UInt8>, from start: Int) -> Int {
+  var index = start
+  var depth = 0
+  while index < bytes.count {
+    switch bytes[index] {
+    case UInt8(ascii: "\""):
+      index = endOfString(bytes, from: index)
+      if depth == 0 { return index }
+    case UInt8(ascii: "{"), UInt8(ascii: "["):
+      depth += 1
+      index += 1
+    case UInt8(ascii: "}"), UInt8(ascii: "]"):
+      if depth == 0 { return index }
+      depth -= 1
+      index += 1
+      if depth == 0 { return index }
+    case UInt8(ascii: ","), UInt8(ascii: ":"), 0x20, 0x0A, 0x0D, 0x09:
+      if depth == 0 { return index }
+      index += 1
+    default:
+      index += 1
+    }
+  }
+  return index
 }
 
 /// The index after the quote that ends the string which begins at `start`.

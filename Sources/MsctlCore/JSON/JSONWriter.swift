@@ -2,7 +2,10 @@
 public struct JSONWriter: Sendable {
   public private(set) var bytes: [UInt8] = []
 
-  public init() {}
+  /// - Parameter capacity: the size, in bytes, that is written without another allocation.
+  public init(capacity: Int = 0) {
+    bytes.reserveCapacity(capacity)
+  }
 
   /// What has been written, which must be one whole value.
   public var value: JSONValue { JSONValue(trusted: bytes[...]) }
