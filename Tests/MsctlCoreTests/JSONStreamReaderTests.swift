@@ -209,7 +209,8 @@ struct JSONValueTests {
     #expect(value["de"]?.bool == true)
     #expect(value["s"]?.string == "q\"}")
     #expect(value["missing"] == nil)
-    let names = try JSONValue(parsing: #" { "é" : 1, "" : [ ], "\"" : { } , "\u00e9" : 2 } "#.utf8, keepsWhiteSpace: true)
+    let names = try JSONValue(
+      parsing: #" { "é" : 1, "" : [ ], "\"" : { } , "\u00e9" : 2 } "#.utf8, keepsWhiteSpace: true)
     #expect(names["é"]?.integer == 2)
     #expect(names[""]?.elements.isEmpty == true)
     #expect(names[["\"", "e", ""]].map { $0?.description } == ["{ }", nil, "[ ]"])
