@@ -153,6 +153,24 @@ struct HostileStreamTests {
     #expect(try await end(of: read).status == 0)
   }
 
+  @Test(
+    "a response for which there is no memory ends a call with a sentence and no trap",
+    arguments: ["--envelope", "--each <<< '{}'", "--color always", ""])
+  func responseMemory(_ words: String) async throws {
+    let size = 200_000_000
+    let server = try TestServer { _ in
+      .init([
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: \(size)\r\n\r\n\""
+          + String(repeating: "x", count: size - 2) + "\""
+      ])
+    }
+    let output = try await Tool.shell(
+      "ulimit -v 500000; msctl call GET \(server.url) \(words) | wc -c; exit ${PIPESTATUS[0]}")
+    // By itself it is passed on as it comes.
+    #expect(output.status == (words.isEmpty ? 0 : 1), "\(output)")
+    #expect(output.err.contains("not enough memory: ") == !words.isEmpty, "\(output)")
+  }
+
   @Test("input that is too large, or for which there is no memory, ends with a sentence and no trap")
   func memory() async throws {
     try await withQueue { queue in

@@ -35,6 +35,7 @@ final class PendingCall {
   private var isHandedOut = false
   /// The body so far, as far as `takeBody` has not taken it.
   private(set) var body: [UInt8] = []
+  private var held = HeldBytes(limit: HTTPClient.bodyLimit)
   /// How it ended; nil while it runs.
   private(set) var outcome: Result<Void, HTTPError>?
 
@@ -101,12 +102,12 @@ final class PendingCall {
       self.pauseEnd = nil
       return start(http, directory)
     }
-    body += transfer.takeBody()
-    if body.count > HTTPClient.bodyLimit {
+    let piece = transfer.takeBody()
+    do { try held.check(body.count + piece.count, "the response") } catch {
       http.cancel(transfer)
-      let reason = "the response is larger than \(HTTPClient.bodyLimit >> 20) MiB"
-      return end(.failure(HTTPError(kind: .tooLarge, reason: reason)))
+      return end(.failure(HTTPError(kind: .tooLarge, reason: error.message)))
     }
+    body += piece
     guard let result = transfer.outcome else { return }
     if let instance, isTrouble(result, transfer) { directory?.leaveAlone(instance) }
     if let pause = pause(after: result, transfer, directory) {

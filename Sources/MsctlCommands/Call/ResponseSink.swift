@@ -7,6 +7,9 @@ struct ResponseSink: ~Copyable {
   private var reader: JSONStreamReader?
   /// The JSON is wrong: what is left goes out as it came.
   private var fault: JSONError?
+  /// How much has come of a value that is kept until it is whole.
+  private var heldCount = 0
+  private var held = HeldBytes(limit: .max)
 
   init(_ head: HTTPHead, file: String?) throws(Failure) {
     if let file {
@@ -20,6 +23,10 @@ struct ResponseSink: ~Copyable {
     if file != nil {
       try file?.write(bytes)
     } else if reader != nil, fault == nil {
+      if console.isPretty {
+        heldCount += bytes.count
+        try held.check(heldCount, "a value of the response")
+      }
       reader?.append(bytes)
       try passOn(console)
     } else {
@@ -45,7 +52,11 @@ struct ResponseSink: ~Copyable {
 
   private mutating func passOn(_ console: Console) throws(Failure) {
     do {
-      while let value = try reader?.next() { console.write(value: value) }
+      while let value = try reader?.next() {
+        console.write(value: value)
+        heldCount = 0
+        held.reset()
+      }
     } catch {
       fault = error
       if let rest = reader?.drain() { console.write(text: rest) }

@@ -474,6 +474,7 @@ package final class ConsulExchange {
   private let http: HTTPClient
   private let transfer: HTTPTransfer
   private var body: [UInt8] = []
+  private var held = HeldBytes(limit: HTTPClient.bodyLimit)
   package let method: String
   package let path: String
 
@@ -493,11 +494,11 @@ package final class ConsulExchange {
 
   /// The answer, whatever its status; nil while there is none.
   package func take() throws(Failure) -> HTTPResponse? {
-    let more = transfer.takeBody()
-    if body.isEmpty { body = more } else { body += more }
-    guard body.count <= HTTPClient.bodyLimit else {
-      throw Failure(.failed, "the agent's response is larger than \(HTTPClient.bodyLimit >> 20) MiB")
+    let piece = transfer.takeBody()
+    do { try held.check(body.count + piece.count, "the agent's response") } catch {
+      throw Failure(.failed, error.message)
     }
+    if body.isEmpty { body = piece } else { body += piece }
     guard let outcome = transfer.outcome else { return nil }
     if case .failure(let error) = outcome { throw agent.failure(error) }
     guard let head = transfer.head else {
