@@ -626,6 +626,7 @@ struct ConsumeSession {
         } else {
           requeued += 1
           requeueEnd = .after(Self.patience)
+          emptyResponses = 0
           if ending.map({ $0.settlementsLeft > 0 }) ?? true { try requeue(delivery) } else { waiting.append(delivery) }
         }
       case .requeue: break
