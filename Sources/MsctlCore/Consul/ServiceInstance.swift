@@ -57,13 +57,17 @@ public struct ServiceInstance: Sendable, Equatable {
 
   public var url: String { "\(scheme)://\(hostPort)" }
 
+  private static let parts: [StaticString] = ["Service", "Node", "Checks"]
+  private static let fields: [StaticString] = [
+    "Service", "ID", "Address", "Port", "Tags", "Meta", "Weights", "Ports", "PeerName", "Partition", "Namespace",
+  ]
+  private static let nodeFields: [StaticString] = ["Node", "Address"]
+  private static let checkFields: [StaticString] = ["Status", "Name", "Output"]
+
   /// Reads an element of the answer; nil where it is none.
   package init?(health entry: JSONValue) {
-    let parts = entry[["Service", "Node", "Checks"]]
-    guard
-      let service = parts[0]?[
-        ["Service", "ID", "Address", "Port", "Tags", "Meta", "Weights", "Ports", "PeerName", "Partition", "Namespace"]],
-      let node = parts[1]?[["Node", "Address"]], let name = service[0]?.string
+    let parts = entry[Self.parts]
+    guard let service = parts[0]?[Self.fields], let node = parts[1]?[Self.nodeFields], let name = service[0]?.string
     else { return nil }
     let own = service[2]?.string ?? ""
     self.service = name
@@ -86,14 +90,19 @@ public struct ServiceInstance: Sendable, Equatable {
     meta = service[5]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
     // Consul takes none above this.
     weight = min(65535, max(0, Int(clamping: service[6]?["Passing"]?.integer ?? 1)))
-    let checks = parts[2]?.elements ?? []
-    // A service or node in maintenance has a critical check that says so.
-    status = checks.compactMap { $0["Status"]?.string.flatMap(HealthStatus.init(rawValue:)) }.max() ?? .passing
-    complaints = checks.filter { $0["Status"]?.string != HealthStatus.passing.rawValue }.map { check in
-      let name = check["Name"]?.string ?? ""
-      let output = (check["Output"]?.string ?? "").parts(between: "\n").first { !$0.isEmpty }.map { ": " + $0 } ?? ""
-      return name + output
+    var status = HealthStatus.passing
+    var complaints: [String] = []
+    for check in parts[2]?.elements ?? [] {
+      let check = check[Self.checkFields]
+      // A service or node in maintenance has a critical check that says so.
+      let own = check[0]?.string.flatMap(HealthStatus.init(rawValue:))
+      status = max(status, own ?? .passing)
+      if own == .passing { continue }
+      let output = (check[2]?.string ?? "").parts(between: "\n").first { !$0.isEmpty }.map { ": " + $0 } ?? ""
+      complaints.append((check[1]?.string ?? "") + output)
     }
+    self.status = status
+    self.complaints = complaints
   }
 
   /// Whether they are the same for a caller: what checks say, beside their status, does not count.

@@ -1,3 +1,5 @@
+import Glibc
+
 /// One header field (RFC 9110, section 5).
 public struct HTTPHeader: Sendable, Equatable {
   public let name: String
@@ -150,19 +152,24 @@ public struct HTTPHead: Sendable, Equatable {
   }
 
   /// Calls `body` with the name and the value of each line that has both.
-  private func forEachField(
-    _ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void
-  ) {
+  private func forEachField(_ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void)
+  {
     lines.withUnsafeBytes { lines in
-      var rest = lines[...]
-      while let end = rest.firstIndex(of: 0x0A) {
-        let line = rest[..<end]
-        rest = rest[(end + 1)...]
-        guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
-        let value = line[(colon + 1)...].drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
-        body(line[..<colon], value.prefix { $0 != UInt8(ascii: "\r") })
+      var start = 0
+      while let end = place(of: 0x0A, in: lines, from: start, to: lines.count) {
+        let line = start..<end
+        start = end + 1
+        guard let colon = place(of: UInt8(ascii: ":"), in: lines, from: line.lowerBound, to: end) else { continue }
+        let value = lines[(colon + 1)..<end].drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+        let lineEnd = place(of: UInt8(ascii: "\r"), in: lines, from: value.startIndex, to: end) ?? end
+        body(lines[line.lowerBound..<colon], lines[value.startIndex..<lineEnd])
       }
     }
+  }
+
+  private func place(of byte: UInt8, in bytes: UnsafeRawBufferPointer, from start: Int, to end: Int) -> Int? {
+    guard start < end, let base = bytes.baseAddress else { return nil }
+    return memchr(base + start, Int32(clamping: byte), end - start).map { UnsafeRawPointer($0) - base }
   }
 
   /// The headers in their order, those with the same name together.
