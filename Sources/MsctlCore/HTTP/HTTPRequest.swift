@@ -152,8 +152,9 @@ public struct HTTPHead: Sendable, Equatable {
   }
 
   /// Calls `body` with the name and the value of each line that has both.
-  private func forEachField(_ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void)
-  {
+  private func forEachField(
+    _ body: (_ name: Slice<UnsafeRawBufferPointer>, _ value: Slice<UnsafeRawBufferPointer>) -> Void
+  ) {
     lines.withUnsafeBytes { lines in
       var start = 0
       while let end = place(of: 0x0A, in: lines, from: start, to: lines.count) {
