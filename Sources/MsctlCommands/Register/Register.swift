@@ -70,7 +70,7 @@ enum Register: Verb {
       it has not ended 10 s after the signal, and so do processes that it leaves behind in its process group. If msctl itself \
       is killed with SIGKILL, the instance turns critical within \(heldTTL.shown) and Consul removes it after a minute.
 
-      COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN included; to withhold it, run COMMAND with \
+      COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN and AMQP_URL included; to withhold one, run COMMAND with \
       'env -u CONSUL_HTTP_TOKEN'.
 
       Without COMMAND the registration stays until it is removed. An instance with the same id is replaced.
