@@ -77,7 +77,8 @@ package final class RunningProcess: Sendable {
     defer { posix_spawn_file_actions_destroy(&actions) }
     var ends: [Int32] = [-1, -1]
     if let input {
-      try Data(input.utf8).write(to: folder.appendingPathComponent("in"))
+      let file = folder.appendingPathComponent("in")
+      try Descriptors.withoutChildren { try Data(input.utf8).write(to: file) }
       posix_spawn_file_actions_addopen(&actions, 0, folder.path + "/in", O_RDONLY, 0)
       feed = nil
     } else {
@@ -163,7 +164,7 @@ enum Descriptors {
   private static let lock = Mutex(())
 
   /// No process is started meanwhile.
-  static func withoutChildren<T>(_ body: () -> T) -> T { lock.withLock { _ in body() } }
+  static func withoutChildren<T>(_ body: () throws -> T) rethrows -> T { try lock.withLock { _ in try body() } }
 
   /// A socket that listens on a port of its own.
   static func listener() throws -> (descriptor: Int32, port: Int) {
