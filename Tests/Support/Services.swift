@@ -19,10 +19,17 @@ package enum Services {
     "\(prefix)-\(UUID().uuidString.prefix(8).lowercased())"
   }
 
-  /// A port on which nobody listens now.
+  /// A port on which nobody listens now. Not one of those that the kernel gives to outgoing connections (from 32768 on, ip(7)):
+  /// such a connection could have it by the time it is listened on.
   package static func freePort() throws -> Int {
-    let server = try TestServer { _ in .ok("") }
-    return server.port
+    for _ in 0..<100 {
+      let port = Int.random(in: 10_000..<32_000)
+      if let listener = try? Descriptors.listener(on: port) {
+        close(listener.descriptor)
+        return port
+      }
+    }
+    throw TestFailure("no free port")
   }
 
   /// Asks RabbitMQ's management API: the witness for what is in a queue, independent of msctl.

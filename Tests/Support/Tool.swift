@@ -166,19 +166,22 @@ enum Descriptors {
   /// No process is started meanwhile.
   static func withoutChildren<T>(_ body: () throws -> T) rethrows -> T { try lock.withLock { _ in try body() } }
 
-  /// A socket that listens on a port of its own.
-  static func listener() throws -> (descriptor: Int32, port: Int) {
+  /// A socket that listens, without `port` on one of its own.
+  static func listener(on port: Int = 0) throws -> (descriptor: Int32, port: Int) {
     let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     var yes: Int32 = 1
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, 4)
-    var address = loopback(0)
+    var address = loopback(port)
     var length = socklen_t(MemoryLayout<sockaddr_in>.size)
     let bound = withUnsafeMutablePointer(to: &address) { pointer in
       pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { raw in
         bind(listener, raw, length) == 0 && listen(listener, 128) == 0 && getsockname(listener, raw, &length) == 0
       }
     }
-    guard bound else { throw TestFailure("cannot listen") }
+    guard bound else {
+      close(listener)
+      throw TestFailure("cannot listen")
+    }
     return (listener, Int(UInt16(bigEndian: address.sin_port)))
   }
 
