@@ -49,6 +49,21 @@ struct TLSTests {
     server.signal(SIGKILL)
   }
 
+  @Test("OpenSSL's configuration counts for https, though a call without TLS does not read it")
+  func settings() async throws {
+    let authority = try await TestAuthority()
+    let (server, port) = try await authority.server(.right)
+    let call = "msctl call -k https://localhost:\(port)/"
+    let output = try await Tool.shell(
+      """
+      printf 'openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nGroups = brainpoolP512r1\n' > $HOME/c
+      \(call); OPENSSL_CONF=$HOME/c \(call)
+      """)
+    #expect(output.out == "\"ok\"\n" && output.status == 6)
+    #expect(output.err.contains("no trusted connection to "), "\(output.err)")
+    server.signal(SIGKILL)
+  }
+
   @Test("a server that proves who it is, is spoken to")
   func accepted() async throws {
     let authority = try await TestAuthority()
