@@ -45,7 +45,7 @@ struct ToolTests {
     arguments: [
       ("call", "A 307 or 308 sends the body again, even to another host."),
       ("consume", "AMQP_URL and CONSUL_HTTP_TOKEN included"), ("discover", "AMQP_URL and CONSUL_HTTP_TOKEN included"),
-      ("register", "COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN included"),
+      ("register", "COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN and AMQP_URL included"),
     ])
   func warnings(_ verb: String, _ sentence: String) async throws {
     let words = try await Tool.run(verb, "--help").out.split { $0 == " " || $0 == "\n" }.joined(separator: " ")
