@@ -70,6 +70,8 @@ enum Consume: Verb {
 
     /// Where in a stream to begin, without `--offset`: all that is there where the run ends by itself, else what comes from now on.
     var startWord: String { endsByItself ? "first" : "next" }
+    /// Where the first connection begins in a stream.
+    var firstOffset: AMQPValue { offset?.value ?? .string(startWord) }
   }
 
   static let standardPrefetch = 100

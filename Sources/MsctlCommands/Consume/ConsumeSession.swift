@@ -179,8 +179,7 @@ struct ConsumeSession {
     guard !options.peeks, options.deliveryLimit == nil else { return nil }
     return AMQPConnection.Consumer(
       queue, prefetch: prefetch(options, false),
-      arguments: options.isStream
-        ? [AMQPField("x-stream-offset", options.offset?.value ?? .string(options.startWord))] : queueArguments)
+      arguments: options.isStream ? [AMQPField("x-stream-offset", options.firstOffset)] : queueArguments)
   }
 
   private var streamArguments: [AMQPField] {
@@ -191,7 +190,7 @@ struct ConsumeSession {
         // Nothing came before the connection broke: what came meanwhile is found by its time.
         .timestamp(UInt64(clamping: began))
       } else {
-        options.offset?.value ?? .string(options.startWord)
+        options.firstOffset
       }
     return [AMQPField("x-stream-offset", offset)]
   }
@@ -668,6 +667,12 @@ struct ConsumeSession {
       for delivery in now { try connection.acknowledge(delivery.tag, multiple: false) }
       ending?.settlementsLeft -= count
     }
+    try noteAcknowledged(count)
+  }
+
+  /// The first ones that are held were acknowledged.
+  private mutating func noteAcknowledged(_ count: Int) throws(AMQPError) {
+    let now = held[..<count]
     if !traits.isStream { for delivery in now { recent.add(delivery) } }
     let last = now.last
     held.removeFirst(count)
@@ -690,14 +695,9 @@ struct ConsumeSession {
         try connection.refuse(delivery.tag, multiple: true, requeue: true)
       }
     }
-    let last = held.last
-    for delivery in held { recent.add(delivery) }
-    acknowledged += held.count
     open -= waiting.count
     waiting = []
-    let count = held.count
-    held = []
-    if count > 0 { try noteSettled(count, last) }
+    if !held.isEmpty { try noteAcknowledged(held.count) }
   }
 
   private mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) throws(AMQPError) {

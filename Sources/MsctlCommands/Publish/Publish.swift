@@ -164,11 +164,8 @@ enum Publish: Verb {
     connection.limitStall(to: options.confirmTimeout)
     guard let error = connection.setup.error, !connection.isSetupInDoubt else { return connection }
     do throws(AMQPError) {
-      guard let queue = setup.queue, error.kind == .channelClosed(code: 404), !error.isTransient,
-        !connection.setup.hasQueue, !options.broker.isPassive
-      else { throw error }
-      try connection.openChannel()
-      _ = try connection.declareQueue(queue)
+      guard let queue = setup.queue, !connection.setup.hasQueue else { throw error }
+      try options.broker.declare(queue, missedWith: error, on: connection)
       try PublishSession.prepareChannel(connection, options)
     } catch {
       throw setup.queue.map { options.broker.failure(error, queue: $0, connection.uri) }

@@ -107,13 +107,19 @@ struct BrokerOptions: Defaulted {
         return
       }
       do throws(AMQPError) { _ = try connection.inspectQueue(name) } catch {
-        guard error.kind == .channelClosed(code: 404), !error.isTransient, !isPassive else { throw error }
-        try connection.openChannel()
-        _ = try connection.declareQueue(name)
+        try declare(name, missedWith: error, on: connection)
       }
     } catch {
       throw failure(error, queue: name, connection.uri)
     }
+  }
+
+  /// Declares a queue that was looked for in vain; the refusal has closed the channel.
+  /// - Throws: the refusal itself, where it says something else than that there is no such queue, or where none may be declared.
+  func declare(_ name: String, missedWith error: AMQPError, on connection: AMQPConnection) throws(AMQPError) {
+    guard error.kind == .channelClosed(code: 404), !error.isTransient, !isPassive else { throw error }
+    try connection.openChannel()
+    _ = try connection.declareQueue(name)
   }
 
   /// What went wrong with a queue, with a next step for what usually goes wrong.
