@@ -114,14 +114,13 @@ struct BreakingServerTests {
           return number > 2 && !line.contains("/proc/") ? String(line[place.upperBound...]) : nil
         })
     }
-    // Those that the tests themselves have and pass on; a file that another test writes may be among them for a moment.
-    func isOfATest(_ path: String) -> Bool { path.hasPrefix(FileManager.default.temporaryDirectory.path) }
+    // Those that the tests themselves have and pass on.
     let ours = descriptors(try await Tool.shell("exec ls -l /proc/self/fd").out)
     try await withService { service in
       _ = try await Tool.run("register", service, "-p", "1", "--address", "127.0.0.1")
       let watch = try Tool.start("discover", service, "--watch", "--exec", "ls -l /proc/self/fd; cat >/dev/null")
       try await eventually("the command has run") { watch.out.contains("total") && watch.out.contains("/proc/") }
-      #expect(descriptors(watch.out).subtracting(ours).filter { !isOfATest($0) } == [])
+      #expect(descriptors(watch.out).subtracting(ours) == [])
       watch.signal(SIGTERM)
       let held = try Tool.start(
         "register", service, "-p", "0", "--", "sh", "-c",
@@ -129,7 +128,7 @@ struct BreakingServerTests {
           + "while ! msctl discover \(service) -o hostport | grep -q :$PORT; do sleep 0.1; done; ls -l /proc/self/fd; wait"
       )
       try await eventually("the command has run") { held.out.contains("total") && held.out.contains("/proc/") }
-      #expect(descriptors(held.out).subtracting(ours).filter { !isOfATest($0) } == [])
+      #expect(descriptors(held.out).subtracting(ours) == [])
       held.signal(SIGTERM)
       _ = try await held.end()
       let given = try await Tool.shell(
