@@ -35,7 +35,7 @@ let package = Package(
       ],
       swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
-    .target(name: "Support", path: "Tests/Support", swiftSettings: strict),
+    .target(name: "Support", dependencies: ["MsctlCore"], path: "Tests/Support", swiftSettings: strict),
     .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),
     .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
     .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),

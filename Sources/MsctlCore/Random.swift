@@ -59,3 +59,26 @@ private func hexDigit(of word: UInt64, _ place: Int) -> UInt8 {
   let value = UInt8(truncatingIfNeeded: word >> (60 - 4 * place)) & 15
   return value < 10 ? UInt8(ascii: "0") + value : UInt8(ascii: "a") + value - 10
 }
+
+/// Random numbers that a seed makes again, for what decides without looking at the world around it (SplitMix64,
+/// https://doi.org/10.1145/2660193.2660195).
+package struct SplitMix: RandomNumberGenerator, Sendable {
+  private var state: UInt64
+
+  package init(seed: UInt64) {
+    state = seed
+  }
+
+  /// Seeded by the system.
+  package init() {
+    self.init(seed: randomWord())
+  }
+
+  package mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var word = state
+    word = (word ^ (word >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    word = (word ^ (word >> 27)) &* 0x94D0_49BB_1331_11EB
+    return word ^ (word >> 31)
+  }
+}

@@ -16,7 +16,7 @@ struct HostileCatalogueTests {
   private static let ports: [Int64] = [80, 8080, 65535, 1, 0, -1, 65536, 99999, .max, .min]
 
   /// The entries of `GET /v1/health/service/NAME`, and the names of all services.
-  private func catalogue(_ random: inout SeededGenerator) throws -> (instances: [ServiceInstance], services: [String]) {
+  private func catalogue(_ random: inout SplitMix) throws -> (instances: [ServiceInstance], services: [String]) {
     var instances: [ServiceInstance] = []
     var services: Set<String> = []
     for _ in 0..<Int.random(in: 0...6, using: &random) {
@@ -71,7 +71,7 @@ struct HostileCatalogueTests {
       "    proxy_next_upstream error timeout http_502 http_503;", "  \\}",
     ]
     let grammar = try NSRegularExpression(pattern: "^(" + forms.joined(separator: "|") + ")$")
-    var random = SeededGenerator(seed: 15)
+    var random = SplitMix(seed: 15)
     var written = 0
     for number in 0..<150 {
       let (instances, services) = try catalogue(&random)
@@ -105,7 +105,7 @@ struct HostileCatalogueTests {
 
   @Test("no format writes more lines than there are instances")
   func lines() throws {
-    var random = SeededGenerator(seed: 16)
+    var random = SplitMix(seed: 16)
     for _ in 0..<300 {
       let (instances, _) = try catalogue(&random)
       for format in [Discover.Format.url, .hostport, .table, .json] {

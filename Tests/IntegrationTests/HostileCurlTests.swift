@@ -1,4 +1,5 @@
 import Foundation
+import MsctlCore
 import Support
 import Testing
 
@@ -87,7 +88,7 @@ struct HostileCurlTests {
   }
 
   /// A command line of `call`, and the files that it names.
-  private func commandLine(_ random: inout SeededGenerator, _ url: String, _ folder: String) -> [String] {
+  private func commandLine(_ random: inout SplitMix, _ url: String, _ folder: String) -> [String] {
     var words = ["call"]
     if random.chance(40) { words.append(random.pick(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"])) }
     words.append(
@@ -141,7 +142,7 @@ struct HostileCurlTests {
       ("page.HTML", Array("<p>".utf8)),
     ] { try Data(bytes).write(to: folder.appendingPathComponent(name)) }
 
-    var random = SeededGenerator(seed: 17)
+    var random = SplitMix(seed: 17)
     var compared = 0
     for number in 0..<240 {
       let words = commandLine(&random, "http://127.0.0.1:\(server.port)", folder.path)

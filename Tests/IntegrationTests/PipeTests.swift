@@ -1,4 +1,5 @@
 import Foundation
+import MsctlCore
 import Support
 import Synchronization
 import Testing
@@ -552,7 +553,7 @@ struct WholePipeTests {
   @Test("every order has a receipt, though any process of the pipe is killed at any moment")
   func kills() async throws {
     let seed = UInt64.random(in: .min ... .max)
-    var generator = SeededGenerator(seed)
+    var generator = SplitMix(seed: seed)
     let server = try TestServer { request in .kept(request.body) }
     try await withService { service in
       _ = try await Tool.run("register", service, "-p", "\(server.port)", "--address", "127.0.0.1")
@@ -597,22 +598,5 @@ struct WholePipeTests {
       _ = try await Tool.run("consume", queue, "--drain", "--exec", "msctl call \(server.url)/last")
       #expect(server.requests.first?.header("traceparent")?.hasPrefix("00-\(id)-") == true)
     }
-  }
-}
-
-/// A generator that a seed determines (SplitMix64), so that a failure can be run again.
-private struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(_ seed: UInt64) {
-    state = seed
-  }
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
   }
 }

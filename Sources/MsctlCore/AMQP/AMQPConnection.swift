@@ -89,8 +89,8 @@ public final class AMQPConnection {
   private var fullPump = Deadline.now
   private var partial: (kind: Partial, message: AMQPMessage, left: UInt64)?
   private var bounds = AMQPBounds()
-  /// How many responses to `askFor(queue:)` are to come.
-  private var questions = 0
+  /// The replies that are to come as events, in their order: those to what `send(_:)` has sent.
+  private var replies = Deque<amqp_method_number_t>()
   private var keepsBodies = true
   /// The body that is coming, and the bytes of all since the memory was asked for.
   private var held = HeldBytes(limit: Int(clamping: bodyLimit))
@@ -320,13 +320,17 @@ public final class AMQPConnection {
   /// Opens the channel; also anew, where the broker has closed it over a method of ours. Consumers, confirms and unacknowledged
   /// messages of the old one are gone.
   package func openChannel() throws(AMQPError) {
+    forgetChannel()
+    try sendOpenChannel()
+    try awaitChannel()
+  }
+
+  private func forgetChannel() {
     bounds = AMQPBounds()
     events = []
     putBy = 0
     partial = nil
-    questions = 0
-    try sendOpenChannel()
-    try awaitChannel()
+    replies = []
   }
 
   private func sendOpenChannel() throws(AMQPError) {
@@ -379,9 +383,47 @@ public final class AMQPConnection {
   }
 
   /// As `inspectQueue`, without waiting: the state comes as an event, after all that was delivered before it.
-  package func askFor(queue name: String) throws(AMQPError) {
-    try sendDeclare(name, isPassive: true, [])
-    questions += 1
+  package func askFor(queue name: String) throws(AMQPError) { try send(.inspect(name)) }
+
+  /// Sends a method without waiting for its reply, which is an event.
+  package func send(_ method: AMQPMethod) throws(AMQPError) {
+    let reply: amqp_method_number_t?
+    switch method {
+    case .openChannel:
+      forgetChannel()
+      try sendOpenChannel()
+      reply = MSCTL_CHANNEL_OPEN_OK
+    case .declare(let name, let arguments):
+      try sendDeclare(name, isPassive: false, arguments)
+      reply = MSCTL_QUEUE_DECLARE_OK
+    case .declareOwn:
+      try sendDeclareOwn()
+      reply = MSCTL_QUEUE_DECLARE_OK
+    case .inspect(let name):
+      try sendDeclare(name, isPassive: true, [])
+      reply = MSCTL_QUEUE_DECLARE_OK
+    case .bind(let name, let exchange, let key):
+      try sendBind(name, exchange, key, [])
+      reply = MSCTL_QUEUE_BIND_OK
+    case .setPrefetch(let count):
+      try sendPrefetch(count)
+      reply = MSCTL_BASIC_QOS_OK
+    case .consume(let name, let arguments, let isAutomatic):
+      try sendConsume(name, isAutomatic: isAutomatic, arguments)
+      reply = MSCTL_BASIC_CONSUME_OK
+    case .cancel(let consumer):
+      try sendCancel(consumer)
+      reply = MSCTL_BASIC_CANCEL_OK
+    case .selectConfirms:
+      try sendSelectConfirms()
+      reply = MSCTL_CONFIRM_SELECT_OK
+    case .acknowledge(let tag, let multiple): return try acknowledge(tag, multiple: multiple)
+    case .reject(let tag, let requeue): return try reject(tag, requeue: requeue)
+    case .refuse(let tag, let multiple, let requeue): return try refuse(tag, multiple: multiple, requeue: requeue)
+    case .requeueAll: return try requeueAll()
+    case .publish(let message): return try publish(message)
+    }
+    if let reply { replies.append(reply) }
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
@@ -403,26 +445,37 @@ public final class AMQPConnection {
   /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
   /// to the exchange with each key.
   public func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
-    let ok = try call(
+    try sendDeclareOwn()
+    let queue = try awaitDeclare().name
+    for key in keys { try bindQueue(queue, to: exchange, key: key) }
+    return queue
+  }
+
+  private func sendDeclareOwn() throws(AMQPError) {
+    try send(
       MSCTL_QUEUE_DECLARE,
       amqp_queue_declare_t(
         ticket: 0, queue: amqp_bytes_t(), passive: 0, durable: 0, exclusive: 1, auto_delete: 1, nowait: 0,
-        arguments: amqp_table_t()), MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
-    let queue = String(ok.queue)
-    for key in keys { try bindQueue(queue, to: exchange, key: key) }
-    return queue
+        arguments: amqp_table_t()))
   }
 
   /// `queue.bind`: the queue gets what is published to the exchange with this routing key.
   public func bindQueue(
     _ queue: String, to exchange: String, key: String, arguments: [AMQPField] = []
   ) throws(AMQPError) {
+    try sendBind(queue, exchange, key, arguments)
+    _ = try reply(MSCTL_QUEUE_BIND_OK, as: amqp_queue_bind_ok_t.self)
+  }
+
+  private func sendBind(
+    _ queue: String, _ exchange: String, _ key: String, _ arguments: [AMQPField]
+  ) throws(AMQPError) {
     trace?("> queue.bind \(queue) to \(exchange) with \(key)")
-    _ = try call(
+    try send(
       MSCTL_QUEUE_BIND,
       amqp_queue_bind_t(
         ticket: 0, queue: pool.bytes(queue), exchange: pool.bytes(exchange), routing_key: pool.bytes(key), nowait: 0,
-        arguments: pool.table(arguments)), MSCTL_QUEUE_BIND_OK, as: amqp_queue_bind_ok_t.self)
+        arguments: pool.table(arguments)))
   }
 
   /// `basic.consume`, with manual acknowledgement unless `isAutomatic`.
@@ -451,9 +504,12 @@ public final class AMQPConnection {
 
   /// `basic.cancel`: no more deliveries, those on their way excepted.
   public func cancel(consumer tag: String) throws(AMQPError) {
-    _ = try call(
-      MSCTL_BASIC_CANCEL, amqp_basic_cancel_t(consumer_tag: pool.bytes(tag), nowait: 0), MSCTL_BASIC_CANCEL_OK,
-      as: amqp_basic_cancel_ok_t.self)
+    try sendCancel(tag)
+    _ = try reply(MSCTL_BASIC_CANCEL_OK, as: amqp_basic_cancel_ok_t.self)
+  }
+
+  private func sendCancel(_ tag: String) throws(AMQPError) {
+    try send(MSCTL_BASIC_CANCEL, amqp_basic_cancel_t(consumer_tag: pool.bytes(tag), nowait: 0))
   }
 
   /// `basic.ack` of this delivery, and with `multiple` of all before it.
@@ -757,9 +813,9 @@ public final class AMQPConnection {
     case MSCTL_BASIC_CANCEL:
       try check(bounds.cancelled())
       return .cancelled
-    case MSCTL_QUEUE_DECLARE_OK where questions > 0:
-      questions -= 1
-      return .queue(QueueState(try decoded(method, as: amqp_queue_declare_ok_t.self)))
+    case _ where method.id == replies.first:
+      replies.removeFirst()
+      return try replyEvent(method)
     case MSCTL_CONNECTION_BLOCKED:
       return .blocked(reason: String(try decoded(method, as: amqp_connection_blocked_t.self).reason))
     case MSCTL_CONNECTION_UNBLOCKED:
@@ -770,6 +826,19 @@ public final class AMQPConnection {
       throw violation(amqp_method_name(method.id).map { String(cString: $0) } ?? "method \(method.id)")
     }
     return nil
+  }
+
+  private func replyEvent(_ method: amqp_method_t) throws(AMQPError) -> AMQPEvent {
+    switch method.id {
+    case MSCTL_CHANNEL_OPEN_OK: .channelOpen
+    case MSCTL_QUEUE_BIND_OK: .bound
+    case MSCTL_BASIC_QOS_OK: .prefetchSet
+    case MSCTL_BASIC_CANCEL_OK: .consumerEnded
+    case MSCTL_CONFIRM_SELECT_OK: .confirmsSelected
+    case MSCTL_BASIC_CONSUME_OK:
+      .consuming(tag: String(try decoded(method, as: amqp_basic_consume_ok_t.self).consumer_tag))
+    default: .queue(QueueState(try decoded(method, as: amqp_queue_declare_ok_t.self)))
+    }
   }
 
   /// What the broker sent that it must not.
@@ -794,14 +863,6 @@ public final class AMQPConnection {
     try check(status: status)
   }
 
-  /// Sends a method on the channel and waits for its reply.
-  private func call<Arguments, Reply>(
-    _ method: amqp_method_number_t, _ arguments: Arguments, _ answer: amqp_method_number_t, as type: Reply.Type
-  ) throws(AMQPError) -> Reply {
-    try send(method, arguments)
-    return try reply(answer, as: type)
-  }
-
   /// Waits for the reply to a method on the channel.
   private func reply<Reply>(_ method: amqp_method_number_t, as type: Reply.Type) throws(AMQPError) -> Reply {
     try reply(method, as: type, on: Self.channel, until: .after(Self.replyTimeout))
@@ -814,9 +875,8 @@ public final class AMQPConnection {
   ) throws(AMQPError) -> Reply {
     while let frame = try readFrame(until: deadline), !deadline.isPast {
       let isMethod = Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD
-      // Responses come in order: one to an earlier question is an event.
-      let isEvent = method == MSCTL_QUEUE_DECLARE_OK && questions > 0
-      if isMethod, !isEvent, frame.channel == channel, frame.payload.method.id == method {
+      // Replies come in order: those to what was sent before are events.
+      if isMethod, replies.isEmpty, frame.channel == channel, frame.payload.method.id == method {
         return try decoded(frame.payload.method, as: type)
       }
       if let event = try take(frame) {

@@ -110,7 +110,7 @@ public final class AMQPDelivery: Sendable, Equatable {
   }
 }
 
-/// What a broker sends without being asked.
+/// What a broker sends without being asked, and its replies to an `AMQPMethod`.
 public enum AMQPEvent: Sendable, Equatable {
   case delivery(AMQPDelivery)
   /// `basic.return`: the message could not be routed.
@@ -119,8 +119,20 @@ public enum AMQPEvent: Sendable, Equatable {
   case nack(tag: UInt64, multiple: Bool)
   /// `basic.cancel`: the queue is gone.
   case cancelled
-  /// `queue.declare-ok`: the response to `askFor(queue:)`.
+  /// `queue.declare-ok`
   case queue(AMQPConnection.QueueState)
+  /// `channel.open-ok`
+  case channelOpen
+  /// `queue.bind-ok`
+  case bound
+  /// `basic.qos-ok`
+  case prefetchSet
+  /// `basic.consume-ok`, with the consumer's tag
+  case consuming(tag: String)
+  /// `basic.cancel-ok`
+  case consumerEnded
+  /// `confirm.select-ok`
+  case confirmsSelected
   /// `connection.blocked`: the broker takes no messages, and why.
   case blocked(reason: String)
   case unblocked
@@ -132,7 +144,7 @@ extension AMQPEvent {
     switch self {
     case .delivery(let delivery): 1024 + delivery.message.body.count
     case .returned(let message, _, _): 1024 + message.body.count
-    case .ack, .nack, .cancelled, .queue, .blocked, .unblocked: 512
+    default: 512
     }
   }
 
@@ -154,6 +166,12 @@ extension AMQPEvent {
     case .nack(let tag, let multiple): "basic.nack \(tag)\(multiple ? " and all before" : "")"
     case .cancelled: "basic.cancel"
     case .queue(let state): "queue.declare-ok \(state.name): \(state.messages) ready"
+    case .channelOpen: "channel.open-ok"
+    case .bound: "queue.bind-ok"
+    case .prefetchSet: "basic.qos-ok"
+    case .consuming(let tag): "basic.consume-ok \(tag)"
+    case .consumerEnded: "basic.cancel-ok"
+    case .confirmsSelected: "confirm.select-ok"
     case .blocked(let reason): "connection.blocked \(reason)"
     case .unblocked: "connection.unblocked"
     }

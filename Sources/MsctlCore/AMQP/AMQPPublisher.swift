@@ -125,7 +125,7 @@ public final class AMQPPublisher {
       case .blocked(let reason): blockedReason = reason
       case .unblocked: blockedReason = nil
       case .delivery(let delivery): deliveries.append(delivery)
-      case .cancelled, .queue: break
+      default: break
       }
     }
     return takeSettled()

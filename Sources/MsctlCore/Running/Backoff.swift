@@ -15,9 +15,14 @@ package struct Backoff: Sendable {
 
   /// The pause after another failure.
   package mutating func next() -> Duration {
+    var generator = SystemRandomNumberGenerator()
+    return next(using: &generator)
+  }
+
+  package mutating func next(using generator: inout some RandomNumberGenerator) -> Duration {
     let most = min(longest, shortest * (1 << min(failures, 20)))
     failures += 1
-    return .nanoseconds(Int64.random(in: 0...max(1, most.nanoseconds)))
+    return .nanoseconds(Int64.random(in: 0...max(1, most.nanoseconds), using: &generator))
   }
 
   /// It has worked again.

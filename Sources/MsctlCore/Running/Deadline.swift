@@ -8,13 +8,23 @@ public struct Deadline: Sendable, Comparable {
   public static let never = Deadline(nanoseconds: .max)
   public static var now: Deadline { Deadline(nanoseconds: clock(CLOCK_MONOTONIC)) }
 
-  public static func after(_ duration: Duration) -> Deadline {
-    let (sum, overflow) = clock(CLOCK_MONOTONIC).addingReportingOverflow(duration.nanoseconds)
-    return overflow ? .never : Deadline(nanoseconds: sum)
+  public static func after(_ duration: Duration) -> Deadline { now + duration }
+
+  /// - Parameter nanoseconds: since the start of the clock, which need not be that of this machine.
+  package init(nanoseconds: Int64) {
+    self.nanoseconds = nanoseconds
   }
 
-  private init(nanoseconds: Int64) {
-    self.nanoseconds = nanoseconds
+  /// The moment so long after this one.
+  package static func + (moment: Deadline, duration: Duration) -> Deadline {
+    let (sum, overflow) = moment.nanoseconds.addingReportingOverflow(duration.nanoseconds)
+    return moment == .never || overflow ? .never : Deadline(nanoseconds: sum)
+  }
+
+  /// How long it is from the other moment to this one: below zero where this one is earlier.
+  package static func - (moment: Deadline, earlier: Deadline) -> Duration {
+    let (difference, overflow) = moment.nanoseconds.subtractingReportingOverflow(earlier.nanoseconds)
+    return .nanoseconds(overflow ? .max : difference)
   }
 
   public static func < (a: Deadline, b: Deadline) -> Bool { a.nanoseconds < b.nanoseconds }
