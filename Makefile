@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz sanitize documents format lint demo install uninstall deb test-deb test-shared dist
+.PHONY: setup services-setup bench-setup shop-setup build test bench bench-quick shop shop-test faults compat chaos fuzz simulate sanitize documents format lint demo install uninstall deb test-deb test-shared dist
 
 # The optimised binary: one static executable that needs no library of the machine it runs on, made of Debian's own static
 # libraries (CONTRIBUTING.md says why at a fixed address). LINK=shared makes one that is linked with the libraries of this machine (the runtimes of Swift
@@ -75,6 +75,12 @@ dist: build
 test: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- swift test --skip-build
+
+# The machines of the core in a simulated world, without real time: SEEDS schedules from FIRST on; SEED=n runs one again, and shows what
+# happens in the shortest that breaks the same rule. WORLD=name runs one world alone.
+simulate:
+	swift build -c release --product Simulate
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" WORLD="$(WORLD)" THREADS="$(THREADS)" .build/release/Simulate
 
 # That the executable of LINK=shared runs, too, with the libraries of this machine.
 test-shared: services-setup

@@ -36,6 +36,16 @@ let package = Package(
       swiftSettings: strict),
     .executableTarget(name: "msctl", dependencies: ["MsctlCommands"], swiftSettings: strict),
     .target(name: "Support", dependencies: ["MsctlCore"], path: "Tests/Support", swiftSettings: strict),
+    .target(
+      name: "Simulation",
+      dependencies: ["MsctlCore", .product(name: "DequeModule", package: "swift-collections")],
+      path: "Tests/SimulationTests/Simulation", swiftSettings: strict),
+    .executableTarget(
+      name: "Simulate", dependencies: ["Simulation", "MsctlCore"], path: "Tests/SimulationTests/Simulate",
+      swiftSettings: strict),
+    .testTarget(
+      name: "SimulationTests", dependencies: ["Simulation", "MsctlCore"], path: "Tests/SimulationTests",
+      exclude: ["Simulation", "Simulate"], swiftSettings: strict),
     .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),
     .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
     .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),

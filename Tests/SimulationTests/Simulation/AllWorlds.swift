@@ -1,0 +1,2 @@
+/// Every world; schedules take turns.
+package let allWorlds: [any World.Type] = []
