@@ -2,7 +2,7 @@ import MsctlCore
 
 /// What happens by chance in one schedule: drawn from a seed, or read from a list of earlier choices, so that a schedule can be run
 /// again and made shorter. The choice 0 is always the plainest: nothing special happens.
-package struct Choices {
+package final class Choices {
   private var random: SplitMix
   /// The choices to make; after them, always 0. Nil: drawn from the seed.
   private let script: [UInt32]?
@@ -20,7 +20,7 @@ package struct Choices {
   }
 
   /// A number below the count.
-  package mutating func pick(_ count: Int) -> Int {
+  package func pick(_ count: Int) -> Int {
     let bound = UInt32(clamping: max(1, count))
     let choice: UInt32
     if let script {
@@ -32,18 +32,18 @@ package struct Choices {
     return Int(choice)
   }
 
-  package mutating func pick<T>(from list: [T]) -> T { list[pick(list.count)] }
+  package func pick<T>(from list: [T]) -> T { list[pick(list.count)] }
 
-  package mutating func pick(_ range: ClosedRange<Int>) -> Int { range.lowerBound + pick(range.count) }
+  package func pick(_ range: ClosedRange<Int>) -> Int { range.lowerBound + pick(range.count) }
 
   /// Whether something special happens, which it does in so many of a hundred cases.
-  package mutating func chance(_ percent: Int) -> Bool { pick(100) >= 100 - percent }
+  package func chance(_ percent: Int) -> Bool { pick(100) >= 100 - percent }
 
   /// A time of up to so many milliseconds; mostly short.
-  package mutating func time(_ most: Int) -> Duration {
+  package func time(_ most: Int) -> Duration {
     .milliseconds(chance(20) ? pick(most + 1) : pick(min(most, 5) + 1))
   }
 
   /// A seed for a machine that draws random numbers of its own.
-  package mutating func seed() -> UInt64 { UInt64(pick(1 << 31)) }
+  package func seed() -> UInt64 { UInt64(pick(1 << 31)) }
 }

@@ -25,15 +25,15 @@ package struct Search: Sendable {
 
   /// Runs the schedule of one seed. Worlds take turns.
   package func run(seed: UInt64, _ story: Story = Story(isKept: false)) -> Violation? {
-    var choices = Choices(seed: seed)
-    return run(world(of: seed), &choices, story)
+    let choices = Choices(seed: seed)
+    return run(world(of: seed), choices, story)
   }
 
   private func world(of seed: UInt64) -> any World.Type { worlds[Int(seed % UInt64(worlds.count))] }
 
-  private func run(_ world: any World.Type, _ choices: inout Choices, _ story: Story) -> Violation? {
+  private func run(_ world: any World.Type, _ choices: Choices, _ story: Story) -> Violation? {
     do throws(Violation) {
-      try world.run(&choices, story)
+      try world.run(choices, story)
       return nil
     } catch { return error }
   }
@@ -59,12 +59,12 @@ package struct Search: Sendable {
   /// Runs the seed again, and makes its schedule shorter.
   package func explain(seed: UInt64) -> Finding? {
     let world = world(of: seed)
-    var choices = Choices(seed: seed)
-    guard let violation = run(world, &choices, Story(isKept: false)) else { return nil }
+    let choices = Choices(seed: seed)
+    guard let violation = run(world, choices, Story(isKept: false)) else { return nil }
     let shortest = shortened(choices.made, world, violation.rule)
     let story = Story(isKept: true)
-    var again = Choices(script: shortest)
-    let last = run(world, &again, story)
+    let again = Choices(script: shortest)
+    let last = run(world, again, story)
     return Finding(
       world: world.name, seed: seed, violation: last ?? violation, shortest: shortest, story: story.lines)
   }
@@ -76,8 +76,8 @@ package struct Search: Sendable {
     func breaks(_ script: [UInt32]) -> [UInt32]? {
       guard left > 0 else { return nil }
       left -= 1
-      var choices = Choices(script: script)
-      guard run(world, &choices, Story(isKept: false))?.rule == rule else { return nil }
+      let choices = Choices(script: script)
+      guard run(world, choices, Story(isKept: false))?.rule == rule else { return nil }
       // What comes after the last choice that is not 0 says nothing.
       return Array(script.prefix((script.lastIndex { $0 != 0 } ?? -1) + 1))
     }

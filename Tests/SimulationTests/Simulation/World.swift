@@ -39,7 +39,7 @@ package protocol World: SendableMetatype {
   static var name: String { get }
   /// Runs one schedule to its end.
   /// - Throws: the rule that was broken.
-  static func run(_ choices: inout Choices, _ story: Story) throws(Violation)
+  static func run(_ choices: Choices, _ story: Story) throws(Violation)
 }
 
 /// What is to happen, in the order of time; at the same time, in the order in which it was planned.
