@@ -81,6 +81,8 @@ public final class AMQPConnection {
   private let state: amqp_connection_state_t
   private let trace: ((String) -> Void)?
   private var isAlive = true
+  /// Whether what is sent waits for `push`.
+  private var isHeldBack = false
   private var pool = AMQPPool()
   private var events = Deque<AMQPEvent>()
   /// The size of `events`, in bytes.
@@ -274,6 +276,7 @@ public final class AMQPConnection {
     let heartbeat = tune.heartbeat == 0 ? uri.heartbeat : min(uri.heartbeat, Int(clamping: tune.heartbeat))
     try check(
       status: amqp_tune_connection(state, 1, Int32(clamping: frameMax + Self.headerRoom), Int32(clamping: heartbeat)))
+    holdBack()
     try send(
       MSCTL_CONNECTION_TUNE_OK,
       amqp_connection_tune_ok_t(
@@ -564,6 +567,7 @@ public final class AMQPConnection {
       "> basic.publish \(message.exchange.isEmpty ? "" : message.exchange + " ")\(message.routingKey) "
         + "(\(message.body.count) bytes, message_id \(message.properties.messageID ?? "none"))")
     bounds.published(message.body.count)
+    holdBack()
     var properties = message.properties.c(in: &pool)
     // A direct reply arrives, and yet the broker returns it as unroutable where it is mandatory.
     let isMandatory: Int32 = message.routingKey.begins(with: Self.directReply + ".") ? 0 : 1
@@ -607,6 +611,23 @@ public final class AMQPConnection {
     }
   }
 
+  /// Holds back what is sent, so that it leaves in few packets (tcp(7), TCP_CORK), until `push`: each packet by itself costs more,
+  /// here and in the broker, than what is in it. The kernel waits for 200 ms at most.
+  private func holdBack() {
+    if !isHeldBack { cork(true) }
+  }
+
+  /// Lets go what was held back. Whoever waits for the broker has to.
+  private func push() {
+    if isHeldBack { cork(false) }
+  }
+
+  private func cork(_ isHeldBack: Bool) {
+    var option: Int32 = isHeldBack ? 1 : 0
+    setsockopt(amqp_get_sockfd(state), Int32(IPPROTO_TCP), TCP_CORK, &option, socklen_t(MemoryLayout<Int32>.size))
+    self.isHeldBack = isHeldBack
+  }
+
   /// Ends a send that the broker takes nothing of for so long, as one does that is out of memory or disk
   /// (tcp(7), TCP_USER_TIMEOUT). Without it such a send never ends: the broker's heartbeats go on.
   public func limitStall(to time: Duration) {
@@ -634,7 +655,10 @@ public final class AMQPConnection {
   // MARK: Events
 
   /// What to wait on for reading before `nextEvent` has something new.
-  public var descriptor: Int32 { amqp_get_sockfd(state) }
+  public var descriptor: Int32 {
+    push()
+    return amqp_get_sockfd(state)
+  }
 
   /// The next thing that has come, without waiting; nil where there is nothing. Sends heartbeats that are due.
   public func nextEvent() throws(AMQPError) -> AMQPEvent? {
@@ -716,6 +740,7 @@ public final class AMQPConnection {
     var frame = amqp_frame_t()
     var time = deadline?.remaining.timeval ?? timeval()
     amqp_maybe_release_buffers(state)
+    push()
     let status = amqp_simple_wait_frame_noblock(state, &frame, &time)
     switch status {
     case AMQP_STATUS_TIMEOUT.rawValue: return nil
