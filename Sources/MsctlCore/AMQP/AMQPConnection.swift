@@ -838,8 +838,9 @@ public final class AMQPConnection {
     case MSCTL_BASIC_CANCEL:
       try check(bounds.cancelled())
       return .cancelled
-    case _ where method.id == replies.first:
-      replies.removeFirst()
+    case _ where replies.contains(method.id):
+      // RabbitMQ's queue itself replies to basic.consume and basic.cancel, and so may its channel to what was sent after.
+      if let place = replies.firstIndex(of: method.id) { replies.remove(at: place) }
       return try replyEvent(method)
     case MSCTL_CONNECTION_BLOCKED:
       return .blocked(reason: String(try decoded(method, as: amqp_connection_blocked_t.self).reason))
