@@ -73,6 +73,41 @@ struct JSONStreamReaderTests {
     #expect(try reader.next()?.description == "42")
   }
 
+  /// Reads the elements of an array by themselves.
+  private func elements(_ text: String, pieces size: Int) throws -> [String] {
+    var reader = JSONStreamReader(elementsAfter: 1)
+    var values: [String] = []
+    var rest = Array(text.utf8).dropFirst()
+    while !rest.isEmpty {
+      reader.append(rest.prefix(size))
+      rest = rest.dropFirst(size)
+      while let value = try reader.next() { values.append(value.description) }
+    }
+    reader.finish()
+    while let value = try reader.next() { values.append(value.description) }
+    return values
+  }
+
+  @Test("reads an array element by element", arguments: [1, 2, 3, 7, Int.max])
+  func elements(_ size: Int) throws {
+    let arrays =
+      Self.accepted.map { "[\($0)]" } + ["[]", "[ ] ", "[[],[[]],{}]\n", "[ 1 , {\"a\" :[ 2 ]} ,\n\"x,]\" ] "]
+    for text in arrays + ["[\(Self.accepted.joined(separator: ", "))]"] {
+      #expect(try elements(text, pieces: size) == JSONValue(parsing: Array(text.utf8)).elements.map(\.description))
+    }
+  }
+
+  @Test(
+    "refuses in the elements of an array what it refuses in the whole of it",
+    arguments: [
+      "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1}", "[{]", "[tru", "[01]", "[1]]", "[1] 2", "[] ,", "[\n1,\n2 x]",
+    ],
+    [1, 3, Int.max])
+  func refusedElements(_ text: String, _ size: Int) throws {
+    let whole = try #require(throws: JSONError.self) { _ = try JSONValue(parsing: Array(text.utf8)) }
+    #expect(throws: whole) { _ = try elements(text, pieces: size) }
+  }
+
   static let refused: [(text: String, error: String)] = [
     ("[1,]", "line 1, column 4: expected a value, found ']'"),
     (#"{"a":1,}"#, "line 1, column 8: expected a name in quotes, found '}'"),

@@ -174,7 +174,10 @@ enum Discover: Verb {
     }
     switch options.format {
     case .json:
-      for instance in found { console.write(value: instance.json) }
+      for instance in found {
+        console.write(value: instance.json)
+        if console.bufferedBytes > 64 << 10 { try console.flush() }
+      }
       try console.flush()
     default:
       try write(try text(found, services: nil, options), console)

@@ -97,9 +97,7 @@ public final class ConsulAgent {
   public func instances(
     of service: String, _ selection: Selection = .init(), until deadline: Deadline = .never
   ) throws(Failure) -> [ServiceInstance] {
-    let path = Self.healthPath(of: service)
-    let answer = try lookUp(path, selection.query, until: deadline)
-    let all = try instances(in: answer, of: service, until: deadline)
+    let all = try instances(of: service, selection.query, until: deadline)
     guard let name = selection.portName else { return all }
     let found = all.compactMap { $0.at(port: name) }
     guard found.isEmpty, let ports = all.first?.ports else { return found }
@@ -107,6 +105,26 @@ public final class ConsulAgent {
     throw Failure(
       .nothingThere, "no instance of '\(service)' has a port named '\(name)'",
       hint: names.isEmpty ? "Its instances have no named ports." : "Named ports of '\(service)': \(names).")
+  }
+
+  private func instances(
+    of service: String, _ query: [(String, String)], until deadline: Deadline
+  ) throws(Failure) -> [ServiceInstance] {
+    let path = Self.healthPath(of: service)
+    let list = InstanceList()
+    let response = try ask("GET", path, query, as: settings.consistency, until: deadline, reading: list)
+    guard list.isBegun else { return try instances(in: answer(response, to: path), of: service, until: deadline) }
+    let instances: [ServiceInstance]
+    do {
+      guard let all = try list.finish() else { throw unexpected(path, "a list of instances") }
+      instances = all
+    } catch let error as JSONError {
+      throw notJSON(error, path)
+    } catch {
+      throw error as? Failure ?? Failure(.failed, "\(error)")
+    }
+    if instances.isEmpty { try checkMayRead(service, isFiltered(response), until: deadline) }
+    return instances
   }
 
   static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
@@ -117,7 +135,7 @@ public final class ConsulAgent {
     in answer: Answer, of service: String, until deadline: Deadline = .never
   ) throws(Failure) -> [ServiceInstance] {
     let instances = try list(in: answer)
-    if instances.isEmpty { try checkMayRead(service, answer, until: deadline) }
+    if instances.isEmpty { try checkMayRead(service, answer.isFiltered, until: deadline) }
     return instances
   }
 
@@ -209,15 +227,15 @@ public final class ConsulAgent {
     let answer = try answer(ask("GET", path), to: path)
     guard answer.value.kind == .object else { throw unexpected(answer, "a list of services") }
     let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
-    if ids.isEmpty { try checkMayRead(service, answer, until: .never) }
+    if ids.isEmpty { try checkMayRead(service, answer.isFiltered, until: .never) }
     return ids
   }
 
   /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
   /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
-  private func checkMayRead(_ service: String, _ answer: Answer, until deadline: Deadline) throws(Failure) {
+  private func checkMayRead(_ service: String, _ isFiltered: Bool, until deadline: Deadline) throws(Failure) {
     let path = "/v1/agent/health/service/name/" + Percent.encode(service)
-    let isDenied = try answer.isFiltered ? true : ask("GET", path, until: deadline).head.status == 403
+    let isDenied = try isFiltered ? true : ask("GET", path, until: deadline).head.status == 403
     if isDenied { throw denied("reading the service '\(service)'") }
   }
 
@@ -296,20 +314,24 @@ public final class ConsulAgent {
   package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
     try check(response, "GET", path)
     let value: JSONValue
-    do { value = try JSONValue(parsing: response.body) } catch {
-      throw Failure(
-        .failed, "unexpected response from \(address.shown): \(path) did not return JSON (\(error))",
-        hint: "Check CONSUL_HTTP_ADDR.")
-    }
+    do { value = try JSONValue(parsing: response.body) } catch { throw notJSON(error, path) }
     return Answer(
-      path: path, value: value, isFiltered: response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true",
+      path: path, value: value, isFiltered: isFiltered(response),
       index: response.head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0)
   }
 
+  private func isFiltered(_ response: HTTPResponse) -> Bool {
+    response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true"
+  }
+
+  private func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, "JSON (\(error))") }
+
   /// An answer of another shape than the API's is never an empty list.
-  private func unexpected(_ answer: Answer, _ expected: String) -> Failure {
+  private func unexpected(_ answer: Answer, _ expected: String) -> Failure { unexpected(answer.path, expected) }
+
+  private func unexpected(_ path: String, _ expected: String) -> Failure {
     Failure(
-      .failed, "unexpected response from \(address.shown): \(answer.path) did not return \(expected)",
+      .failed, "unexpected response from \(address.shown): \(path) did not return \(expected)",
       hint: "Check CONSUL_HTTP_ADDR.")
   }
 
@@ -320,10 +342,12 @@ public final class ConsulAgent {
   }
 
   /// Asks, and again with growing pauses while the agent limits us or is in trouble, for as long as one question may take.
-  /// - Parameter consistency: of a look-up.
+  /// - Parameters:
+  ///   - consistency: of a look-up.
+  ///   - list: takes the body of the answer as it comes, where it can.
   private func ask(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
-    as consistency: Consistency? = nil, until limit: Deadline = .never
+    as consistency: Consistency? = nil, until limit: Deadline = .never, reading list: InstanceList? = nil
   ) throws(Failure) -> HTTPResponse {
     let deadline = min(limit, .after(settings.timeout))
     var consistency = consistency
@@ -332,8 +356,9 @@ public final class ConsulAgent {
     while true {
       let response: HTTPResponse
       do {
-        response = try wait(
-          for: begin(method, path, query + (consistency?.query ?? []), body: body, until: deadline))
+        let exchange = try begin(method, path, query + (consistency?.query ?? []), body: body, until: deadline)
+        if let list { exchange.read(into: list) }
+        response = try wait(for: exchange)
       } catch {
         throw error.code == .timedOut ? trouble ?? error : error
       }
@@ -492,6 +517,11 @@ package final class ConsulExchange {
     if transfer.outcome == nil { http.cancel(transfer) }
   }
 
+  /// Has the list take the body as it comes, where it can.
+  fileprivate func read(into list: InstanceList) {
+    transfer.bodyReader = { head, bytes in head.status == 200 && list.take(bytes) }
+  }
+
   /// The answer, whatever its status; nil while there is none.
   package func take() throws(Failure) -> HTTPResponse? {
     let piece = transfer.takeBody()
@@ -505,6 +535,54 @@ package final class ConsulExchange {
       throw agent.failure(HTTPError(kind: .broken, reason: "a response without headers"))
     }
     return HTTPResponse(head: head, body: body)
+  }
+}
+
+/// A list of instances that is read as it comes: a long one is never held whole.
+private final class InstanceList {
+  private var reader = JSONStreamReader(elementsAfter: 1)
+  private var held = HeldBytes(limit: HTTPClient.bodyLimit)
+  private var size = 0
+  private var instances: [ServiceInstance]? = []
+  private var error: (any Error)?
+  private var isRefused = false
+
+  /// Whether it has taken anything.
+  var isBegun: Bool { size > 0 }
+
+  /// - Returns: false where it does not begin as a list.
+  func take(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    if isRefused || !isBegun && bytes.first != UInt8(ascii: "[") {
+      isRefused = true
+      return false
+    }
+    reader.append(isBegun ? bytes[...] : bytes.dropFirst())
+    size += bytes.count
+    readOn()
+    return true
+  }
+
+  /// The instances; nil where an element is none.
+  /// - Throws: `JSONError`, or a `Failure` where it is too long.
+  func finish() throws -> [ServiceInstance]? {
+    reader.finish()
+    readOn()
+    if let error { throw error }
+    return instances
+  }
+
+  private func readOn() {
+    guard error == nil, instances != nil else { return }
+    do {
+      try held.check(size, "the agent's response")
+      while let entry = try reader.next() {
+        guard let instance = ServiceInstance(health: entry) else {
+          instances = nil
+          return
+        }
+        instances?.append(instance)
+      }
+    } catch { self.error = error }
   }
 }
 

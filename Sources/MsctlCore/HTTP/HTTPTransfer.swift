@@ -106,6 +106,8 @@ public final class HTTPTransfer {
   private(set) var handle: UnsafeMutableRawPointer
   private(set) var request: HTTPRequest
   private var body: [UInt8] = []
+  /// Is offered each part of the body as it comes; what it does not take is kept for `takeBody`.
+  var bodyReader: ((HTTPHead, UnsafeRawBufferPointer) -> Bool)?
   /// The lines of the headers of the answer, and how many bytes of headers have come altogether.
   private var headerLines: [UInt8] = []
   private var headerBytes = 0
@@ -369,6 +371,7 @@ public final class HTTPTransfer {
   /// - Returns: whether the bytes were taken; those that were not come again.
   fileprivate func receive(body bytes: UnsafeRawBufferPointer) -> Bool {
     if isRedirect { return true }
+    if let bodyReader, let head, bodyReader(head, bytes) { return true }
     guard body.count < Self.bodyPause else {
       isPaused = true
       return false

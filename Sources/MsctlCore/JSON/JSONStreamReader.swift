@@ -71,6 +71,8 @@ public struct JSONStreamReader: Sendable {
 
   private let limits: Limits
   private let keepsWhiteSpace: Bool
+  /// How many brackets are open around a value that stands for itself.
+  private let outerDepth: Int
   private var state = State.top
   /// The open arrays (false) and objects (true).
   private var open: [Bool] = []
@@ -102,6 +104,20 @@ public struct JSONStreamReader: Sendable {
   public init(limits: Limits = Limits(), keepsWhiteSpace: Bool = false) {
     self.limits = limits
     self.keepsWhiteSpace = keepsWhiteSpace
+    outerDepth = 0
+  }
+
+  /// Reads one array whose '[' has been read already, element by element: a long one is never held whole. After its ']' nothing but
+  /// white space may come.
+  /// - Parameter offset: how many bytes of the stream stand before the first that is handed in.
+  package init(elementsAfter offset: Int) {
+    limits = Limits()
+    keepsWhiteSpace = false
+    outerDepth = 1
+    open = [false]
+    state = .firstElement
+    inputStart = offset
+    atStart = false
   }
 
   /// Hands in the next piece of the stream.
@@ -266,6 +282,8 @@ public struct JSONStreamReader: Sendable {
           continue
         }
         switch state {
+        case .top where outerDepth > 0:
+          throw fail(bytes, run, index, "expected the end after one value")
         case .colon:
           guard byte == UInt8(ascii: ":") else {
             throw fail(bytes, run, index, "expected ':' after a name, found \(shown(byte))")
@@ -277,10 +295,12 @@ public struct JSONStreamReader: Sendable {
           if byte == UInt8(ascii: ",") {
             state = isObject ? .key : .value
             index += 1
+            if open.count == outerDepth { run = index }
           } else if byte == UInt8(ascii: isObject ? "}" : "]") {
             index += 1
             open.removeLast()
             if let place = try ended(bytes[run..<index], &state) { return place }
+            if state == .top { run = index }
           } else {
             throw fail(bytes, run, index, "expected ',' or '\(isObject ? "}" : "]")', found \(shown(byte))")
           }
@@ -288,6 +308,7 @@ public struct JSONStreamReader: Sendable {
           index += 1
           open.removeLast()
           if let place = try ended(bytes[run..<index], &state) { return place }
+          if state == .top { run = index }
         case .firstKey, .key:
           guard byte == UInt8(ascii: "\"") else {
             throw fail(bytes, run, index, "expected a name in quotes, found \(shown(byte))")
@@ -405,11 +426,12 @@ public struct JSONStreamReader: Sendable {
   private mutating func ended(
     _ run: Slice<UnsafeBufferPointer<UInt8>>, _ state: inout State, isWord: Bool = false
   ) throws(JSONError) -> Place? {
-    guard open.isEmpty else {
-      state = .afterValue
+    guard open.count == outerDepth else {
+      // The array around the elements has ended.
+      state = open.isEmpty ? .top : .afterValue
       return nil
     }
-    state = isWord ? .topAfterWord : .top
+    state = outerDepth > 0 ? .afterValue : isWord ? .topAfterWord : .top
     position = run.endIndex
     if text.isEmpty, run.count <= limits.bytes { return .input(run.startIndex..<run.endIndex) }
     try keep(run)
