@@ -1,18 +1,18 @@
-"""Draws the figures of the bench: Tests/Bench/plots.py FOLDER < FIGURES, as Scripts/bench hands them over.
+"""Draws the figures of the bench: Tests/Bench/plots.py FOLDER < FIGURES, as the bench hands them over.
 
 Each family of rows becomes a plot with a bar for each subject: its time (or its CPU time) beside the one that the row compares
 with. The costs that grow become one plot with a line for each work. An SVG has the same bytes for the same figures, a
 transparent background, and other inks where a reader prefers dark pages.
 """
 import json
-import os
 import re
 import sys
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 matplotlib.rcParams.update({
     "svg.fonttype": "none",  # text stays text
@@ -30,18 +30,16 @@ ROOM = 1.6
 
 
 def save(figure, folder, name):
-    file = os.path.join(folder, name + ".svg")
+    file = folder / f"{name}.svg"
     figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
-    with open(file) as svg:
-        text = svg.read()
+    text = file.read_text()
     rules = "".join(f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
                     for light, dark in DARK.items())
     # Text without a style of its own is black.
     text = re.sub(r"</style>", f"text{{fill:{INK}}}@media(prefers-color-scheme:dark){{text{{fill:{DARK[INK]}}}{rules}}}</style>",
                   text, count=1)
-    with open(file, "w") as svg:
-        svg.write(text)
+    file.write_text(text)
 
 
 def family(folder, name, rows):
@@ -78,7 +76,7 @@ def family(folder, name, rows):
 
 def growth(folder, name, works):
     figure, axes = pyplot.subplots(figsize=(8, 3.5))
-    for work, colour in zip(works, LINES):
+    for work, colour in zip(works, LINES, strict=True):
         axes.plot([1, 2, 4, 8], [cost / work["costs"][0] for cost in work["costs"]], marker="o", markersize=4,
                   label=work["title"], color=colour)
     axes.set_ylim(bottom=0)
@@ -94,8 +92,8 @@ def growth(folder, name, works):
     save(figure, folder, name)
 
 
-folder = sys.argv[1]
-os.makedirs(folder, exist_ok=True)
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
 figures = json.load(sys.stdin)
 for name, rows in figures["families"].items():
     family(folder, name, rows)
