@@ -60,7 +60,16 @@ extension StringProtocol {
 
   /// With A to Z in lower case and all else unchanged, as protocols compare names (RFC 9110, section 5.1).
   package var lowercasedASCII: String {
-    String(decoding: utf8.map { (0x41...0x5A).contains($0) ? $0 | 0x20 : $0 }, as: UTF8.self)
+    var text = String(self)
+    return text.withUTF8 { bytes in
+      String(unsafeUninitializedCapacity: bytes.count) { copy in
+        for place in 0..<bytes.count {
+          let byte = bytes[place]
+          copy.initializeElement(at: place, to: byte >= 0x41 && byte <= 0x5A ? byte | 0x20 : byte)
+        }
+        return bytes.count
+      }
+    }
   }
 }
 

@@ -259,13 +259,13 @@ public final class HTTPTransfer {
 
   private func configureTLS() throws(HTTPError) {
     let tls = request.tls
+    // A redirect to https comes here again.
+    guard String(Substring(request.url.utf8.prefix(6))).lowercasedASCII.isSame(as: "https:") else { return }
+    msctl_tls_now()
     try set(CURLOPT_SSLVERSION, Int(clamping: CURL_SSLVERSION_TLSv1_2))
     try set(CURLOPT_SSL_VERIFYPEER, tls.verifies ? 1 : 0)
     try set(CURLOPT_SSL_VERIFYHOST, tls.verifies ? 2 : 0)
-    if request.url.lowercasedASCII.begins(with: "https:") {
-      msctl_tls_now()
-      if tls.verifies { try trust(tls) }
-    }
+    if tls.verifies { try trust(tls) }
     if let file = tls.certificateFile { try set(CURLOPT_SSLCERT, file) }
     if let file = tls.keyFile { try set(CURLOPT_SSLKEY, file) }
   }

@@ -123,6 +123,8 @@ package struct URITemplate: Sendable, Equatable {
   }
 
   private static func isClimbing(_ segment: ArraySlice<UInt8>) -> Bool {
+    // Most have no dot, not even an encoded one.
+    guard segment.contains(where: { $0 == UInt8(ascii: ".") || $0 == UInt8(ascii: "%") }) else { return false }
     var segment = segment
     // Servers behind servers decode more than once, but none for ever.
     for _ in 0..<8 {

@@ -92,7 +92,11 @@ public struct JSONValue: Sendable, Hashable {
     var found = [JSONValue?](repeating: nil, count: names.count)
     forEachMember { bytes, name, isPlain, value in
       func note(_ name: UnsafeRawBufferPointer) {
-        for place in names.indices where areSame(names[place], name) { found[place] = part(value) }
+        var place = 0
+        while place < names.count {
+          if names[place].count == name.count, areSame(names[place], name) { found[place] = part(value) }
+          place += 1
+        }
       }
       if isPlain {
         note(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[name]))
