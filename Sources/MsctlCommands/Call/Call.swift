@@ -243,11 +243,11 @@ enum Call: Verb {
     let http = try makeHTTPClient(console)
     guard let target = options.target else { throw Failure(.usage, "missing TARGET") }
     if options.asCurl {
-      let directory = try ServiceDirectory(options, over: http, console)
+      let run = try CallRun(options, request, http, console)
       var instance: ServiceInstance?
       if case .service(let name, let path) = target {
-        var candidates = try directory.instances(of: name, path: path, until: options.deadline())
-        instance = directory.choose(from: &candidates)
+        var candidates = try run.instances(of: name, path: path, until: options.deadline())
+        instance = run.directory.choose(from: &candidates, at: .now)
       }
       var sent = request
       if options.sendsKey { sent.addIdempotencyKey() }
@@ -267,52 +267,46 @@ enum Call: Verb {
   private static func callOnce(
     _ target: CallTarget, _ request: HTTPRequest, _ options: Options, _ http: HTTPClient, _ console: Console
   ) throws(Failure) {
-    let deadline = options.deadline()
-    let directory = try ServiceDirectory(options, over: http, console)
-    let call: PendingCall
-    if case .service(let name, let path) = target {
-      let candidates = try directory.instances(of: name, path: path, until: deadline)
-      call = PendingCall(1, request, CallPlan(options), until: deadline, service: target, candidates: candidates)
-    } else {
-      call = PendingCall(1, request, CallPlan(options), until: deadline)
-    }
+    let run = try CallRun(options, request, http, console)
+    let call = PendingCall(1, request, run, target)
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.writesFile ? Signals() : nil
     var progress = Progress(console)
     var received = 0
-    call.start(http, directory)
+    call.start()
     var sink: ResponseSink?
     var fault: Failure?
     while true {
-      call.advance(http, directory, console)
+      for (_, result) in run.takeLookUps() { call.take(result) }
+      call.advance()
       // Not before there is something to write: until then, another attempt may bring another head.
-      if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.outcome != nil {
+      if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.isOver {
         let file = options.isFailure(head.status) ? nil : options.outputFile
         if sink == nil { sink = try ResponseSink(head, file: file) }
         received += call.body.count
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
         if file != nil, options.writesFile { progress.show(Self.progressText(received, head)) }
       }
-      if call.outcome != nil { break }
-      do {
-        let isSignalled = try http.run(until: min(.after(.seconds(1)), call.wakeTime), orReading: signals?.descriptor)
-        if isSignalled, let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
-      } catch let error as HTTPError {
+      if call.isOver { break }
+      let wakeTime = min(.after(.seconds(1)), call.wakeTime, run.wakeTime)
+      let isSignalled: Bool
+      do { isSignalled = try http.run(until: wakeTime, orReading: signals?.descriptor) } catch {
         throw error.failure(reaching: request.url)
-      } catch let failure as Failure {
+      }
+      if isSignalled, let number = signals?.take() {
         progress.clear()
-        throw failure
-      } catch {
-        throw Failure(.failed, "\(error)")
+        throw Failure(.signal(number), "interrupted")
       }
     }
     progress.clear()
     do {
-      if case .success? = call.outcome { try sink?.finish(console) }
+      if call.hasResponse { try sink?.finish(console) }
     } catch {
       // A status that is a failure says more than what is wrong with its body.
       fault = error
     }
+    // Without an instance to call there is no call to tell of.
+    if call.isUnfound, let failure = call.failure { throw failure }
     if options.asEnvelope { console.write(value: call.value) }
     try console.flush()
     if options.showsStatistics {

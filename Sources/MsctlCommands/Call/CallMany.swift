@@ -13,11 +13,10 @@ struct CallMany {
   /// What is open beside the connections of calls: standard input and output, libcurl's own, connections that are being made.
   private static let spareDescriptors = 64
 
-  private let plan: CallPlan
-  private var options: Call.Options { plan.options }
+  private let run: CallRun
+  private var options: Call.Options { run.options }
   private let base: HTTPRequest
   private let http: HTTPClient
-  private let directory: ServiceDirectory
   private let console: Console
   /// Those that are not written out, numbered without gaps.
   private var calls = Deque<PendingCall>()
@@ -42,10 +41,8 @@ struct CallMany {
   }
 
   init(_ options: Call.Options, _ base: HTTPRequest, _ http: HTTPClient, _ console: Console) throws(Failure) {
-    plan = CallPlan(options)
     self.http = http
     self.console = console
-    directory = try ServiceDirectory(options, over: http, console)
     var base = base
     if options.bodyIsValue {
       if base.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", "application/json") {
@@ -54,6 +51,7 @@ struct CallMany {
       if options.method == nil { base.method = "POST" }
     }
     self.base = base
+    run = try CallRun(options, base, http, console)
     try allowDescriptors()
   }
 
@@ -99,13 +97,10 @@ struct CallMany {
   /// Calls every passing instance.
   mutating func callAll(_ target: CallTarget) throws(Failure) {
     guard case .service(let name, let path) = target else { return }
-    var instances = try directory.instances(of: name, path: path, until: options.deadline())[...]
+    var instances = try run.instances(of: name, path: path, until: options.deadline())[...]
     while true {
       while running < options.parallel, let instance = instances.popFirst() {
-        let deadline = options.deadline()
-        begin(
-          PendingCall(
-            begun + 1, base, plan, until: deadline, service: target, candidates: [instance], isPinned: true))
+        begin(PendingCall(begun + 1, base, run, target, at: instance))
       }
       advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
@@ -121,6 +116,7 @@ struct CallMany {
 
   /// Moves on the calls to which something has come, and those whose time has.
   private mutating func advance() {
+    for (number, result) in run.takeLookUps() { move(number) { $0.take(result) } }
     for number in http.takeArrivals() { advance(number) }
     while let pause = pauses.min, pause.end.isPast {
       pauses.removeMin()
@@ -128,19 +124,21 @@ struct CallMany {
     }
   }
 
-  private mutating func advance(_ number: Int) {
+  private mutating func advance(_ number: Int) { move(number) { $0.advance() } }
+
+  private mutating func move(_ number: Int, _ step: (PendingCall) -> Void) {
     guard let first = calls.first?.number, number >= first, number - first < calls.count else { return }
     let call = calls[number - first]
-    guard call.outcome == nil else { return }
+    guard !call.isOver else { return }
     let (size, pause) = (call.body.count, call.wakeTime)
-    call.advance(http, directory, console)
+    step(call)
     held += call.body.count - size
-    if call.outcome != nil || call.wakeTime != pause { note(call) }
+    if call.isOver || call.wakeTime != pause { note(call) }
   }
 
   /// A call that runs was moved on.
   private mutating func note(_ call: PendingCall) {
-    if call.outcome != nil {
+    if call.isOver {
       running -= 1
     } else if call.wakeTime != .never {
       pauses.insert(Pause(end: call.wakeTime, number: call.number))
@@ -151,7 +149,7 @@ struct CallMany {
     let number = begun + 1
     do { begin(try call(number, value)) } catch {
       begun = number
-      calls.append(PendingCall(number, base, plan, refused: error))
+      calls.append(PendingCall(number, base, run, refused: error))
     }
   }
 
@@ -163,25 +161,20 @@ struct CallMany {
     do { filled = try target.filled(with: value) } catch { throw Failure(.badInput, "it " + error.reason) }
     request.url = Call.url(filled, options)
     if options.bodyIsValue { request.body = .bytes(Array(value.text)) }
-    let deadline = options.deadline()
-    guard case .service(let name, let path) = filled else {
-      return PendingCall(number, request, plan, until: deadline)
-    }
-    let candidates = try directory.instances(of: name, path: path, until: deadline)
-    return PendingCall(number, request, plan, until: deadline, service: filled, candidates: candidates)
+    return PendingCall(number, request, run, filled)
   }
 
   private mutating func begin(_ call: PendingCall) {
     begun += 1
     running += 1
     calls.append(call)
-    call.start(http, directory)
+    call.start()
     note(call)
   }
 
   /// - Returns: whether standard input has something.
   private func move(orReading reads: Bool) throws(Failure) -> Bool {
-    let wakeTime = http.hasArrivals ? .now : pauses.min?.end ?? .never
+    let wakeTime = http.hasArrivals ? .now : min(pauses.min?.end ?? .never, run.wakeTime)
     do { return try http.run(until: wakeTime, orReading: reads ? STDIN_FILENO : nil) } catch {
       throw error.failure(reaching: base.url)
     }
@@ -193,7 +186,7 @@ struct CallMany {
   /// it failed, so it is.
   /// - Returns: whether a failure ends it all.
   private mutating func writeResults() throws(Failure) -> Bool {
-    while let call = calls.first, call.outcome != nil {
+    while let call = calls.first, call.isOver {
       calls.removeFirst()
       held -= call.body.count
       if options.showsStatistics { statistics.add(call) }
@@ -217,7 +210,7 @@ struct CallMany {
   }
 
   private mutating func end(_ ended: Failure?) throws(Failure) {
-    for call in calls { call.cancel(http) }
+    for call in calls { call.cancel() }
     if options.showsStatistics { console.note(statistics.summary) }
     if var failure = firstFailure {
       if options.keepsGoing || !options.isEach {
@@ -246,7 +239,7 @@ struct CallStatistics {
 
   mutating func add(_ call: PendingCall) {
     count += 1
-    let name = if case .success? = call.outcome, let head = call.head { String(head.status) } else { "no response" }
+    let name = if call.hasResponse, let head = call.head { String(head.status) } else { "no response" }
     if let place = statuses.firstIndex(where: { $0.name == name }) {
       statuses[place].count += 1
     } else {

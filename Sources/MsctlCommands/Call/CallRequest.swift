@@ -137,7 +137,7 @@ extension Call {
 extension HTTPRequest {
   /// Adds a new Idempotency-Key, unless the request has one.
   mutating func addIdempotencyKey() {
-    guard header(RetryPolicy.keyHeader) == nil else { return }
-    headers += [HTTPHeader(RetryPolicy.keyHeader, randomUUID())].compactMap { $0 }
+    guard header(Self.idempotencyKey) == nil else { return }
+    headers += [HTTPHeader(Self.idempotencyKey, randomUUID())].compactMap { $0 }
   }
 }

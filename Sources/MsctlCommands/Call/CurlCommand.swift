@@ -49,7 +49,7 @@ enum CurlCommand {
     if let limit = limits.min() { words.add("--max-time", seconds(limit)) }
     if request.connectTimeout != .zero { words.add("--connect-timeout", seconds(request.connectTimeout)) }
     // curl repeats whatever the method is.
-    if options.retries > 0, RetryPolicy.mayRepeat(request) {
+    if options.retries > 0, request.isIdempotent {
       words.add("--retry", String(options.retries), "--retry-connrefused")
     }
     if let file = request.tls.authorityFile { words.add("--cacert", file) }

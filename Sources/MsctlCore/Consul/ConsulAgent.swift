@@ -37,7 +37,7 @@ public final class ConsulAgent {
     }
   }
 
-  private let settings: Settings
+  let settings: Settings
   private let http: HTTPClient
   /// Is told what people should know of an answer: that it may be out of date.
   private let remark: ((String) -> Void)?
@@ -97,7 +97,24 @@ public final class ConsulAgent {
   public func instances(
     of service: String, _ selection: Selection = .init(), until deadline: Deadline = .never
   ) throws(Failure) -> [ServiceInstance] {
-    let all = try instances(of: service, selection.query, until: deadline)
+    let lookUp = try beginInstances(of: service, selection, until: deadline)
+    while true {
+      if let instances = try lookUp.take() { return instances }
+      try move(until: lookUp.wakeTime)
+    }
+  }
+
+  /// Begins what `instances(of:)` waits for.
+  package func beginInstances(
+    of service: String, _ selection: Selection, until deadline: Deadline
+  ) throws(Failure) -> ConsulLookUp {
+    try ConsulLookUp(self, service, selection, until: deadline)
+  }
+
+  /// Of all instances those that have the named port, if one is asked for.
+  func narrowed(
+    _ all: [ServiceInstance], of service: String, _ selection: Selection
+  ) throws(Failure) -> [ServiceInstance] {
     guard let name = selection.portName else { return all }
     let found = all.compactMap { $0.at(port: name) }
     guard found.isEmpty, let ports = all.first?.ports else { return found }
@@ -107,27 +124,10 @@ public final class ConsulAgent {
       hint: names.isEmpty ? "Its instances have no named ports." : "Named ports of '\(service)': \(names).")
   }
 
-  private func instances(
-    of service: String, _ query: [(String, String)], until deadline: Deadline
-  ) throws(Failure) -> [ServiceInstance] {
-    let path = Self.healthPath(of: service)
-    let list = InstanceList()
-    let response = try ask("GET", path, query, as: settings.consistency, until: deadline, reading: list)
-    guard list.isBegun else { return try instances(in: answer(response, to: path), of: service, until: deadline) }
-    let instances: [ServiceInstance]
-    do {
-      guard let all = try list.finish() else { throw unexpected(path, "a list of instances") }
-      instances = all
-    } catch let error as JSONError {
-      throw notJSON(error, path)
-    } catch {
-      throw error as? Failure ?? Failure(.failed, "\(error)")
-    }
-    if instances.isEmpty { try checkMayRead(service, isFiltered(response), until: deadline) }
-    return instances
-  }
-
   static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
+  static func ownHealthPath(of service: String) -> String {
+    "/v1/agent/health/service/name/" + Percent.encode(service)
+  }
   static let catalogPath = "/v1/catalog/services"
   static let allChecksPath = "/v1/health/state/any"
 
@@ -234,9 +234,9 @@ public final class ConsulAgent {
   /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
   /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
   private func checkMayRead(_ service: String, _ isFiltered: Bool, until deadline: Deadline) throws(Failure) {
-    let path = "/v1/agent/health/service/name/" + Percent.encode(service)
-    let isDenied = try isFiltered ? true : ask("GET", path, until: deadline).head.status == 403
-    if isDenied { throw denied("reading the service '\(service)'") }
+    let isDenied =
+      try isFiltered ? true : ask("GET", Self.ownHealthPath(of: service), until: deadline).head.status == 403
+    if isDenied { throw deniedReading(service) }
   }
 
   /// `PUT /v1/agent/check/pass/:check_id`, for a TTL check.
@@ -320,16 +320,16 @@ public final class ConsulAgent {
       index: response.head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0)
   }
 
-  private func isFiltered(_ response: HTTPResponse) -> Bool {
+  func isFiltered(_ response: HTTPResponse) -> Bool {
     response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true"
   }
 
-  private func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, "JSON (\(error))") }
+  func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, "JSON (\(error))") }
 
   /// An answer of another shape than the API's is never an empty list.
   private func unexpected(_ answer: Answer, _ expected: String) -> Failure { unexpected(answer.path, expected) }
 
-  private func unexpected(_ path: String, _ expected: String) -> Failure {
+  func unexpected(_ path: String, _ expected: String) -> Failure {
     Failure(
       .failed, "unexpected response from \(address.shown): \(path) did not return \(expected)",
       hint: "Check CONSUL_HTTP_ADDR.")
@@ -341,41 +341,20 @@ public final class ConsulAgent {
     try answer(ask("GET", path, query, as: settings.consistency, until: deadline), to: path)
   }
 
-  /// Asks, and again with growing pauses while the agent limits us or is in trouble, for as long as one question may take.
-  /// - Parameters:
-  ///   - consistency: of a look-up.
-  ///   - list: takes the body of the answer as it comes, where it can.
+  /// Asks, and again while the agent limits us or is in trouble: see `ConsulQuestion`.
   private func ask(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
-    as consistency: Consistency? = nil, until limit: Deadline = .never, reading list: InstanceList? = nil
+    as consistency: Consistency? = nil, until deadline: Deadline = .never
   ) throws(Failure) -> HTTPResponse {
-    let deadline = min(limit, .after(settings.timeout))
-    var consistency = consistency
-    var backoff = Backoff(from: .milliseconds(200), to: .seconds(2))
-    var trouble: Failure?
+    let question = try ConsulQuestion(self, method, path, query, body: body, as: consistency, until: deadline)
     while true {
-      let response: HTTPResponse
-      do {
-        let exchange = try begin(method, path, query + (consistency?.query ?? []), body: body, until: deadline)
-        if let list { exchange.read(into: list) }
-        response = try wait(for: exchange)
-      } catch {
-        throw error.code == .timedOut ? trouble ?? error : error
-      }
-      guard let failure = transientTrouble(response, method, path) else { return response }
-      if consistency == .standard, isLeaderless(response) {
-        consistency = .stale
-        tellStale()
-        continue
-      }
-      trouble = failure
-      let pause = backoff.next()
-      guard pause < deadline.remaining else { throw failure }
-      let end = Deadline.after(pause)
-      while !end.isPast {
-        do { try http.run(until: end) } catch { throw self.failure(error) }
-      }
+      if let response = try question.take() { return response }
+      try move(until: question.wakeTime)
     }
+  }
+
+  private func move(until deadline: Deadline) throws(Failure) {
+    do { try http.run(until: deadline) } catch { throw failure(error) }
   }
 
   /// Why the agent cannot answer now, though it may soon: it limits us (429, 503), or cannot reach its servers (500).
@@ -401,18 +380,10 @@ public final class ConsulAgent {
       hint: status == 429 ? "Wait, or raise the agent's limits for requests." : nil)
   }
 
-  /// The answer, whatever its status, once it is there.
-  private func wait(for exchange: ConsulExchange) throws(Failure) -> HTTPResponse {
-    while true {
-      if let response = try exchange.take() { return response }
-      do { try http.run(until: .never) } catch { throw failure(error) }
-    }
-  }
-
   /// Whether a name or an id stays a segment of its own in a path: these two would climb, and are not encoded.
   package static func isSegment(_ text: String) -> Bool { !text.isSame(as: ".") && !text.isSame(as: "..") }
 
-  private func begin(
+  func begin(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
     until deadline: Deadline? = nil
   ) throws(Failure) -> ConsulExchange {
@@ -484,6 +455,8 @@ public final class ConsulAgent {
     }
   }
 
+  func deniedReading(_ service: String) -> Failure { denied("reading the service '\(service)'") }
+
   private func denied(_ what: String, _ words: String = "") -> Failure {
     Failure(
       .denied, "the Consul agent at \(address.shown) denied \(what)\(words.isEmpty ? "" : ": " + words)",
@@ -518,7 +491,7 @@ package final class ConsulExchange {
   }
 
   /// Has the list take the body as it comes, where it can.
-  fileprivate func read(into list: InstanceList) {
+  func read(into list: InstanceList) {
     transfer.bodyReader = { head, bytes in head.status == 200 && list.take(bytes) }
   }
 
@@ -535,54 +508,6 @@ package final class ConsulExchange {
       throw agent.failure(HTTPError(kind: .broken, reason: "a response without headers"))
     }
     return HTTPResponse(head: head, body: body)
-  }
-}
-
-/// A list of instances that is read as it comes: a long one is never held whole.
-private final class InstanceList {
-  private var reader = JSONStreamReader(elementsAfter: 1)
-  private var held = HeldBytes(limit: HTTPClient.bodyLimit)
-  private var size = 0
-  private var instances: [ServiceInstance]? = []
-  private var error: (any Error)?
-  private var isRefused = false
-
-  /// Whether it has taken anything.
-  var isBegun: Bool { size > 0 }
-
-  /// - Returns: false where it does not begin as a list.
-  func take(_ bytes: UnsafeRawBufferPointer) -> Bool {
-    if isRefused || !isBegun && bytes.first != UInt8(ascii: "[") {
-      isRefused = true
-      return false
-    }
-    reader.append(isBegun ? bytes[...] : bytes.dropFirst())
-    size += bytes.count
-    readOn()
-    return true
-  }
-
-  /// The instances; nil where an element is none.
-  /// - Throws: `JSONError`, or a `Failure` where it is too long.
-  func finish() throws -> [ServiceInstance]? {
-    reader.finish()
-    readOn()
-    if let error { throw error }
-    return instances
-  }
-
-  private func readOn() {
-    guard error == nil, instances != nil else { return }
-    do {
-      try held.check(size, "the agent's response")
-      while let entry = try reader.next() {
-        guard let instance = ServiceInstance(health: entry) else {
-          instances = nil
-          return
-        }
-        instances?.append(instance)
-      }
-    } catch { self.error = error }
   }
 }
 

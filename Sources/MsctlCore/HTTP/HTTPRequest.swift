@@ -112,6 +112,15 @@ public struct HTTPRequest: Sendable {
   public func header(_ name: String) -> String? {
     headers.last { $0.isNamed(name) }?.value
   }
+
+  /// The header that lets a service know a request that it has had before
+  /// (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
+  package static let idempotencyKey = "Idempotency-Key"
+
+  /// Whether it may reach a service twice without doing its work twice (RFC 9110, section 9.2.2).
+  package var isIdempotent: Bool {
+    ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"].contains(method) || header(Self.idempotencyKey) != nil
+  }
 }
 
 /// Status and headers of an answer.

@@ -226,7 +226,7 @@ public final class HTTPTransfer {
       connectList = curl_slist_append(nil, "::" + hostPort(host, port))
       try check(msctl_set_list(handle, CURLOPT_CONNECT_TO, connectList))
     }
-    if !RetryPolicy.mayRepeat(request) { try set(CURLOPT_MAXAGE_CONN, Self.freshness) }
+    if !request.isIdempotent { try set(CURLOPT_MAXAGE_CONN, Self.freshness) }
     if isResent { try set(CURLOPT_FRESH_CONNECT, 1) }
     try configureTLS()
     try configureBody()
@@ -409,7 +409,7 @@ public final class HTTPTransfer {
   func end(_ code: CURLcode) -> Bool {
     defer { if let number, outcome != nil { arrivals.tell(number) } }
     if let before = bytesBeforeRequest, bytesSent > before { hasSent = true }
-    if code != CURLE_OK, wasStopped, !isResent, RetryPolicy.mayRepeat(request) {
+    if code != CURLE_OK, wasStopped, !isResent, request.isIdempotent {
       isResent = true
       curl_easy_reset(handle)
       do {
