@@ -78,3 +78,89 @@ func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ opti
     hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
       ? "Use '--follow' to follow the redirect." : nil)
 }
+
+// MARK: publish
+
+extension Publisher.Note {
+  func text(_ uri: AMQPURI) -> String {
+    switch self {
+    case .reconnecting(let error): "\(error.failure(uri).message); connecting again"
+    case .reconnected: "connected again to RabbitMQ at \(uri.shown)"
+    case .loginRefused(let failure): "\(failure.message); trying again"
+    }
+  }
+}
+
+extension Publisher.Reason {
+  func failure(of message: AMQPMessage) -> Failure {
+    let what: String
+    var hint: String?
+    switch self {
+    case .returned(let code, let text):
+      what = "was returned: \(text) (\(code))"
+      hint =
+        message.exchange.isEmpty
+        ? "No such queue: '\(message.routingKey)'."
+        : "Bind a queue to the exchange '\(message.exchange)' with the routing key '\(message.routingKey)'."
+    case .nacked:
+      what = "was refused by the broker (basic.nack)"
+      hint = "Check whether the queue is full (x-overflow=reject-publish) or has lost its quorum."
+    case .refused(let error): what = "was refused by the broker: \(error.reason)"
+    case .tooLarge(let limit):
+      what = "was not sent: it has \(message.body.count) bytes, and the broker takes \(limit)"
+    case .unsendable(let error): what = "cannot be sent: \(error.reason)"
+    }
+    let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
+    return Failure(.notDelivered, "\(name) \(what)", hint: hint)
+  }
+}
+
+extension Publisher.Cause {
+  /// - Parameter unconfirmed: how many messages are not confirmed.
+  func failure(_ options: Publish.Options, _ uri: AMQPURI, _ unconfirmed: Int) -> Failure {
+    var failure = failure(options, uri)
+    guard isAboutBroker(failure), unconfirmed > 0 else { return failure }
+    failure.code = .notDelivered
+    failure.message = "\(counted(unconfirmed)) not confirmed: " + failure.message
+    return failure
+  }
+
+  private func failure(_ options: Publish.Options, _ uri: AMQPURI) -> Failure {
+    switch self {
+    case .interrupted(let number): return Failure(.signal(number), "interrupted")
+    case .input(let failure), .output(let failure), .driver(let failure), .unconnected(let failure): return failure
+    case .broker(let error):
+      var failure = error.failure(uri)
+      if case .channelClosed(code: 404) = error.kind {
+        failure.hint = "'msctl publish' does not declare exchanges; check the name."
+      }
+      return failure
+    case .unconfirmed(let blocked):
+      let cause = blocked.map { "the broker accepts no messages (\($0))" } ?? "no confirm came"
+      return AMQPError(kind: .timedOut, reason: "\(cause) within \(options.confirmTimeout.shown)").failure(uri)
+    case .noReply(let number):
+      return Failure(
+        .timedOut, "no reply to message \(number) within \(options.replyTimeout.shown)",
+        hint: "A consumer of '\(options.queue ?? "")' must reply to reply_to with the correlation_id.")
+    case .unprepared(let error):
+      return options.declaredQueue.map { options.broker.failure(error, queue: $0, uri) } ?? error.failure(uri)
+    case .repeatedBreaks(let error, let breaks, let time, let unconfirmed):
+      let place = "publishing" + (options.queue.map { " to '\($0)'" } ?? "")
+      return Failure(
+        .unreachable,
+        "the connection to RabbitMQ at \(uri.shown) broke \(breaks) times within \(time.shown) at the same place, "
+          + "\(place), \(counted(unconfirmed)) unconfirmed: \(error.reason)",
+        hint: "A message there may be unreadable, for example with headers larger than a frame; "
+          + "inspect the queue with RabbitMQ's management page.")
+    }
+  }
+
+  /// Whether there is no broker to send the rest to.
+  func isAboutBroker(_ failure: Failure?) -> Bool {
+    switch self {
+    case .broker, .unconfirmed, .repeatedBreaks: true
+    case .unprepared, .unconnected: failure.map { [.unreachable, .denied, .notDelivered].contains($0.code) } ?? true
+    case .interrupted, .input, .output, .driver, .noReply: false
+    }
+  }
+}

@@ -45,6 +45,16 @@ struct Outage: Sendable {
     return now < deadline
   }
 
+  /// Whether another attempt to connect may succeed.
+  static func isTransient(_ failure: Failure, awaitsPassword: Bool) -> Bool {
+    switch failure.code {
+    case .unreachable, .timedOut: true
+    // A node that is coming up may refuse for a while, and a password file may be about to be replaced.
+    case .denied: awaitsPassword || failure.message.holds(text: " is down")
+    default: failure.message.holds(text: " is down")
+    }
+  }
+
   mutating func pause(using generator: inout SplitMix) -> Duration { backoff.next(using: &generator) }
 
   /// Whether a refused login is to be told; only the first one is.

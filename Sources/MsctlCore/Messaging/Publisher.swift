@@ -1,0 +1,446 @@
+import DequeModule
+
+/// Publishes messages and has each of them confirmed, over as many connections as it takes: what was not confirmed when one broke is
+/// sent again, as it was, under its first `message_id`.
+///
+/// It only decides. Whoever drives it hands in what has happened and carries out the actions, in their order, before anything else
+/// is handed in.
+package struct Publisher: Sendable {
+  /// A message above this is sent alone, unless one as large was confirmed: where it is too large for the broker, the channel is
+  /// closed, and what became of the messages beside it would not be known.
+  package static let safeSize = 1 << 20
+  /// How long the broker may take to respond to a method.
+  private static let replyTimeout = AMQPConnection.replyTimeout
+
+  /// Why a channel is prepared.
+  private enum Occasion: Equatable {
+    case first
+    case reconnection(isLast: Bool)
+    /// The broker closed the last one over a message.
+    case refusal
+  }
+
+  /// Replies of the broker that are to come. RabbitMQ's queue gives some and its channel others, so that they may overtake each other.
+  private struct Replies: OptionSet {
+    let rawValue: Int
+    static let channel = Replies(rawValue: 1)
+    static let queue = Replies(rawValue: 2)
+    static let consumer = Replies(rawValue: 4)
+    static let confirms = Replies(rawValue: 8)
+  }
+
+  /// What a channel waits for before it is ready to publish.
+  private struct Preparation {
+    let occasion: Occasion
+    /// Whether the queue was looked for in vain and is declared now.
+    var isDeclaring = false
+    var replies: Replies = []
+    /// Until when the next reply must come.
+    var end = Deadline.never
+  }
+
+  private enum State {
+    /// The next attempt begins then.
+    case pausing(until: Deadline)
+    case connecting(Occasion)
+    case preparing(Preparation)
+    case open
+    case ended(Cause?)
+  }
+
+  private enum Input {
+    case open
+    case ended
+    /// No more is sent; what was sent before is still settled.
+    case stopped(Cause)
+  }
+
+  /// A reply that is waited for, by its message's correlation id; replies are handed out in this order.
+  private struct Expected {
+    let number: Int
+    let correlationID: String
+    let deadline: Deadline
+    var reply: AMQPMessage?
+  }
+
+  private let options: Options
+  private var state = State.connecting(.first)
+  private var input = Input.open
+  private var generator: SplitMix
+  private var outage: Outage
+  private var window = ConfirmWindow()
+  /// Why the broker takes no messages for now.
+  private var blockedReason: String?
+  /// Read, and sent once nothing is in flight.
+  private var next: OutgoingMessage?
+  /// To be sent again, before anything new, and when.
+  private var again = Deque<OutgoingMessage>()
+  private var retryTime: Deadline
+  private var backoff = Backoff(from: .milliseconds(200), to: .seconds(5))
+  /// How many messages are to be sent one by one: one of them makes the broker close the channel.
+  private var suspects = 0
+  /// Whether the message in flight was sent alone.
+  private var isAlone = false
+  private var largestConfirmed = 0
+  /// The largest message that the broker takes, once it has said so.
+  private var sizeLimit = Int.max
+  private var expected = Deque<Expected>()
+  /// Until when something in flight must be settled.
+  private var confirmEnd = Deadline.never
+  /// Until when a broker that was lost may refuse messages because it is coming up.
+  private var recoveryEnd: Deadline
+  private var now: Deadline
+  private var actions: [Action] = []
+
+  /// Whether a channel has been ready to publish.
+  package private(set) var hasOpened = false
+  package private(set) var confirmed = 0
+  package private(set) var failed = 0
+
+  package init(_ options: Options, seed: UInt64, at now: Deadline) {
+    self.options = options
+    self.now = now
+    generator = SplitMix(seed: seed)
+    outage = Outage(limit: options.reconnectFor, at: now)
+    (retryTime, recoveryEnd) = (now, now)
+  }
+
+  package mutating func handle(_ event: Event, at now: Deadline, into actions: inout [Action]) {
+    if case .ended = state { return }
+    self.now = now
+    swap(&self.actions, &actions)
+    defer { swap(&self.actions, &actions) }
+    switch event {
+    case .message(let message): take(message)
+    case .broker(let event): received(event)
+    case .tick: tick()
+    case .connected(let opening): connected(opening)
+    case .connectFailed(let failure): connectFailed(failure)
+    case .lost(let error): lost(error)
+    case .unsendable(let number, let error):
+      if let outgoing = window.remove(unsent: number) { fail(outgoing, .unsendable(error)) }
+    case .inputEnded(let failure):
+      guard case .open = input else { break }
+      input = failure.map { .stopped(.input($0)) } ?? .ended
+    case .outputLost(let failure):
+      if case .stopped = input { break }
+      input = .stopped(.output(failure))
+    case .failed(let failure): end(.driver(failure))
+    case .interrupted(let number): interrupted(number)
+    }
+    sendOn()
+  }
+
+  // MARK: Questions for the driver
+
+  package var isEnded: Bool { if case .ended = state { true } else { false } }
+
+  /// Why it failed, once it has ended; nil where all that was handed in is confirmed or was told to have failed.
+  package var cause: Cause? { if case .ended(let cause) = state { cause } else { nil } }
+
+  /// Whether another message may be handed in.
+  package var wantsMessage: Bool {
+    guard case .open = state, case .open = input else { return false }
+    return again.isEmpty && next == nil && hasRoom && !isAlone && expected.count < options.window
+  }
+
+  /// When `tick` is due although nothing has happened.
+  package var wakeTime: Deadline {
+    switch state {
+    case .pausing(let until): return until
+    case .preparing(let preparation): return preparation.end
+    case .connecting, .ended: return .never
+    case .open:
+      let retryTime = again.isEmpty || retryTime <= now ? .never : retryTime
+      return min(confirmEnd, retryTime, expected.first?.deadline ?? .never)
+    }
+  }
+
+  /// How many are in flight, or to be sent again.
+  package var unconfirmed: Int { window.count + again.count }
+  /// How many were handed in and are not in flight.
+  package var unsent: Int { again.count + (next == nil ? 0 : 1) }
+  /// What was handed in and is neither confirmed nor told to have failed. What of it is in flight may have arrived.
+  package var left: [OutgoingMessage] { window.messages + again + (next.map { [$0] } ?? []) }
+
+  // MARK: Sending
+
+  private var hasRoom: Bool { window.count < options.window && blockedReason == nil }
+
+  private mutating func take(_ message: OutgoingMessage) { next = message }
+
+  /// Sends what can be sent, and ends where nothing is left to do.
+  private mutating func sendOn() {
+    guard case .open = state else { return }
+    if window.isEmpty { isAlone = false }
+    // What was refused while the broker was coming up, or was in flight when it closed the channel.
+    while let message = again.first, retryTime <= now, maySend(message) {
+      again.removeFirst()
+      expected.removeAll { $0.number == message.message.number }
+      send(message)
+    }
+    if let message = next, again.isEmpty, !isStopped, maySend(message) {
+      next = nil
+      send(message)
+    }
+    guard window.isEmpty else { return }
+    confirmEnd = .never
+    switch input {
+    case .open: break
+    case .ended where again.isEmpty && next == nil && expected.isEmpty: end(nil)
+    case .ended: break
+    case .stopped(let cause): end(cause)
+    }
+  }
+
+  private var isStopped: Bool { if case .stopped = input { true } else { false } }
+
+  private func maySend(_ message: OutgoingMessage) -> Bool {
+    hasRoom && !isAlone && (window.isEmpty || !goesAlone(message))
+  }
+
+  /// Whether nothing may be in flight beside a message.
+  private func goesAlone(_ message: OutgoingMessage) -> Bool {
+    suspects > 0 || message.message.body.count > max(Self.safeSize, largestConfirmed)
+  }
+
+  private mutating func send(_ outgoing: OutgoingMessage) {
+    guard outgoing.message.body.count <= sizeLimit else { return fail(outgoing, .tooLarge(limit: sizeLimit)) }
+    isAlone = goesAlone(outgoing)
+    if suspects > 0 { suspects -= 1 }
+    if options.wantsReplies, let id = outgoing.message.properties.correlationID {
+      expected.append(
+        Expected(number: outgoing.message.number, correlationID: id, deadline: now + options.replyTimeout))
+    }
+    if window.isEmpty { confirmEnd = now + options.confirmTimeout }
+    window.add(outgoing)
+    actions.append(.send(.publish(outgoing.message)))
+  }
+
+  /// A message is lost to this run, and the others go on.
+  private mutating func fail(_ outgoing: OutgoingMessage, _ reason: Reason) {
+    failed += 1
+    if options.wantsReplies { expected.removeAll { $0.number == outgoing.message.number } }
+    actions.append(.failed(outgoing, reason))
+  }
+
+  // MARK: What the broker says
+
+  private mutating func received(_ event: AMQPEvent) {
+    switch event {
+    case .ack(let tag, let multiple):
+      window.confirm(tag, multiple: multiple, .confirmed)
+      settle()
+    case .nack(let tag, let multiple):
+      window.confirm(tag, multiple: multiple, .nacked)
+      settle()
+    case .returned(let message, let code, let text): window.returned(message, code: code, text: text)
+    case .blocked(let reason): blockedReason = reason
+    case .unblocked: blockedReason = nil
+    case .delivery(let delivery): takeReply(delivery.message)
+    case .channelOpen: replied(.channel)
+    case .queue: replied(.queue)
+    case .consuming: replied(.consumer)
+    case .confirmsSelected: replied(.confirms)
+    case .cancelled, .bound, .prefetchSet, .consumerEnded: break
+    }
+  }
+
+  private mutating func settle() {
+    while let (outgoing, outcome) = window.popSettled() { settle(outgoing, outcome) }
+  }
+
+  private mutating func settle(_ outgoing: OutgoingMessage, _ outcome: AMQPPublisher.Outcome) {
+    confirmEnd = now + options.confirmTimeout
+    switch outcome {
+    case .confirmed:
+      backoff.reset()
+      outage.settled()
+      confirmed += 1
+      largestConfirmed = max(largestConfirmed, outgoing.message.body.count)
+      actions.append(.confirmed(outgoing))
+    case .nacked where now < recoveryEnd:
+      // A queue whose node was lost has no quorum until another one leads it.
+      again.append(outgoing)
+      if retryTime <= now { retryTime = now + backoff.next(using: &generator) }
+    case .nacked: fail(outgoing, .nacked)
+    case .returned(let code, let text): fail(outgoing, .returned(code: code, text: text))
+    }
+  }
+
+  private mutating func takeReply(_ message: AMQPMessage) {
+    guard let id = message.properties.correlationID,
+      let place = expected.firstIndex(where: { $0.correlationID.isSame(as: id) })
+    else { return }
+    expected[place].reply = message
+    while let reply = expected.first?.reply {
+      actions.append(.reply(reply))
+      expected.removeFirst()
+    }
+  }
+
+  // MARK: Connections
+
+  private mutating func connected(_ opening: Opening) {
+    guard case .connecting(let occasion) = state else { return actions.append(.disconnect) }
+    blockedReason = nil
+    outage.connected(at: now)
+    switch opening {
+    case .bare: prepare(occasion)
+    case .prepared(let sent):
+      opened(occasion)
+      guard let sent else { return }
+      // Its message is the first of this channel.
+      window.add(sent)
+      confirmEnd = now + options.confirmTimeout
+    case .refused(let error):
+      state = .preparing(Preparation(occasion: occasion))
+      lost(error)
+    }
+  }
+
+  /// Makes sure of the queue, and has everything confirmed.
+  /// - Parameter isDeclaring: whether the queue was looked for in vain, which has closed the channel.
+  private mutating func prepare(_ occasion: Occasion, isDeclaring: Bool = false) {
+    var preparation = Preparation(occasion: occasion, isDeclaring: isDeclaring, end: now + Self.replyTimeout)
+    func ask(_ method: AMQPMethod, _ reply: Replies) {
+      actions.append(.send(method))
+      preparation.replies.insert(reply)
+    }
+    if isDeclaring || occasion == .refusal { ask(.openChannel, .channel) }
+    if let queue = options.queue, occasion != .refusal {
+      let arguments = isDeclaring ? [] : options.arguments
+      ask(arguments.map { .declare(queue, arguments: $0) } ?? .inspect(queue), .queue)
+    }
+    if options.wantsReplies { ask(.consume(AMQPConnection.directReply, arguments: [], isAutomatic: true), .consumer) }
+    ask(.selectConfirms, .confirms)
+    state = .preparing(preparation)
+  }
+
+  private mutating func replied(_ reply: Replies) {
+    guard case .preparing(var preparation) = state else { return }
+    preparation.replies.remove(reply)
+    preparation.end = now + Self.replyTimeout
+    if preparation.replies.isEmpty { opened(preparation.occasion) } else { state = .preparing(preparation) }
+  }
+
+  private mutating func opened(_ occasion: Occasion) {
+    state = .open
+    hasOpened = true
+    isAlone = false
+    if case .reconnection = occasion {
+      if outage.isFirstBreak { actions.append(.note(.reconnected)) }
+      recoveryEnd = now + options.reconnectFor
+    }
+    for outgoing in window.restart() { actions.append(.send(.publish(outgoing.message))) }
+    if !window.isEmpty { confirmEnd = now + options.confirmTimeout }
+  }
+
+  private mutating func lost(_ error: AMQPError) {
+    switch state {
+    case .preparing(let preparation):
+      let occasion = preparation.occasion
+      // To look for a queue that does not exist closes the channel.
+      if error.kind == .channelClosed(code: 404), !error.isTransient, !preparation.isDeclaring, options.mayDeclare,
+        options.queue != nil, occasion != .refusal
+      {
+        return prepare(occasion, isDeclaring: true)
+      }
+      switch occasion {
+      case .first: end(.unprepared(error))
+      case .reconnection(let isLast):
+        guard error.isTransient || error.kind == .timedOut else { return end(.unprepared(error)) }
+        actions.append(.disconnect)
+        // It stood, and broke again.
+        _ = outage.broke(isIdle: false, at: now)
+        if isLast { endRepeated(error) } else { pause() }
+      case .refusal: reconnect(after: error)
+      }
+    case .open:
+      if error.isAboutOneMessage, !window.isEmpty, !hasOtherReplies { reopen(after: error) } else { reconnect(after: error) }
+    case .pausing, .connecting, .ended: break
+    }
+  }
+
+  /// Whether replies are waited for that a new channel would not get.
+  private var hasOtherReplies: Bool { options.wantsReplies && unconfirmed > 1 }
+
+  /// Goes on after the broker closed the channel over a message: without it where it is known, else with each message that was
+  /// in flight by itself, until it is.
+  private mutating func reopen(after error: AMQPError) {
+    if let limit = error.refusedSize?.limit { sizeLimit = limit }
+    let culprit = window.culprit(of: error)
+    var open: [OutgoingMessage] = []
+    for (outgoing, outcome) in window.takeAll() {
+      if let outcome {
+        settle(outgoing, outcome)
+      } else if outgoing.message.number == culprit {
+        fail(outgoing, .refused(error))
+      } else {
+        open.append(outgoing)
+      }
+    }
+    again.insert(contentsOf: open, at: 0)
+    retryTime = now
+    if culprit == nil { suspects = open.count }
+    prepare(.refusal)
+  }
+
+  /// A reply comes to the connection of its request alone, so that requests are not sent again.
+  private mutating func reconnect(after error: AMQPError) {
+    guard error.isTransient, expected.isEmpty, options.reconnectFor > .zero else { return end(.broker(error)) }
+    actions.append(.disconnect)
+    guard outage.broke(isIdle: window.isEmpty, at: now) else { return endRepeated(error) }
+    if outage.isFirstBreak { actions.append(.note(.reconnecting(error))) }
+    pause()
+  }
+
+  private mutating func endRepeated(_ error: AMQPError) {
+    end(
+      .repeatedBreaks(
+        error, breaks: outage.breaks, within: now - outage.begin, unconfirmed: window.count))
+  }
+
+  private mutating func pause() {
+    state = .pausing(until: min(outage.deadline, now + outage.pause(using: &generator)))
+  }
+
+  private mutating func connectFailed(_ failure: Failure) {
+    guard case .connecting(let occasion) = state else { return }
+    guard case .reconnection(false) = occasion, Outage.isTransient(failure, awaitsPassword: options.awaitsPassword)
+    else { return end(.unconnected(failure)) }
+    if failure.code == .denied, options.awaitsPassword, outage.tellsRefusal() {
+      actions.append(.note(.loginRefused(failure)))
+    }
+    pause()
+  }
+
+  // MARK: Time, and the end
+
+  private mutating func tick() {
+    switch state {
+    case .pausing(let until):
+      guard now >= until else { return }
+      state = .connecting(.reconnection(isLast: now >= outage.deadline))
+      actions.append(.connect)
+    case .preparing(let preparation):
+      guard now >= preparation.end else { return }
+      lost(AMQPError(kind: .timedOut, reason: "no response within \(Self.replyTimeout.shown)"))
+    case .open:
+      if !window.isEmpty, now >= confirmEnd {
+        end(.unconfirmed(blocked: blockedReason))
+      } else if let first = expected.first, now >= first.deadline {
+        end(.noReply(number: first.number))
+      }
+    case .connecting, .ended: break
+    }
+  }
+
+  /// What is in flight is still settled; nothing is waited for where there is no connection.
+  private mutating func interrupted(_ number: Int32) {
+    guard case .open = state else { return end(.interrupted(number)) }
+    input = .stopped(.interrupted(number))
+  }
+
+  private mutating func end(_ cause: Cause?) { state = .ended(cause) }
+}
