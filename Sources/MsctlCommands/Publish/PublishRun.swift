@@ -55,13 +55,13 @@ final class PublishRun {
   func run(first: AMQPMessage?) throws(Failure) {
     let (setup, outgoing) = (connection.setup, first.map { OutgoingMessage($0) })
     let isSent = setup.isSent && (setup.error == nil || connection.isSetupInDoubt)
+    if let outgoing, !isSent { handle(.message(outgoing)) }
     if let error = setup.error, !isSent {
       handle(.connected(.refused(error)))
     } else {
       handle(.connected(.prepared(sent: isSent ? outgoing : nil)))
       if let error = setup.error { lose(error) }
     }
-    if let outgoing, !isSent { handle(.message(outgoing)) }
     while true {
       now = .now
       if !isOutputBusy {

@@ -40,7 +40,7 @@ extension Publisher {
     case broker(AMQPEvent)
     /// The connection or its channel is of no use any more. What was to be sent on it is dropped.
     case lost(AMQPError)
-    /// The next message; asked for by `wantsMessage`. Each has a number of its own.
+    /// The next message; asked for by `wantsMessage`, but for one before the first connection. Each has a number of its own.
     case message(OutgoingMessage)
     /// A message cannot be sent as it is; nothing of it was, and those after it were.
     case unsendable(number: Int, AMQPError)
