@@ -1,0 +1,300 @@
+import MsctlCore
+import Testing
+
+@Suite("Publisher")
+struct PublisherTests {
+  /// A machine with its time, and what it has decided.
+  private struct Run {
+    var machine: Publisher
+    var now = Deadline(nanoseconds: 1_000_000_000)
+    /// Each action since it was asked for, in words.
+    var said: [String] = []
+
+    init(_ change: (inout Publisher.Options) -> Void = { _ in }) {
+      var options = Publisher.Options()
+      change(&options)
+      machine = Publisher(options, seed: 1, at: now)
+    }
+
+    /// - Returns: what is decided.
+    @discardableResult
+    mutating func handle(_ event: Publisher.Event, after pause: Duration = .zero) -> [String] {
+      now = now + pause
+      var actions: [Publisher.Action] = []
+      machine.handle(event, at: now, into: &actions)
+      return actions.map(shown)
+    }
+
+    /// A message whose number is its body.
+    @discardableResult
+    mutating func send(_ number: Int, size: Int = 1, id: String? = nil) -> [String] {
+      #expect(machine.wantsMessage)
+      var message = AMQPMessage(body: [UInt8](repeating: 0, count: size), exchange: "", routingKey: "q")
+      message.properties.messageID = id ?? "\(number)"
+      message.properties.correlationID = "reply to \(number)"
+      message.number = number
+      return handle(.message(OutgoingMessage(message)))
+    }
+
+    mutating func ack(_ tag: UInt64, multiple: Bool = false) -> [String] {
+      handle(.broker(.ack(tag: tag, multiple: multiple)))
+    }
+
+    /// Waits until another connection is asked for.
+    mutating func reconnect() -> [String] {
+      #expect(handle(.tick, after: machine.wakeTime - now) == ["connect"])
+      let asked = handle(.connected(.bare))
+      return asked + handle(.broker(.confirmsSelected))
+    }
+  }
+
+  private static let broken = AMQPError(kind: .broken, reason: "gone")
+
+  private static func opened(_ change: (inout Publisher.Options) -> Void = { _ in }) -> Run {
+    var run = Run(change)
+    #expect(run.handle(.connected(.prepared(sent: nil))).isEmpty)
+    return run
+  }
+
+  @Test("messages are confirmed in their order, however their confirms come")
+  func order() {
+    var run = Self.opened()
+    for number in 1...5 { #expect(run.send(number) == ["publish \(number)"]) }
+    #expect(run.ack(2).isEmpty)
+    #expect(run.ack(9).isEmpty)
+    #expect(run.ack(1) == ["confirmed 1", "confirmed 2"])
+    run.handle(.inputEnded(nil))
+    #expect(!run.machine.isEnded)
+    #expect(run.ack(5, multiple: true) == ["confirmed 3", "confirmed 4", "confirmed 5"])
+    #expect(run.machine.isEnded && run.machine.cause == nil && run.machine.left.isEmpty)
+  }
+
+  @Test("a returned message has failed although it is confirmed, and a nacked one where no broker was lost")
+  func failures() {
+    var run = Self.opened()
+    for number in 1...3 { run.send(number, id: "same") }
+    var message = AMQPMessage(body: [], exchange: "", routingKey: "q")
+    message.properties.messageID = "same"
+    #expect(run.handle(.broker(.returned(message, code: 312, text: "NO_ROUTE"))).isEmpty)
+    #expect(run.handle(.broker(.nack(tag: 2, multiple: false))).isEmpty)
+    #expect(run.ack(3, multiple: true) == ["failed 1", "failed 2", "confirmed 3"])
+    #expect(run.machine.failed == 2 && run.machine.confirmed == 1)
+  }
+
+  @Test("the window is bounded, and a blocked broker gets nothing")
+  func window() {
+    var run = Self.opened { $0.window = 2 }
+    run.send(1)
+    run.handle(.broker(.blocked(reason: "low on disk")))
+    #expect(!run.machine.wantsMessage)
+    run.handle(.broker(.unblocked))
+    run.send(2)
+    #expect(!run.machine.wantsMessage)
+    #expect(run.ack(1) == ["confirmed 1"])
+    #expect(run.machine.wantsMessage)
+  }
+
+  @Test("what was not confirmed when a connection broke is sent again, in its order, before anything new")
+  func reconnection() {
+    var run = Self.opened()
+    for number in 1...3 { run.send(number) }
+    #expect(run.ack(2).isEmpty)
+    #expect(run.handle(.lost(Self.broken)) == ["disconnect", "reconnecting"])
+    #expect(!run.machine.wantsMessage)
+    #expect(run.reconnect() == ["confirm.select", "reconnected", "publish 1", "publish 3"])
+    #expect(run.send(4) == ["publish 4"])
+    #expect(run.ack(3, multiple: true) == ["confirmed 1", "confirmed 2", "confirmed 3", "confirmed 4"])
+  }
+
+  @Test("a message sent along with an opening that broke is in doubt, and sent again")
+  func doubt() {
+    var run = Run()
+    var message = AMQPMessage(body: [], exchange: "", routingKey: "q")
+    message.number = 1
+    run.handle(.connected(.prepared(sent: OutgoingMessage(message))))
+    run.handle(.inputEnded(nil))
+    run.handle(.lost(Self.broken))
+    #expect(run.machine.unconfirmed == 1)
+    #expect(run.reconnect().contains("publish 1"))
+    #expect(run.ack(1) == ["confirmed 1"])
+    #expect(run.machine.isEnded && run.machine.cause == nil)
+  }
+
+  @Test("what breaks every connection at the same place does so for a bounded time")
+  func repeatedBreaks() {
+    var run = Self.opened { $0.reconnectFor = .seconds(10) }
+    run.send(1)
+    let begin = run.now
+    run.handle(.lost(Self.broken))
+    for _ in 0..<1000 where !run.machine.isEnded {
+      _ = run.reconnect()
+      run.handle(.lost(Self.broken))
+    }
+    guard case .repeatedBreaks(_, let breaks, _, unconfirmed: 1) = run.machine.cause else {
+      Issue.record("ended with \(String(describing: run.machine.cause))")
+      return
+    }
+    #expect(breaks > 2 && run.now - begin <= .seconds(10))
+    #expect(run.machine.left.map(\.message.number) == [1])
+  }
+
+  @Test("a nack of a broker that comes up is tried again after a pause")
+  func nackWhileRecovering() {
+    var run = Self.opened()
+    run.send(1)
+    run.handle(.lost(Self.broken))
+    _ = run.reconnect()
+    #expect(run.handle(.broker(.nack(tag: 1, multiple: false))).isEmpty)
+    run.handle(.inputEnded(nil))
+    #expect(!run.machine.isEnded && run.machine.unconfirmed == 1)
+    #expect(run.handle(.tick, after: .seconds(1)) == ["publish 1"])
+    #expect(run.ack(2) == ["confirmed 1"])
+    #expect(run.machine.isEnded)
+  }
+
+  @Test("a message over which the broker closes the channel is found among those in flight")
+  func culprit() {
+    var run = Self.opened()
+    for number in 1...3 { run.send(number) }
+    let refusal = AMQPError(kind: .channelClosed(code: 406), reason: "PRECONDITION_FAILED - user_id")
+    #expect(run.handle(.lost(refusal)) == ["channel.open", "confirm.select"])
+    // The replies may come in any order.
+    #expect(run.handle(.broker(.confirmsSelected)).isEmpty)
+    #expect(run.handle(.broker(.channelOpen)) == ["publish 1"])
+    #expect(run.ack(1) == ["confirmed 1", "publish 2"])
+    #expect(run.handle(.lost(refusal)) == ["failed 2", "channel.open", "confirm.select"])
+    run.handle(.broker(.channelOpen))
+    #expect(run.handle(.broker(.confirmsSelected)) == ["publish 3"])
+    #expect(run.ack(1) == ["confirmed 3"])
+  }
+
+  @Test("a large message is sent alone, and one that is known to be too large not at all")
+  func size() {
+    var run = Self.opened()
+    run.send(1)
+    #expect(run.send(2, size: 2 << 20).isEmpty)
+    #expect(!run.machine.wantsMessage)
+    #expect(run.ack(1) == ["confirmed 1", "publish 2"])
+    let refusal = AMQPError(
+      kind: .channelClosed(code: 406),
+      reason: "PRECONDITION_FAILED - message size 2097152 is larger than configured max size 1500000")
+    #expect(run.handle(.lost(refusal)).first == "failed 2")
+    run.handle(.broker(.channelOpen))
+    run.handle(.broker(.confirmsSelected))
+    #expect(run.send(3, size: 1_600_000) == ["failed 3"])
+  }
+
+  @Test("a message that cannot be sent takes no delivery tag from those after it")
+  func unsendable() {
+    var run = Self.opened()
+    for number in 1...3 { run.send(number) }
+    run.handle(.lost(Self.broken))
+    _ = run.reconnect()
+    let error = AMQPError(kind: .invalid, reason: "its headers do not fit")
+    #expect(run.handle(.unsendable(number: 2, error)) == ["failed 2"])
+    #expect(run.ack(1) == ["confirmed 1"])
+    #expect(run.ack(2) == ["confirmed 3"])
+  }
+
+  @Test("replies come in the order of the messages, and are not asked for again")
+  func replies() {
+    func reply(to number: Int) -> Publisher.Event {
+      var message = AMQPMessage(body: Array("\(number)".utf8), exchange: "", routingKey: "")
+      message.properties.correlationID = "reply to \(number)"
+      return .broker(.delivery(AMQPDelivery(message: message, tag: 1, connection: 1, redelivered: false)))
+    }
+    var run = Self.opened { $0.wantsReplies = true }
+    for number in 1...2 { run.send(number) }
+    #expect(run.ack(2, multiple: true) == ["confirmed 1", "confirmed 2"])
+    #expect(run.handle(reply(to: 2)).isEmpty)
+    #expect(run.handle(reply(to: 1)) == ["reply 1", "reply 2"])
+    run.send(3)
+    #expect(run.handle(.lost(Self.broken)).isEmpty)
+    #expect(run.machine.cause == .broker(Self.broken))
+  }
+
+  @Test("a confirm, a reply and a response to a method have a time limit each")
+  func limits() {
+    var run = Self.opened()
+    run.send(1)
+    run.handle(.tick, after: .seconds(29))
+    #expect(!run.machine.isEnded)
+    run.handle(.tick, after: run.machine.wakeTime - run.now)
+    #expect(run.machine.cause == .unconfirmed(blocked: nil))
+
+    run = Self.opened { $0.wantsReplies = true }
+    run.send(7)
+    _ = run.ack(1)
+    run.handle(.tick, after: run.machine.wakeTime - run.now)
+    #expect(run.machine.cause == .noReply(number: 7))
+
+    run = Run { $0.queue = "q" }
+    #expect(run.handle(.connected(.bare)) == ["queue.declare (passive)", "confirm.select"])
+    run.handle(.tick, after: run.machine.wakeTime - run.now)
+    guard case .unprepared(let error) = run.machine.cause else {
+      Issue.record("ended with \(String(describing: run.machine.cause))")
+      return
+    }
+    #expect(error.kind == .timedOut)
+  }
+
+  @Test("a queue that does not exist is declared once, unless it must exist", arguments: [true, false])
+  func missingQueue(mayDeclare: Bool) {
+    let missing = AMQPError(kind: .channelClosed(code: 404), reason: "NOT_FOUND - no queue 'q'")
+    var run = Run {
+      $0.queue = "q"
+      $0.mayDeclare = mayDeclare
+    }
+    let actions = run.handle(.connected(.refused(missing)))
+    #expect(actions == (mayDeclare ? ["channel.open", "queue.declare", "confirm.select"] : []))
+    run.handle(.broker(.channelOpen))
+    run.handle(.lost(missing))
+    #expect(run.machine.cause == .unprepared(missing) && !run.machine.hasOpened)
+  }
+
+  @Test("a signal stops the input, and what is in flight is still settled; one in an outage ends at once")
+  func interruption() {
+    var run = Self.opened()
+    run.send(1)
+    run.handle(.interrupted(2))
+    #expect(!run.machine.wantsMessage && !run.machine.isEnded)
+    #expect(run.ack(1) == ["confirmed 1"])
+    #expect(run.machine.cause == .interrupted(2) && run.machine.left.isEmpty)
+
+    run = Self.opened()
+    run.send(1)
+    run.handle(.lost(Self.broken))
+    run.handle(.interrupted(2))
+    #expect(run.machine.cause == .interrupted(2) && run.machine.left.count == 1)
+  }
+
+  @Test("a refused login is final, unless another password may come", arguments: [true, false])
+  func refusedLogin(awaitsPassword: Bool) {
+    var run = Self.opened { $0.awaitsPassword = awaitsPassword }
+    run.send(1)
+    run.handle(.lost(Self.broken))
+    run.handle(.tick, after: run.machine.wakeTime - run.now)
+    let failure = Failure(.denied, "no")
+    #expect(run.handle(.connectFailed(failure)) == (awaitsPassword ? ["login refused"] : []))
+    #expect(run.machine.cause == (awaitsPassword ? nil : .unconnected(failure)))
+  }
+}
+
+private func shown(_ action: Publisher.Action) -> String {
+  switch action {
+  case .send(.publish(let message)): "publish \(message.number)"
+  case .send(.selectConfirms): "confirm.select"
+  case .send(.openChannel): "channel.open"
+  case .send(.declare): "queue.declare"
+  case .send(.inspect): "queue.declare (passive)"
+  case .send(let method): "\(method)"
+  case .connect: "connect"
+  case .disconnect: "disconnect"
+  case .confirmed(let outgoing): "confirmed \(outgoing.message.number)"
+  case .failed(let outgoing, _): "failed \(outgoing.message.number)"
+  case .reply(let message): "reply " + String(decoding: message.body, as: UTF8.self)
+  case .note(.reconnecting): "reconnecting"
+  case .note(.reconnected): "reconnected"
+  case .note(.loginRefused): "login refused"
+  }
+}
