@@ -357,7 +357,11 @@ package struct Publisher: Sendable {
       case .refusal: reconnect(after: error)
       }
     case .open:
-      if error.isAboutOneMessage, !window.isEmpty, !hasOtherReplies { reopen(after: error) } else { reconnect(after: error) }
+      if error.isAboutOneMessage, !window.isEmpty, !hasOtherReplies {
+        reopen(after: error)
+      } else {
+        reconnect(after: error)
+      }
     case .pausing, .connecting, .ended: break
     }
   }
