@@ -164,3 +164,71 @@ extension Publisher.Cause {
     }
   }
 }
+
+// MARK: consume
+
+/// What the sentences of a run of `consume` name.
+struct ConsumeNames {
+  let broker: BrokerOptions
+  var queue: String
+  var uri: AMQPURI
+  var isStream: Bool
+  /// Where in a stream to begin.
+  let start: String
+  /// What has become of the messages that `--peek` saved.
+  var spent: Failure?
+
+  fileprivate func failure(_ error: AMQPError) -> Failure { broker.failure(error, queue: queue, uri) }
+}
+
+extension Consumer.Note {
+  func text(_ names: ConsumeNames) -> String {
+    switch self {
+    case .isStream: "'\(names.queue)' is a stream, reading from '\(names.start)'"
+    case .reconnecting(let error): "\(error.failure(names.uri).message); connecting again"
+    case .reconnected: "connected again to RabbitMQ at \(names.uri.shown)"
+    case .loginRefused(let failure): "\(failure.message); trying again"
+    case .newQueue(let exchange): "messages published to '\(exchange)' meanwhile are not in the new queue"
+    case .idleFilter(let count): "idle with \(counted(count)) unprocessed; closing the filter's input"
+    case .unacknowledged(let count):
+      "\(counted(count)) handled and not acknowledged; the broker may deliver them again"
+    }
+  }
+}
+
+extension Consumer.Cause {
+  func failure(_ names: ConsumeNames) -> Failure {
+    let queue = names.queue
+    switch self {
+    case .interrupted(let number): return Failure(.signal(number), "interrupted")
+    case .tooFew(let handled, let count):
+      return Failure(.timedOut, "received \(handled) of \(count) messages from '\(queue)' in time")
+    case .output(let failure), .handling(let failure), .unconnected(let failure): return failure
+    case .broker(let error): return names.failure(error)
+    case .repeatedBreaks(let error, let breaks, let time, let message):
+      let place = "consuming '\(queue)'" + (message.map { " after message \($0)" } ?? "")
+      return Failure(
+        .unreachable,
+        "the connection to RabbitMQ at \(names.uri.shown) broke \(breaks) times within \(time.shown) at the same place, "
+          + "\(place): \(error.reason)",
+        hint: "A message there may be unreadable, for example with headers larger than a frame; "
+          + "inspect the queue with RabbitMQ's management page.")
+    case .queueDeleted: return Failure(.nothingThere, "the queue '\(queue)' was deleted while it was consumed")
+    case .consumerTimeout(let reason):
+      return Failure(
+        .timedOut, "the broker requeued the messages of '\(queue)' (consumer timeout): \(reason)",
+        hint: "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration.")
+    case .neverEmpties:
+      return Failure(
+        .usage, "'\(queue)' is a stream, which never empties: '--drain' and '--peek' cannot be used",
+        hint: "'msctl consume \(queue) --stream --idle 1s' reads it to its end.")
+    case .spent: return names.spent ?? Failure(.failed, "cannot peek at '\(queue)' any more")
+    case .unacknowledged(let count, let error):
+      var failure = error.map(names.failure) ?? Failure(.unreachable, "lost the connection to RabbitMQ")
+      failure.hint = "\(counted(count)) handled and not acknowledged; the broker delivers them again."
+      return failure
+    case .rejected(let count): return Failure(.failed, "\(counted(count)) \(names.isStream ? "skipped" : "rejected")")
+    case .noMessages: return Failure(.nothingThere, "the queue '\(queue)' had no messages")
+    }
+  }
+}

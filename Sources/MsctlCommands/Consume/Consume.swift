@@ -72,12 +72,17 @@ enum Consume: Verb {
     var startWord: String { endsByItself ? "first" : "next" }
     /// Where the first connection begins in a stream.
     var firstOffset: AMQPValue { offset?.value ?? .string(startWord) }
-  }
 
-  static let standardPrefetch = 100
-  /// With `--exec`, how many messages may be under way beside those whose command runs: failed ones that wait to go back
-  /// must not keep the others from coming.
-  static let waitingRoom = 10
+    var handling: Consumer.Handling {
+      exec != nil ? .commands(parallel: parallel) : through != nil ? .filter : .output
+    }
+
+    func prefetch(_ countsReturns: Bool) -> Int {
+      Consumer.prefetch(
+        prefetch, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
+        countsReturns: countsReturns)
+    }
+  }
 
   static let command = Command<Options>(
     "consume", "consume from RabbitMQ, acknowledged when handled",
@@ -231,7 +236,7 @@ enum Consume: Verb {
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """
-          Default \(standardPrefetch); with --exec, \(waitingRoom) more than --parallel; with --count, fewer; with --count and \
+          Default \(Consumer.standardPrefetch); with --exec, \(Consumer.waitingRoom) more than --parallel; with --count, fewer; with --count and \
           --through, the count. On RabbitMQ 4.0 to 4.2, a run with --for or --idle from a quorum queue holds no more than it can \
           handle, because each requeued message counts towards the delivery limit.
           """),
@@ -244,7 +249,7 @@ enum Consume: Verb {
     // Whatever is not acknowledged goes back to the queue with this.
     defer { last.close() }
     do {
-      let traits = QueueTraits()
+      var traits = QueueTraits()
       traits.isStream = options.isStream
       let handler: any MessageHandler =
         if let command = options.exec {
@@ -254,9 +259,15 @@ enum Consume: Verb {
         } else {
           OutputHandler(options.format, console)
         }
-      var session = try ConsumeSession(queue, options, connection, handler, traits, console, signals)
-      defer { last = session.connection }
-      try session.run(signals)
+      let plan = try plan(for: queue, on: connection, options, console)
+      handler.traits = plan.traits
+      let saver: SpentMessages? =
+        if options.peeks, let limit = plan.traits.deliveryLimit {
+          try SpentMessages(of: queue, options.broker, limit, console)
+        } else { nil }
+      var run = ConsumeRun(options, plan, connection, handler, saver, console, signals)
+      defer { last = run.connection }
+      try run.run()
     } catch let error as AMQPError {
       throw options.broker.failure(error, queue: queue, last.uri)
     } catch let failure as Failure {
@@ -264,6 +275,55 @@ enum Consume: Verb {
     } catch {
       throw Failure(.failed, "\(error)")
     }
+  }
+
+  /// What the consumer is to do, as far as it depends on the broker and the queue.
+  private static func plan(
+    for queue: String, on connection: AMQPConnection, _ options: Options, _ console: Console
+  ) throws(AMQPError) -> Consumer.Options {
+    var plan = Consumer.Options(
+      options.exchange.map { .exchange($0.text, keys: options.bindingKeys, queue: queue) } ?? .queue(queue))
+    plan.handling = options.handling
+    plan.traits.isStream = options.isStream
+    plan.offset = options.firstOffset
+    plan.limit = options.count
+    (plan.idle, plan.time) = (options.idle, options.time)
+    (plan.drains, plan.peeks, plan.requires) = (options.drains, options.peeks, options.requires)
+    plan.reconnectFor = options.broker.reconnectFor
+    plan.awaitsPassword = options.broker.passwordFile != nil
+    plan.began = unixTime()
+    if !options.isStream, options.exchange == nil,
+      connection.countsReturns || options.deliveryLimit != nil || options.peeks && connection.countsLimitedReturns,
+      try connection.isQuorum(queue)
+    {
+      let declared = options.peeks ? try connection.declaredDeliveryLimit(of: queue) : nil
+      plan.traits.deliveryLimit = connection.deliveryLimit(set: options.deliveryLimit ?? declared)
+    }
+    if options.peeks {
+      // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
+      let wanted = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
+      plan.limit = wanted
+      // Where that counts, the first one says whether the others can be looked at.
+      plan.prefetch = plan.traits.deliveryLimit != nil ? 1 : wanted > UInt16.max ? 0 : max(1, wanted)
+      return plan
+    }
+    let countsReturns = connection.countsReturns && plan.traits.deliveryLimit != nil
+    plan.prefetch = options.prefetch(countsReturns)
+    if let asked = options.prefetch, asked > plan.prefetch, countsReturns, options.count == nil {
+      console.note(
+        "using a prefetch of \(plan.prefetch), not \(asked): each requeued message counts towards the queue's delivery limit"
+      )
+    }
+    return plan
+  }
+
+  /// The consumer, as far as it is known before the queue is: so that it is asked for while the connection is opened.
+  private static func firstConsumer(of queue: String, _ options: Options) -> AMQPConnection.Consumer? {
+    guard !options.peeks, options.deliveryLimit == nil else { return nil }
+    return AMQPConnection.Consumer(
+      queue, prefetch: options.prefetch(false),
+      arguments: options.isStream
+        ? [AMQPField("x-stream-offset", options.firstOffset)] : Consumer.Options.queueArguments)
   }
 
   /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.
@@ -282,7 +342,7 @@ enum Consume: Verb {
     var setup = AMQPConnection.Setup()
     setup.queue = queue
     // A filter that cannot be started should not have got anything.
-    if options.through == nil { setup.consumer = ConsumeSession.firstConsumer(of: queue, options) }
+    if options.through == nil { setup.consumer = firstConsumer(of: queue, options) }
     let connection = try options.broker.connect(as: "consume", console, nil, setup)
     guard let error = connection.setup.error, !connection.setup.hasQueue else { return (connection, queue) }
     guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {

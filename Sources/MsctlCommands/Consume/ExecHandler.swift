@@ -19,6 +19,7 @@ enum OnError: String, ArgumentChoice {
 /// counts, and a message whose command fails then goes back to the queue.
 final class ExecHandler: MessageHandler {
   private struct Run {
+    let number: Int
     var delivery: AMQPDelivery
     let child: ChildProcess
     var input: ArraySlice<UInt8>
@@ -38,7 +39,6 @@ final class ExecHandler: MessageHandler {
   private static let shownOutput = 64 << 10
 
   private let command: String
-  private let traits: QueueTraits
   private let format: MessageFormat
   private let parallel: Int
   private let onError: OnError
@@ -48,13 +48,14 @@ final class ExecHandler: MessageHandler {
   private let environment: [String: String]
   private let temporaryFolder: String
   private let console: Console
+  var traits: QueueTraits
   private var runs: [Run] = []
   /// They have succeeded; their output is being written.
   private var succeeded = Deque<Run>()
-  private var delayed: [(delivery: AMQPDelivery, until: Deadline)] = []
+  private var delayed: [(number: Int, until: Deadline)] = []
   private var attempts = Attempts()
   /// Settled without a run.
-  private var settled: [Settlement] = []
+  private var settled: [Consumer.Settlement] = []
   /// What ends `consume`, until it is thrown: once the settlements before it are carried out.
   private var failure: Failure?
   /// No other command is started.
@@ -77,42 +78,32 @@ final class ExecHandler: MessageHandler {
     self.console = console
   }
 
-  var hasRoom: Bool { !isStopping && runs.count + succeeded.count < parallel }
-  var outstanding: Int { runs.count + succeeded.count + delayed.count }
-  var failed: Int { delayed.count }
+  var state: Consumer.HandlerState {
+    Consumer.HandlerState(
+      hasRoom: !isStopping && runs.count + succeeded.count < parallel, failed: delayed.count,
+      // What is still to be told or settled is not the end.
+      isFinished: runs.isEmpty && succeeded.isEmpty && settled.isEmpty && failure == nil)
+  }
   var wakeTime: Deadline {
     if failure != nil || !succeeded.isEmpty || !settled.isEmpty { return .now }
     return min(delayed.map(\.until).min() ?? .never, runs.map(\.child.wakeTime).min() ?? .never)
   }
-  // What is still to be told or settled is not the end.
-  var isFinished: Bool { runs.isEmpty && succeeded.isEmpty && settled.isEmpty && failure == nil }
-  var hasEnded: Bool { false }
-
-  func take(_ delivery: AMQPDelivery) throws(Failure) {
+  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
     do {
       let child = try ChildProcess(shell: command, environment: variables(delivery))
       let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
       let output = KeptOutput(in: temporaryFolder, sharers: parallel)
-      runs.append(Run(delivery: delivery, child: child, input: input[...], output: output))
+      runs.append(Run(number: number, delivery: delivery, child: child, input: input[...], output: output))
     } catch {
       // Another message may fit.
       guard error.isTooLarge else { throw error.failure }
-      fail(delivery, 126, "its properties do not fit the environment of a command (\(error.failure.message))")
+      fail(number, delivery, 126, "its properties do not fit the environment of a command (\(error.failure.message))")
     }
   }
 
-  func adopt(_ delivery: AMQPDelivery) -> Bool {
-    if let place = runs.firstIndex(where: { delivery.isAgain($0.delivery) }) {
-      runs[place].delivery = delivery
-      return true
-    }
-    if let place = succeeded.firstIndex(where: { delivery.isAgain($0.delivery) }) {
-      succeeded[place].delivery = delivery
-      return true
-    }
-    guard let place = delayed.firstIndex(where: { delivery.isAgain($0.delivery) }) else { return false }
-    delayed[place].delivery = delivery
-    return true
+  /// The broker has counted it anew.
+  func renew(_ number: Int, _ delivery: AMQPDelivery) {
+    for index in runs.indices where runs[index].number == number { runs[index].delivery = delivery }
   }
 
   func addInterests(to polls: inout PollSet) {
@@ -122,7 +113,7 @@ final class ExecHandler: MessageHandler {
     }
   }
 
-  func work() throws(Failure) -> [Settlement] {
+  func work() throws(Failure) -> [Consumer.Settlement] {
     if let failure = failure.take() { throw failure }
     for index in runs.indices {
       feed(index)
@@ -134,14 +125,14 @@ final class ExecHandler: MessageHandler {
     for run in ended { finish(run) }
     writeOutput()
     for index in delayed.indices.reversed() where delayed[index].until.isPast {
-      settled.append(.requeue(delayed.remove(at: index).delivery))
+      settled.append(Consumer.Settlement(delayed.remove(at: index).number, .requeue))
     }
     defer { settled = [] }
     return settled
   }
 
   func finish() {
-    // What waits to go back goes back with the end of the connection.
+    for message in delayed { settled.append(Consumer.Settlement(message.number, .requeue)) }
     delayed = []
   }
 
@@ -182,7 +173,9 @@ final class ExecHandler: MessageHandler {
       if !traits.isStream { failure.hint = "Its message is requeued." }
       return stop(failure)
     }
-    fail(run.delivery, status, run.fault ?? (run.child.wasKilled ? killedText : "the command exited with \(status)"))
+    fail(
+      run.number, run.delivery, status,
+      run.fault ?? (run.child.wasKilled ? killedText : "the command exited with \(status)"))
   }
 
   private var killedText: String { "the command did not end within \(ChildProcess.grace.shown) and was killed" }
@@ -205,12 +198,12 @@ final class ExecHandler: MessageHandler {
       }
       succeeded.removeFirst()
       attempts.forget(run.delivery.message)
-      settled.append(.acknowledge(run.delivery))
+      settled.append(Consumer.Settlement(run.number, .acknowledge))
     }
   }
 
   /// The command of a message has failed: what becomes of the message.
-  private func fail(_ delivery: AMQPDelivery, _ status: Int32, _ reason: String) {
+  private func fail(_ number: Int, _ delivery: AMQPDelivery, _ status: Int32, _ reason: String) {
     let message = delivery.message
     let name = message.properties.messageID.map { "message \($0)" } ?? "a message"
     var failure = Failure(.command(status), "\(name): \(reason)")
@@ -229,11 +222,11 @@ final class ExecHandler: MessageHandler {
       let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
       failure.message += " (attempt \(count)); \(traits.isStream ? "tried again" : "requeued") in \(delay.shown)"
       failure.message += attemptsLeft(message)
-      delayed.append((delivery, .after(delay)))
+      delayed.append((number, .after(delay)))
     } else {
       failure.message += " (attempt \(count)); \(traits.isStream ? "skipped" : "rejected")"
       attempts.forget(message)
-      settled.append(.reject(delivery))
+      settled.append(Consumer.Settlement(number, .reject))
     }
     console.report(failure)
   }

@@ -21,7 +21,7 @@ final class FilterHandler: MessageHandler {
   private static let longestPause: Duration = .seconds(30)
 
   private let command: String
-  private let traits: QueueTraits
+  var traits: QueueTraits
   private let format: MessageFormat
   private let restarts: Bool
   private let maxAttempts: Int?
@@ -29,7 +29,7 @@ final class FilterHandler: MessageHandler {
   private let console: Console
   private var child: ChildProcess?
   /// Taken and not answered, in the order in which they were handed over.
-  private var unanswered = Deque<AMQPDelivery>()
+  private var unanswered = Deque<(number: Int, delivery: AMQPDelivery)>()
   private var input: [UInt8] = []
   private var fed = 0
   /// The begin of a line that is not complete.
@@ -50,7 +50,7 @@ final class FilterHandler: MessageHandler {
   private var isBroken = false
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
-  private(set) var hasEnded = false
+  private var hasEnded = false
 
   init(
     _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
@@ -68,24 +68,19 @@ final class FilterHandler: MessageHandler {
     child = try start()
   }
 
-  var hasRoom: Bool { child != nil && !isFinishing && overTime == nil && input.count - fed < Self.inputLimit }
-  var outstanding: Int { unanswered.count }
+  var state: Consumer.HandlerState {
+    Consumer.HandlerState(
+      hasRoom: child != nil && !isFinishing && overTime == nil && input.count - fed < Self.inputLimit,
+      // A failure that is still to be told is not the end.
+      isFinished: hasEnded && failure == nil, hasEnded: hasEnded)
+  }
   var wakeTime: Deadline {
     failure == nil ? min(restartTime, remarkTime, overTime ?? .never, child?.wakeTime ?? .never) : .now
   }
-  // A failure that is still to be told is not the end.
-  var isFinished: Bool { hasEnded && failure == nil }
-
-  func take(_ delivery: AMQPDelivery) {
+  func take(_ number: Int, _ delivery: AMQPDelivery) {
     if unanswered.isEmpty { remarkTime = .after(Self.patience) }
-    unanswered.append(delivery)
+    unanswered.append((number, delivery))
     add(delivery)
-  }
-
-  func adopt(_ delivery: AMQPDelivery) -> Bool {
-    guard let place = unanswered.firstIndex(where: { delivery.isAgain($0) }) else { return false }
-    unanswered[place] = delivery
-    return true
   }
 
   func addInterests(to polls: inout PollSet) {
@@ -95,7 +90,7 @@ final class FilterHandler: MessageHandler {
     if child.input >= 0 { polls.add(child.input, for: fed < input.count ? POLLOUT : 0) }
   }
 
-  func work() throws(Failure) -> [Settlement] {
+  func work() throws(Failure) -> [Consumer.Settlement] {
     if let failure = failure.take() { throw failure }
     guard let child else { return try startAgain() }
     if remarkTime.isPast {
@@ -105,7 +100,7 @@ final class FilterHandler: MessageHandler {
           + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
       )
     }
-    var settlements: [Settlement] = []
+    var settlements: [Consumer.Settlement] = []
     do { try move(child, &settlements) } catch {
       isBroken = true
       partial = []
@@ -116,7 +111,7 @@ final class FilterHandler: MessageHandler {
     return settlements
   }
 
-  private func move(_ child: ChildProcess, _ settlements: inout [Settlement]) throws(Failure) {
+  private func move(_ child: ChildProcess, _ settlements: inout [Consumer.Settlement]) throws(Failure) {
     feed(child)
     var left = Self.readLimit
     while left > 0, case let piece = child.read(), !piece.isEmpty {
@@ -132,13 +127,13 @@ final class FilterHandler: MessageHandler {
   }
 
   /// Adds to what the filter has written. Each byte is looked at once, however long a line is.
-  private func takeLines(_ piece: [UInt8], _ settlements: inout [Settlement]) throws(Failure) {
+  private func takeLines(_ piece: [UInt8], _ settlements: inout [Consumer.Settlement]) throws(Failure) {
     try held.check(partial.count + piece.count, "a line of the filter '\(command)'")
     var searched = partial.count
     var start = 0
     partial += piece
     while let end = firstLineFeed(in: partial, from: searched) {
-      settlements.append(.acknowledge(try answer(partial[start..<end])))
+      settlements.append(Consumer.Settlement(try answer(partial[start..<end]), .acknowledge))
       start = end + 1
       searched = start
     }
@@ -198,9 +193,9 @@ final class FilterHandler: MessageHandler {
     if isFinishing, input.isEmpty { child.closeInput() }
   }
 
-  /// - Returns: the message that a line is the answer to.
-  private func answer(_ line: ArraySlice<UInt8>) throws(Failure) -> AMQPDelivery {
-    guard let delivery = unanswered.popFirst() else {
+  /// - Returns: the number of the message that a line is the answer to.
+  private func answer(_ line: ArraySlice<UInt8>) throws(Failure) -> Int {
+    guard let (number, delivery) = unanswered.popFirst() else {
       throw Failure(
         .failed, "the filter '\(command)' wrote more lines than it was given messages",
         hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
@@ -210,11 +205,11 @@ final class FilterHandler: MessageHandler {
     console.write(line: Array(line))
     attempts.forget(delivery.message)
     pause = Self.shortestPause
-    return delivery
+    return number
   }
 
   /// The filter has ended.
-  private func end(_ status: Int32) throws(Failure) -> [Settlement] {
+  private func end(_ status: Int32) throws(Failure) -> [Consumer.Settlement] {
     let text = "the filter '\(command)' \(endText(status))"
     let wasKilled = child?.wasKilled == true
     child = nil
@@ -249,13 +244,15 @@ final class FilterHandler: MessageHandler {
     console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
     pause = min(pause * 2, Self.longestPause)
     // The oldest one is what it died on, as far as anybody can know.
-    guard let first = unanswered.first, let maxAttempts, attempts.add(first.message) >= maxAttempts else { return [] }
+    guard let first = unanswered.first, let maxAttempts, attempts.add(first.delivery.message) >= maxAttempts else {
+      return []
+    }
     unanswered.removeFirst()
     hasEnded = isFinishing && unanswered.isEmpty
-    attempts.forget(first.message)
-    let name = first.message.properties.messageID.map { "message \($0)" } ?? "a message"
+    attempts.forget(first.delivery.message)
+    let name = first.delivery.message.properties.messageID.map { "message \($0)" } ?? "a message"
     console.report(Failure(failure.code, "\(name): rejected after \(maxAttempts) attempts"))
-    return [.reject(first)]
+    return [Consumer.Settlement(first.number, .reject)]
   }
 
   private func over(_ failure: Failure) -> Failure {
@@ -269,11 +266,11 @@ final class FilterHandler: MessageHandler {
     return cause + (pressCause == nil ? "" : "was terminated and ") + "exited with \(status)"
   }
 
-  private func startAgain() throws(Failure) -> [Settlement] {
+  private func startAgain() throws(Failure) -> [Consumer.Settlement] {
     guard !hasEnded, restartTime.isPast else { return [] }
     restartTime = .never
     child = try start()
-    for delivery in unanswered { add(delivery) }
+    for message in unanswered { add(message.delivery) }
     return []
   }
 

@@ -1,34 +1,19 @@
 import MsctlCore
 
-/// What is to become of a delivery.
-enum Settlement {
-  case acknowledge(AMQPDelivery)
-  case requeue(AMQPDelivery)
-  /// Dropped, or handed to the queue's dead-letter exchange.
-  case reject(AMQPDelivery)
-}
-
 /// Where `consume` hands its messages. It never blocks: it is asked to work whenever one of its descriptors is ready.
 protocol MessageHandler: AnyObject {
-  /// Whether another message can be taken.
-  var hasRoom: Bool { get }
-  /// How many messages were taken and are not settled.
-  var outstanding: Int { get }
-  /// How many of those have failed and only wait to be requeued.
-  var failed: Int { get }
+  var traits: QueueTraits { get set }
+  var state: Consumer.HandlerState { get }
   /// When work is due even if no descriptor is ready.
   var wakeTime: Deadline { get }
-  /// Whether nothing is left to be done once `finish` was called.
-  var isFinished: Bool { get }
-  /// Whether it wants no more messages, though nobody has told it to finish.
-  var hasEnded: Bool { get }
 
-  func take(_ delivery: AMQPDelivery) throws(Failure)
-  /// Whether it is at work on the same message, which an earlier connection delivered: then it takes this delivery's place.
-  func adopt(_ delivery: AMQPDelivery) -> Bool
+  /// - Parameter number: what its settlement names it by.
+  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure)
+  /// The message of this number was delivered anew, by another connection.
+  func renew(_ number: Int, _ delivery: AMQPDelivery)
   func addInterests(to polls: inout PollSet)
   /// Goes on as far as possible. What it adds to the console is flushed before the settlements are carried out.
-  func work() throws(Failure) -> [Settlement]
+  func work() throws(Failure) -> [Consumer.Settlement]
   /// No more messages will come.
   func finish()
   /// Time is up: processes are told to end.
@@ -36,56 +21,7 @@ protocol MessageHandler: AnyObject {
 }
 
 extension MessageHandler {
-  var failed: Int { 0 }
-}
-
-extension AMQPDelivery {
-  /// Whether this is the same message on another connection.
-  func isAgain(_ other: AMQPDelivery) -> Bool {
-    connection != other.connection && message.isSame(as: other.message)
-  }
-}
-
-extension AMQPMessage {
-  /// The headers in which a broker counts its deliveries.
-  private static let counters = ["x-delivery-count", "x-acquired-count"]
-
-  static func isCounter(_ header: String) -> Bool { counters.contains { header.isSame(as: $0) } }
-
-  /// Whether both are one message, or cannot be told apart: an id may be that of several messages, so all of it is compared.
-  func isSame(as other: AMQPMessage) -> Bool {
-    // By bytes: names that look the same need not be.
-    (properties.messageID ?? "").isSame(as: other.properties.messageID ?? "") && body == other.body
-      && exchange.isSame(as: other.exchange) && routingKey.isSame(as: other.routingKey)
-      && properties.uncounted == other.properties.uncounted
-  }
-}
-
-extension AMQPProperties {
-  fileprivate var uncounted: AMQPProperties {
-    var properties = self
-    properties.headers = headers?.filter { !AMQPMessage.isCounter($0.name) }
-    // An order that a broker may change.
-    properties.headers?.sort { $0.name < $1.name }
-    if properties.headers?.isEmpty == true { properties.headers = nil }
-    return properties
-  }
-}
-
-/// What is known of the queue that is consumed.
-final class QueueTraits {
-  /// A stream cannot requeue: what failed is tried again here.
-  var isStream = false
-  /// How often the broker lets a message come back before it drops or dead-letters it; nil where it does not count that, or where
-  /// nothing is known.
-  var deliveryLimit: Int?
-
-  /// How often a message may still come back.
-  func returnsLeft(_ message: AMQPMessage) -> Int? {
-    guard let deliveryLimit else { return nil }
-    let count = message.properties.header("x-delivery-count")?.wholeNumber ?? 0
-    return max(0, deliveryLimit - Int(clamping: max(0, count)))
-  }
+  func renew(_ number: Int, _ delivery: AMQPDelivery) {}
 }
 
 /// How a message stands on standard output, or on a filter's standard input.
@@ -113,33 +49,27 @@ struct MessageFormat {
 final class OutputHandler: MessageHandler {
   private let format: MessageFormat
   private let console: Console
-  private var written: [AMQPDelivery] = []
+  private var written: [Consumer.Settlement] = []
+  var traits = QueueTraits()
 
   init(_ format: MessageFormat, _ console: Console) {
     self.format = format
     self.console = console
   }
 
-  var hasRoom: Bool { console.bufferedBytes < 64 << 10 }
-  var outstanding: Int { written.count }
-  var wakeTime: Deadline { .never }
-  var isFinished: Bool { written.isEmpty }
-  var hasEnded: Bool { false }
+  var state: Consumer.HandlerState {
+    Consumer.HandlerState(hasRoom: console.bufferedBytes < 64 << 10, isFinished: written.isEmpty)
+  }
+  var wakeTime: Deadline { written.isEmpty ? .never : .now }
 
-  func take(_ delivery: AMQPDelivery) {
+  func take(_ number: Int, _ delivery: AMQPDelivery) {
     format.write(delivery, to: console)
-    written.append(delivery)
+    written.append(Consumer.Settlement(number, .acknowledge))
   }
 
-  func work() -> [Settlement] {
+  func work() -> [Consumer.Settlement] {
     defer { written = [] }
-    return written.map { .acknowledge($0) }
-  }
-
-  func adopt(_ delivery: AMQPDelivery) -> Bool {
-    guard let place = written.firstIndex(where: { delivery.isAgain($0) }) else { return false }
-    written[place] = delivery
-    return true
+    return written
   }
 
   func addInterests(to polls: inout PollSet) {}

@@ -352,6 +352,10 @@ public final class AMQPConnection {
     /// Messages ready for delivery.
     public let messages: Int
     public let consumers: Int
+
+    package init(name: String, messages: Int, consumers: Int) {
+      (self.name, self.messages, self.consumers) = (name, messages, consumers)
+    }
   }
 
   /// `queue.declare`: a durable queue with these arguments, made where it does not exist.
@@ -384,9 +388,6 @@ public final class AMQPConnection {
     let ok = try reply(MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
     return QueueState(ok)
   }
-
-  /// As `inspectQueue`, without waiting: the state comes as an event, after all that was delivered before it.
-  package func askFor(queue name: String) throws(AMQPError) { try send(.inspect(name)) }
 
   /// Sends a method without waiting for its reply, which is an event.
   package func send(_ method: AMQPMethod) throws(AMQPError) {
@@ -962,9 +963,8 @@ public final class AMQPConnection {
 
 extension AMQPConnection.QueueState {
   fileprivate init(_ ok: amqp_queue_declare_ok_t) {
-    name = String(ok.queue)
-    messages = Int(clamping: ok.message_count)
-    consumers = Int(clamping: ok.consumer_count)
+    self.init(
+      name: String(ok.queue), messages: Int(clamping: ok.message_count), consumers: Int(clamping: ok.consumer_count))
   }
 }
 

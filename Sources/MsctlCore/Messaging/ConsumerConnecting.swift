@@ -1,0 +1,294 @@
+extension Consumer {
+  // MARK: Preparing the channel
+
+  mutating func connected(_ connection: Connection) {
+    guard link == .connecting else { return actions.append(.disconnect) }
+    link = .opening
+    connectionID = connection.id
+    outage.connected(at: now)
+    if hasReconnected { returnEnd = now + connection.heartbeat * 2 + .seconds(5) }
+    if connection.isConsumerAsked {
+      subscription = .asked
+      questions = [.consumer]
+      replyEnd = now + Self.replyTimeout
+    } else if !hasConsumed {
+      // The queue is known to be there.
+      consume()
+    } else if case .exchange = options.source {
+      ask(.declareOwn, .ownQueue)
+    } else {
+      ask(.inspect(queue), .queue)
+      consume()
+    }
+  }
+
+  mutating func consume() {
+    ask(.setPrefetch(prefetch), .prefetch)
+    let arguments = traits.isStream ? streamArguments : Options.queueArguments
+    ask(.consume(queue, arguments: arguments, isAutomatic: false), .consumer)
+    subscription = .asked
+  }
+
+  private var streamArguments: [AMQPField] {
+    let offset: AMQPValue =
+      if let start = place.start {
+        .integer(start)
+      } else if hasReconnected, options.offset == .string("next") {
+        // Nothing came before the connection broke: what came meanwhile is found by its time.
+        .timestamp(UInt64(clamping: options.began))
+      } else {
+        options.offset
+      }
+    return [AMQPField("x-stream-offset", offset)]
+  }
+
+  private mutating func ownQueueMade(_ name: String) {
+    guard case .exchange(let exchange, let keys, _) = options.source else { return }
+    queue = name
+    for key in keys { ask(.bind(name, exchange: exchange, key: key), .bound) }
+    consume()
+  }
+
+  private mutating func opened() {
+    guard link == .opening else { return }
+    link = .open
+    askTime = now
+    if let idle = options.idle { (idleEnd, silenceEnd) = (now + idle, .never) }
+    guard hasConsumed else { return hasConsumed = true }
+    if outage.isFirstBreak { actions.append(.note(.reconnected)) }
+    if case .exchange(let exchange, _, _) = options.source { actions.append(.note(.newQueue(exchange: exchange))) }
+  }
+
+  // MARK: Replies
+
+  mutating func answered(_ reply: AMQPEvent) {
+    // RabbitMQ's queue replies to some methods and its channel to others: only replies of one kind come in order.
+    guard let place = questions.firstIndex(where: { $0.isAnswered(by: reply) }) else { return }
+    let question = questions.remove(at: place)
+    replyEnd = questions.isEmpty ? .never : now + Self.replyTimeout
+    switch (question, reply) {
+    case (.ownQueue, .queue(let state)): ownQueueMade(state.name)
+    case (.consumer, .consuming(let tag)):
+      // The broker may have ended it at once.
+      if subscription == .asked { subscription = .active(tag: tag) }
+      opened()
+    case (.cancel, _): consumerEnded()
+    case (.barrier, _):
+      subscription = .none
+      acknowledgeSaved()
+    case (.emptiness, .queue(let state)): emptinessAnswered(state)
+    case (.arrival(let id), _): arrivalAnswered(id)
+    case (.existence, _): existenceAnswered()
+    default: break
+    }
+  }
+
+  private mutating func consumerEnded() {
+    switch subscription {
+    case .changing where isRunning: consume()
+    case .changing, .cancelling:
+      subscription = .cancelling
+      ask(.setPrefetch(prefetch), .barrier)
+    default: break
+    }
+  }
+
+  /// What is not wanted is not handed in, and a reply may stand behind it: then its time does not count.
+  mutating func watchReplies() {
+    guard replyEnd != .never else { return }
+    if !wantsInput {
+      replyEnd = now + Self.replyTimeout
+    } else if now >= replyEnd {
+      replyEnd = .never
+      lost(
+        AMQPError(kind: .timedOut, reason: "no response within \(Self.replyTimeout.shown)"), unsent: nil, unread: [])
+    }
+  }
+
+  // MARK: The broker ends the consumer
+
+  private static let cancelError = AMQPError(kind: .broken, reason: "the broker cancelled the consumer")
+
+  /// That may mean that the queue is gone, or that a message was unacknowledged for too long (RabbitMQ 4.3;
+  /// https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+  mutating func cancelled() {
+    guard isRunning else {
+      // Of what it has handled meanwhile, the broker does not take an acknowledgement any more.
+      return lost(Self.cancelError, unsent: nil, unread: [])
+    }
+    guard subscription != .cancelled else { return }
+    subscription = .cancelled
+    acknowledge()
+    ask(.inspect(queue), .existence)
+  }
+
+  private mutating func existenceAnswered() {
+    guard subscription == .cancelled else { return }
+    subscription = .none
+    guard isRunning else { return }
+    guard outstanding > 0 else { return lost(Self.cancelError, unsent: nil, unread: []) }
+    leave(Self.cancelError, unread: [])
+    end(.consumerTimeout(Self.cancelError.reason))
+  }
+
+  /// The broker may have ended the consumer while messages wait here, and the queue still be there: then they are in the queue
+  /// again, and are not handled here. That is asked on another connection. Of a queue that is gone they are handled, and the
+  /// response that it is gone would close the channel.
+  mutating func cancelAhead() {
+    guard isRunning, link == .open, !wasAskedElsewhere else { return }
+    wasAskedElsewhere = true
+    isAskingElsewhere = true
+    actions.append(.askElsewhere)
+  }
+
+  mutating func foundElsewhere(_ isFound: Bool) {
+    guard isAskingElsewhere else { return }
+    isAskingElsewhere = false
+    if isFound { cancelled() }
+  }
+
+  // MARK: Another connection
+
+  mutating func lost(_ error: AMQPError, unsent: AMQPMethod?, unread: [AMQPMessage]) {
+    guard link == .open || link == .opening else { return }
+    if !hasConsumed, !traits.isStream, error.isAboutStream { return becomeStream() }
+    let isIdle = open == 0
+    // It stood, and broke again before it was of use.
+    let isOver = link == .opening && isLastAttempt
+    let isDeleted = questions.contains(.existence) && error.kind == .channelClosed(code: 404) && !error.isTransient
+    forgetUnsent(unsent)
+    leave(error, unread: unread)
+    guard isRunning else { return lostInEnd(error) }
+    if isDeleted { return end(.queueDeleted, mayReconnect: false) }
+    guard hasConsumed else { return end(.broker(error), mayReconnect: false) }
+    if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
+      return end(.consumerTimeout(error.reason))
+    }
+    guard error.isTransient, !options.peeks, options.reconnectFor > .zero else {
+      return end(.broker(error), mayReconnect: false)
+    }
+    reconnect(after: error, isIdle, isOver)
+  }
+
+  /// The broker refused the consumer because of what only queues have that are no streams.
+  private mutating func becomeStream() {
+    guard !options.drains, !options.peeks else {
+      leave(AMQPError(kind: .broken, reason: ""), unread: [])
+      return end(.neverEmpties, mayReconnect: false)
+    }
+    traits.isStream = true
+    actions.append(.note(.isStream))
+    questions = []
+    ask(.openChannel, .channel)
+    consume()
+  }
+
+  /// What was not acknowledged is delivered again: what is handled already is only acknowledged then, and what is being handled
+  /// goes on being handled.
+  private mutating func leave(_ error: AMQPError, unread: [AMQPMessage]) {
+    link = .none
+    actions.append(.disconnect)
+    breakCause = error
+    recent.connectionBroke(unhandled: waiting.map(\.message) + unread)
+    if !traits.isStream { for delivery in held { doubtful.add(delivery.message) } }
+    held = []
+    forgetWaiting()
+    subscription = .none
+    questions = []
+    replyEnd = .never
+    isAskingElsewhere = false
+    wasAskedElsewhere = false
+    emptyResponses = 0
+    open = 0
+    saved = []
+    hasReconnected = hasConsumed
+  }
+
+  private mutating func reconnect(after error: AMQPError, _ isIdle: Bool, _ isOver: Bool) {
+    guard outage.broke(isIdle: isIdle, at: now), !isOver else {
+      return end(
+        .repeatedBreaks(error, breaks: outage.breaks, within: now - outage.begin, after: lastSettled),
+        mayReconnect: false)
+    }
+    if outage.isFirstBreak { actions.append(.note(.reconnecting(error))) }
+    pause()
+  }
+
+  /// When the last attempt begins.
+  private var lastAttempt: Deadline {
+    switch state {
+    case .running: min(outage.deadline, end)
+    case .ending(let ending):
+      if case .reconnecting(let until) = ending.step { min(outage.deadline, until) } else { now }
+    case .ended: now
+    }
+  }
+
+  private mutating func pause() {
+    link = .pausing(until: min(lastAttempt, now + outage.pause(using: &generator)))
+  }
+
+  /// The pause is over.
+  mutating func connectWhenDue() {
+    guard case .pausing(let until) = link, now >= until else { return }
+    link = .connecting
+    isLastAttempt = now >= lastAttempt
+    actions.append(.connect)
+  }
+
+  mutating func connectFailed(_ failure: Failure) {
+    guard link == .connecting else { return }
+    // A node that is coming up may refuse for a while, and a password file may be about to be replaced.
+    let awaitsPassword = failure.code == .denied && options.awaitsPassword
+    let isTransient =
+      awaitsPassword || [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
+    guard isTransient, !isLastAttempt else {
+      link = .none
+      return unconnected(.unconnected(failure))
+    }
+    if awaitsPassword, outage.tellsRefusal() { actions.append(.note(.loginRefused(failure))) }
+    pause()
+  }
+
+  private mutating func unconnected(_ cause: Cause) {
+    if isRunning {
+      end(cause, mayReconnect: false)
+    } else if ending?.cause == nil {
+      ending?.cause = cause
+    }
+  }
+
+  // MARK: In the end
+
+  /// For what is handled and not acknowledged. Whatever ended the last connection, another one may do.
+  mutating func reconnectInEnd() {
+    guard options.reconnectFor > .zero, outage.broke(isIdle: true, at: now) else { return }
+    if outage.isFirstBreak, let breakCause { actions.append(.note(.reconnecting(breakCause))) }
+    pause()
+  }
+
+  private mutating func lostInEnd(_ error: AMQPError) {
+    guard case .reconnecting = ending?.step, error.isTransient, !isLastAttempt, outage.broke(isIdle: true, at: now)
+    else { return }
+    pause()
+  }
+}
+
+extension AMQPError {
+  /// Whether the broker refused a consumer because of what only queues have that are no streams.
+  fileprivate var isAboutStream: Bool {
+    kind == .channelClosed(code: 406) && reason.holds(text: "of queue type rabbit_stream_queue")
+  }
+}
+
+extension Consumer.Question {
+  fileprivate func isAnswered(by reply: AMQPEvent) -> Bool {
+    switch (self, reply) {
+    case (.ownQueue, .queue), (.queue, .queue), (.emptiness, .queue), (.arrival, .queue), (.existence, .queue),
+      (.channel, .channelOpen), (.bound, .bound), (.prefetch, .prefetchSet), (.barrier, .prefetchSet),
+      (.consumer, .consuming), (.cancel, .consumerEnded):
+      true
+    default: false
+    }
+  }
+}

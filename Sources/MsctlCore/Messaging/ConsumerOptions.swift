@@ -1,0 +1,83 @@
+extension Consumer {
+  /// Who handles the messages, as far as that makes a difference.
+  package enum Handling: Sendable, Equatable {
+    /// Written one after the other; each is handled when it is flushed.
+    case output
+    /// One filter for all; it answers in order, and may need all of them before it answers the first.
+    case filter
+    /// As many commands at a time; they end in any order.
+    case commands(parallel: Int)
+  }
+
+  package struct Options: Sendable {
+    /// What is consumed.
+    package enum Source: Sendable, Equatable {
+      case queue(String)
+      /// A queue of this connection alone, bound to the exchange; the name of the first one is known already.
+      case exchange(String, keys: [String], queue: String)
+    }
+
+    package var source: Source
+    package var handling = Handling.output
+    package var traits = QueueTraits()
+    /// Where in a stream to begin.
+    package var offset = AMQPValue.string("first")
+    /// How many messages are wanted; with `peeks` no more than were ready.
+    package var limit: Int?
+    /// How long it may go without a message and without work.
+    package var idle: Duration?
+    /// How long it may take.
+    package var time: Duration?
+    package var drains = false
+    package var peeks = false
+    /// Whether it fails where there was no message.
+    package var requires = false
+    /// How many deliveries may be unacknowledged at first; 0: no bound.
+    package var prefetch = standardPrefetch
+    /// How long an outage may last; 0: there is no other connection.
+    package var reconnectFor: Duration = .seconds(60)
+    /// Whether a refused login may be followed by another password.
+    package var awaitsPassword = false
+    /// When consuming began, in seconds since 1970.
+    package var began: Int64 = 0
+
+    package init(_ source: Source) { self.source = source }
+
+    /// Whether messages must be saved that a return would be the end of.
+    var saves: Bool { peeks && traits.deliveryLimit != nil }
+
+    var parallel: Int? { if case .commands(let parallel) = handling { parallel } else { nil } }
+
+    /// A priority of 0 is that of every consumer. A stream refuses it, and with that says what it is.
+    package static let queueArguments = [AMQPField("x-priority", .narrow(.int32, 0))]
+  }
+
+  package static let standardPrefetch = 100
+  /// With commands, how many messages may be under way beside those whose command runs: failed ones that wait to go back must not
+  /// keep the others from coming.
+  package static let waitingRoom = 10
+
+  /// How many deliveries may be unacknowledged. With a limit, few beyond the last one wanted: see `acknowledge`. A filter may need
+  /// all of them before it answers the first.
+  ///
+  /// What is delivered and not handled in the end is requeued. Where the broker counts that towards the delivery limit, a run
+  /// that is sure to end takes no more than it can handle.
+  /// - Parameters:
+  ///   - asked: what the user wants.
+  ///   - endsInTime: whether the run has a limit, of whatever kind.
+  package static func prefetch(
+    _ asked: Int?, for handling: Handling, limit: Int?, endsInTime: Bool, countsReturns: Bool
+  ) -> Int {
+    var parallel = 1
+    var (most, sure) = (standardPrefetch, waitingRoom)
+    if case .commands(let number) = handling {
+      parallel = number
+      (most, sure) = (number + waitingRoom, number)
+    }
+    most = asked ?? most
+    if countsReturns, endsInTime, handling != .filter { most = min(most, sure) }
+    guard let limit else { return most }
+    if handling == .filter { return min(asked ?? Int(UInt16.max), limit) }
+    return max(min(parallel, limit), min(most, limit / 10))
+  }
+}

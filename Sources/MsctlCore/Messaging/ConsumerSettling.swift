@@ -1,0 +1,223 @@
+extension Consumer {
+  /// How many methods may settle messages one by one in the end. A channel of RabbitMQ puts by what it has above 32 under way to
+  /// a quorum queue (`soft_limit` of rabbit_fifo_client.erl), and drops that when it is closed: acknowledgements, too. What
+  /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it.
+  static let settlementsInEnd = 16
+  /// How long a flush may go on after an interruption, so that a line does not stand half written.
+  private static let flushPatience: Duration = .seconds(2)
+
+  // MARK: Written, flushed, settled
+
+  /// What was written for a message must be out before the message is acknowledged.
+  mutating func settled(_ settlements: [Settlement]) {
+    guard !settlements.isEmpty else { return }
+    hasMoved = true
+    written += settlements
+    if isOutputLost { dropUnwritten() } else { flush() }
+  }
+
+  private mutating func flush() {
+    guard flushing == 0, !written.isEmpty else { return }
+    flushing = written.count
+    actions.append(.flush)
+  }
+
+  mutating func flushed() {
+    guard flushing > 0 else { return }
+    let settlements = written[..<flushing]
+    written.removeFirst(flushing)
+    flushing = 0
+    flushEnd = .never
+    for settlement in settlements { settle(settlement) }
+    acknowledge()
+    flush()
+  }
+
+  /// Lets a line be ended that stands half written.
+  mutating func interrupted(_ number: Int32) {
+    end(.interrupted(number))
+    if flushing > 0, flushEnd == .never { flushEnd = now + Self.flushPatience }
+  }
+
+  mutating func outputLost(_ failure: Failure?) {
+    if let failure { end(.output(failure)) }
+    guard !isOutputLost else { return }
+    isOutputLost = true
+    flushing = 0
+    flushEnd = .never
+    actions.append(.discardOutput)
+    dropUnwritten()
+  }
+
+  /// What could not be written is not handled.
+  private mutating func dropUnwritten() {
+    let settlements = written
+    written = []
+    for settlement in settlements {
+      if settlement.outcome == .acknowledge {
+        if let delivery = finishWork(settlement.number) { giveBack(delivery) }
+      } else {
+        settle(settlement)
+      }
+    }
+    acknowledge()
+  }
+
+  /// It goes back in the end. What was peeked at goes back with all others.
+  private mutating func giveBack(_ delivery: AMQPDelivery) {
+    if isCurrent(delivery), !options.peeks, !traits.isStream { wait(delivery) }
+  }
+
+  /// The handler has done with what it took under this number.
+  private mutating func finishWork(_ number: Int) -> AMQPDelivery? {
+    var (low, high) = (0, underWay.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if underWay[middle].number < number { low = middle + 1 } else { high = middle }
+    }
+    guard low < underWay.count, underWay[low].number == number else { return nil }
+    return underWay.remove(at: low).delivery
+  }
+
+  /// The handler is over: what it leaves is not handled.
+  mutating func abandonWork() {
+    for work in underWay { giveBack(work.delivery) }
+    underWay = []
+  }
+
+  private mutating func settle(_ settlement: Settlement) {
+    guard let delivery = finishWork(settlement.number) else { return }
+    switch settlement.outcome {
+    case .acknowledge:
+      handled += 1
+      finishStreamed(delivery)
+      if options.peeks { return }
+      if isCurrent(delivery) {
+        held.append(delivery)
+      } else if !traits.isStream {
+        doubtful.add(delivery.message)
+      }
+    case .reject:
+      // One of an earlier connection is delivered again, whatever is said of it.
+      guard isCurrent(delivery) || traits.isStream else { return }
+      handled += 1
+      rejected += 1
+      finishStreamed(delivery)
+      guard isCurrent(delivery) else { return }
+      if traits.isStream {
+        held.append(delivery)
+      } else {
+        send(.reject(delivery.tag, requeue: false))
+        ending?.settlementsLeft -= 1
+        acknowledged += 1
+        noteSettled(1, delivery)
+      }
+    case .requeue where isCurrent(delivery):
+      if traits.isStream {
+        waiting.prepend(delivery)
+        waitingBytes += delivery.message.body.count
+      } else {
+        requeued += 1
+        requeueEnd = now + Self.patience
+        emptyResponses = 0
+        if ending.map({ $0.settlementsLeft > 0 }) ?? true { requeue(delivery) } else { wait(delivery) }
+      }
+    case .requeue: break
+    }
+  }
+
+  mutating func requeue(_ delivery: AMQPDelivery) {
+    send(.refuse(delivery.tag, multiple: false, requeue: true))
+    open -= 1
+    ending?.settlementsLeft -= 1
+  }
+
+  private mutating func finishStreamed(_ delivery: AMQPDelivery) {
+    if traits.isStream, let offset = delivery.message.streamOffset { place.handle(offset) }
+  }
+
+  // MARK: Acknowledging
+
+  /// Acknowledges what is handled.
+  ///
+  /// With a limit, the broker must not be made to deliver messages beyond it: they would come back marked as redelivered.
+  /// So the last ones, as many as may be under way, are held until the end.
+  mutating func acknowledge() {
+    switch subscription {
+    case .asked, .active, .changing, .cancelling:
+      guard let limit = options.limit, holdsLast else { fallthrough }
+      acknowledge(min(held.count, max(0, limit - prefetch - acknowledged)))
+    case .none, .cancelled: acknowledge(held.count)
+    }
+  }
+
+  mutating func acknowledge(_ count: Int) {
+    guard count > 0, link == .open else { return }
+    // Only a run of commands beside each other settles out of order; in order, one acknowledgement does for all.
+    if options.parallel == nil, !hasReconnected, let last = held[..<count].last {
+      send(.acknowledge(last.tag, multiple: true))
+    } else {
+      // The others are settled together at last.
+      if let ending, ending.step != .begun, count > ending.settlementsLeft { return }
+      for delivery in held[..<count] { send(.acknowledge(delivery.tag, multiple: false)) }
+      ending?.settlementsLeft -= count
+    }
+    noteAcknowledged(count)
+  }
+
+  /// The first ones that are held were acknowledged.
+  private mutating func noteAcknowledged(_ count: Int) {
+    latest = Array(held[..<count])
+    held.removeFirst(count)
+    if !traits.isStream { for delivery in latest { recent.add(delivery) } }
+    acknowledged += count
+    noteSettled(count, latest.last)
+  }
+
+  /// Settles all that is open by as few methods as can be, where nothing is under way: each one acknowledges, or requeues, those
+  /// beside each other.
+  mutating func settleTogether() {
+    guard open > 0, !traits.isStream, link == .open, open == held.count + waiting.count else { return }
+    let all = (held.map { ($0, isHandled: true) } + waiting.map { ($0, isHandled: false) }).sorted {
+      $0.0.tag < $1.0.tag
+    }
+    for (place, (delivery, isHandled)) in all.enumerated() {
+      if place + 1 < all.count, all[place + 1].isHandled == isHandled { continue }
+      send(
+        isHandled
+          ? .acknowledge(delivery.tag, multiple: true) : .refuse(delivery.tag, multiple: true, requeue: true))
+    }
+    open -= waiting.count
+    forgetWaiting()
+    if !held.isEmpty { noteAcknowledged(held.count) }
+  }
+
+  mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) {
+    open -= count
+    let id = last?.message.properties.messageID
+    guard outage.isLasting else {
+      lastSettled = id
+      return
+    }
+    // That it was sent says nothing of its arrival; the reply to what is sent after it does.
+    if !questions.contains(where: { if case .arrival = $0 { true } else { false } }) {
+      ask(.inspect(queue), .arrival(id))
+    }
+  }
+
+  mutating func arrivalAnswered(_ id: String?) {
+    lastSettled = id
+    outage.settled()
+  }
+
+  /// An acknowledgement that could not be sent is in doubt, with those after it.
+  mutating func forgetUnsent(_ method: AMQPMethod?) {
+    guard case .acknowledge(let tag, let isMultiple) = method, !traits.isStream,
+      let last = latest.firstIndex(where: { $0.tag == tag && $0.connection == connectionID })
+    else { return }
+    let unsent = isMultiple ? latest[...last] : latest[last...]
+    for delivery in unsent { doubtful.add(delivery.message) }
+    recent.remove(last: unsent)
+    latest = []
+  }
+}
