@@ -26,7 +26,7 @@ package enum ManPage {
     }
   }
 
-  /// The page of one subcommand: `msctl-call(1)`.
+  /// The page of one subcommand, PROGRAM-COMMAND(1).
   package static func text(of command: CommandSpec, _ edition: Edition) -> String {
     let name = "\(edition.program)-\(command.name)"
     var lines = head(name, command.summary, edition)
@@ -51,7 +51,7 @@ package enum ManPage {
     return (lines + seeAlso([edition.program])).joined(separator: "\n") + "\n"
   }
 
-  /// The page of the whole tool: `msctl(1)`.
+  /// The page of the whole tool, PROGRAM(1).
   package static func overview(
     summary: String, _ commands: [CommandSpec], _ sections: [Section], _ edition: Edition
   ) -> String {

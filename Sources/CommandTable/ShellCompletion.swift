@@ -1,5 +1,5 @@
-/// Completions for the shells, made from the table. Names that only a running service knows are asked for with
-/// `msctl completion --list`.
+/// Completions for the shells, made from the table. Names that only a running service knows are asked of the program itself, with
+/// `completion --list`.
 package enum ShellCompletion: String, ArgumentChoice {
   case bash, zsh, fish
 

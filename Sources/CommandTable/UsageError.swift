@@ -1,14 +1,24 @@
 /// A command line that is refused: what is wrong with it, and how to go on.
 package struct UsageError: Error, Equatable {
   package let message: String
-  package let hint: String?
   /// Help that is shown after it.
   package let overview: String?
+  private let makeHint: @Sendable (_ program: String) -> String?
 
-  private init(_ message: String, hint: String? = nil, overview: String? = nil) {
+  private init(
+    _ message: String, overview: String? = nil, hint: @escaping @Sendable (_ program: String) -> String? = { _ in nil }
+  ) {
     self.message = message
-    self.hint = hint
     self.overview = overview
+    makeHint = hint
+  }
+
+  /// The next step.
+  /// - Parameter program: what the user writes before the subcommand, to ask for help.
+  package func hint(program: String) -> String? { makeHint(program) }
+
+  package static func == (a: UsageError, b: UsageError) -> Bool {
+    a.message == b.message && a.overview == b.overview && a.makeHint("") == b.makeHint("")
   }
 
   /// - Parameter overview: the help that is shown after the error.
@@ -17,31 +27,33 @@ package struct UsageError: Error, Equatable {
   }
 
   package static func unknownCommand(_ word: String, known: [String]) -> Self {
-    UsageError("'\(word)' is not a command", hint: meant(word, known) ?? "The commands are \(list(known)).")
+    let hint = meant(word, known) ?? "The commands are \(list(known))."
+    return UsageError("'\(word)' is not a command") { _ in hint }
   }
 
   package static func unknownFlag(_ word: String, known: [String], command: String) -> Self {
-    UsageError(
-      "'\(word)' is not an option of '\(command)'",
-      hint: meant(word, known)
-        ?? "'msctl \(command) -h' lists them."
-        + ((0x30...0x39).contains(word.utf8.dropFirst().first ?? 0)
-          ? " To pass it as an operand, write '--' before it." : ""))
+    let meant = meant(word, known)
+    let isNumber = (0x30...0x39).contains(word.utf8.dropFirst().first ?? 0)
+    return UsageError("'\(word)' is not an option of '\(command)'") { program in
+      meant
+        ?? "'\(program) \(command) -h' lists them."
+        + (isNumber ? " To pass it as an operand, write '--' before it." : "")
+    }
   }
 
   package static func missingValue(_ flag: String, _ name: String) -> Self {
-    UsageError("'\(flag)' requires a value (\(name))", hint: "Write '\(flag) \(name)'.")
+    UsageError("'\(flag)' requires a value (\(name))") { _ in "Write '\(flag) \(name)'." }
   }
 
   /// The word after an option that needs a value looks like an option itself.
   package static func valueLooksLikeFlag(_ flag: String, _ name: String, word: String) -> Self {
-    UsageError(
-      "'\(flag)' requires a value (\(name)), but '\(word)' looks like an option",
-      hint: "To pass '\(word)' as the value, write '\(flag)=\(word)'.")
+    UsageError("'\(flag)' requires a value (\(name)), but '\(word)' looks like an option") { _ in
+      "To pass '\(word)' as the value, write '\(flag)=\(word)'."
+    }
   }
 
   package static func unexpectedValue(_ flag: String, _ value: String) -> Self {
-    UsageError("'\(flag)' takes no value, but '\(value)' was given", hint: "Write '\(flag)' alone.")
+    UsageError("'\(flag)' takes no value, but '\(value)' was given") { _ in "Write '\(flag)' alone." }
   }
 
   /// - Parameters:
@@ -53,22 +65,25 @@ package struct UsageError: Error, Equatable {
   }
 
   package static func missingOperand(_ operand: OperandSpec, command: String) -> Self {
-    UsageError(
-      "'\(command)' requires \(operand.name): \(operand.summary)", hint: "'msctl \(command) -h' shows the usage.")
+    UsageError("'\(command)' requires \(operand.name): \(operand.summary)") { usage(of: command, $0) }
   }
 
   package static func nothingAfterDashes(command: String) -> Self {
-    UsageError("no command after '--'", hint: "'msctl \(command) -h' shows the usage.")
+    UsageError("no command after '--'") { usage(of: command, $0) }
   }
 
   package static func extraOperand(_ word: String, command: String) -> Self {
-    UsageError(
-      "unexpected argument '\(word)'",
-      hint: "Quote an argument that contains spaces; 'msctl \(command) -h' shows the usage.")
+    UsageError("unexpected argument '\(word)'") {
+      "Quote an argument that contains spaces; " + usage(of: command, $0)
+    }
   }
 
   package static func conflict(_ error: ValueError) -> Self {
     UsageError(error.reason)
+  }
+
+  private static func usage(of command: String, _ program: String) -> String {
+    "'\(program) \(command) -h' shows the usage."
   }
 
   private static func meant(_ word: String, _ known: [String]) -> String? {

@@ -78,7 +78,7 @@ package enum AllCommands {
       try dispatch(words, environment, console)
       return .done
     } catch let error as UsageError {
-      let failure = Failure(.usage, error.message, hint: error.hint)
+      let failure = Failure(.usage, error.message, hint: error.hint(program: program))
       console.report(failure)
       if let overview = error.overview { console.showHelp(overview) }
       return ExitStatus(failure)
