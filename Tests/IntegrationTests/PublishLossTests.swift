@@ -342,6 +342,7 @@ struct PublishLossTests {
     }
     let lost = try await Tool.run("publish", "q", "1", "--reconnect-for", "0", environment: ["AMQP_URL": once.uri])
     #expect(lost.status == 7 && lost.err.contains("1 message not confirmed: "), "\(lost)")
+    #expect(once.connections == 1)
   }
 
   @Test("a message that was sent along is not there where the queue is refused, and there once where it is new")

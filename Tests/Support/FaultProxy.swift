@@ -31,9 +31,11 @@ package final class FaultProxy: Sendable {
     let recorded = Mutex<(up: [UInt8], down: [UInt8])>(([], []))
   }
 
-  /// - Parameter fault: what happens to a connection, by its number from 0.
-  package init(to target: Int, _ fault: @escaping @Sendable (Int) -> Fault) throws {
-    let (listener, port) = try Descriptors.listener()
+  /// - Parameters:
+  ///   - port: where it listens; without it on a port of its own.
+  ///   - fault: what happens to a connection, by its number from 0.
+  package init(to target: Int, on port: Int = 0, _ fault: @escaping @Sendable (Int) -> Fault) throws {
+    let (listener, port) = try Descriptors.listener(on: port)
     self.listener = listener
     self.port = port
     Thread.detachNewThread { [state] in
