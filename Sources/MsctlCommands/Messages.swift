@@ -117,12 +117,22 @@ extension Publisher.Reason {
 
 extension Publisher.Cause {
   /// - Parameter unconfirmed: how many messages are not confirmed.
-  func failure(_ options: Publish.Options, _ uri: AMQPURI, _ unconfirmed: Int) -> Failure {
+  /// - Returns: the failure, and whether there is no broker to send the rest to.
+  func failure(
+    _ options: Publish.Options, _ uri: AMQPURI, _ unconfirmed: Int
+  ) -> (failure: Failure, isBroken: Bool) {
     var failure = failure(options, uri)
-    guard isAboutBroker(failure), unconfirmed > 0 else { return failure }
-    failure.code = .notDelivered
-    failure.message = "\(counted(unconfirmed)) not confirmed: " + failure.message
-    return failure
+    let isBroken =
+      switch self {
+      case .broker, .unconfirmed, .repeatedBreaks: true
+      case .unprepared, .unconnected: [.unreachable, .denied].contains(failure.code)
+      case .interrupted, .input, .output, .driver, .noReply: false
+      }
+    if isBroken, unconfirmed > 0 {
+      failure.code = .notDelivered
+      failure.message = "\(counted(unconfirmed)) not confirmed: " + failure.message
+    }
+    return (failure, isBroken)
   }
 
   private func failure(_ options: Publish.Options, _ uri: AMQPURI) -> Failure {
@@ -152,15 +162,6 @@ extension Publisher.Cause {
           + "\(place), \(counted(unconfirmed)) unconfirmed: \(error.reason)",
         hint: "A message there may be unreadable, for example with headers larger than a frame; "
           + "inspect the queue with RabbitMQ's management page.")
-    }
-  }
-
-  /// Whether there is no broker to send the rest to.
-  func isAboutBroker(_ failure: Failure?) -> Bool {
-    switch self {
-    case .broker, .unconfirmed, .repeatedBreaks: true
-    case .unprepared, .unconnected: failure.map { [.unreachable, .denied, .notDelivered].contains($0.code) } ?? true
-    case .interrupted, .input, .output, .driver, .noReply: false
     }
   }
 }

@@ -276,10 +276,9 @@ final class PublishRun {
   private func finish() throws(Failure) {
     progress.clear()
     connection.close()
-    let cause = publisher.cause
+    let told = publisher.cause?.failure(options, connection.uri, publisher.unconfirmed)
     // The output may be lost after all is confirmed.
-    let failure = cause.map { $0.failure(options, connection.uri, publisher.unconfirmed) } ?? outputFailure
-    let isBroken = cause.map { $0.isAboutBroker(failure) } ?? false
+    let (failure, isBroken) = (told?.failure ?? outputFailure, told?.isBroken ?? false)
     if publisher.hasOpened {
       console.note("\(counted(publisher.confirmed)) confirmed" + (failure.map { remainder($0, isBroken) } ?? ""))
     }
