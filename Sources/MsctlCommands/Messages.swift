@@ -79,6 +79,20 @@ func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ opti
       ? "Use '--follow' to follow the redirect." : nil)
 }
 
+// MARK: publish and consume
+
+/// - Parameter place: where the connection broke each time.
+private func repeatedBreaksFailure(
+  _ error: AMQPError, _ uri: AMQPURI, _ breaks: Int, _ time: Duration, _ place: String
+) -> Failure {
+  Failure(
+    .unreachable,
+    "the connection to RabbitMQ at \(uri.shown) broke \(breaks) times within \(time.shown) at the same place, "
+      + "\(place): \(error.reason)",
+    hint: "A message there may be unreadable, for example with headers larger than a frame; "
+      + "inspect the queue with RabbitMQ's management page.")
+}
+
 // MARK: publish
 
 extension Publisher.Note {
@@ -156,12 +170,7 @@ extension Publisher.Cause {
       return options.declaredQueue.map { options.broker.failure(error, queue: $0, uri) } ?? error.failure(uri)
     case .repeatedBreaks(let error, let breaks, let time, let unconfirmed):
       let place = "publishing" + (options.queue.map { " to '\($0)'" } ?? "")
-      return Failure(
-        .unreachable,
-        "the connection to RabbitMQ at \(uri.shown) broke \(breaks) times within \(time.shown) at the same place, "
-          + "\(place), \(counted(unconfirmed)) unconfirmed: \(error.reason)",
-        hint: "A message there may be unreadable, for example with headers larger than a frame; "
-          + "inspect the queue with RabbitMQ's management page.")
+      return repeatedBreaksFailure(error, uri, breaks, time, "\(place), \(counted(unconfirmed)) unconfirmed")
     }
   }
 }
@@ -208,12 +217,7 @@ extension Consumer.Cause {
     case .broker(let error): return names.failure(error)
     case .repeatedBreaks(let error, let breaks, let time, let message):
       let place = "consuming '\(queue)'" + (message.map { " after message \($0)" } ?? "")
-      return Failure(
-        .unreachable,
-        "the connection to RabbitMQ at \(names.uri.shown) broke \(breaks) times within \(time.shown) at the same place, "
-          + "\(place): \(error.reason)",
-        hint: "A message there may be unreadable, for example with headers larger than a frame; "
-          + "inspect the queue with RabbitMQ's management page.")
+      return repeatedBreaksFailure(error, names.uri, breaks, time, place)
     case .queueDeleted: return Failure(.nothingThere, "the queue '\(queue)' was deleted while it was consumed")
     case .consumerTimeout(let reason):
       return Failure(

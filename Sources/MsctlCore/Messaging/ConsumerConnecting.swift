@@ -238,15 +238,13 @@ extension Consumer {
 
   mutating func connectFailed(_ failure: Failure) {
     guard link == .connecting else { return }
-    // A node that is coming up may refuse for a while, and a password file may be about to be replaced.
-    let awaitsPassword = failure.code == .denied && options.awaitsPassword
-    let isTransient =
-      awaitsPassword || [.unreachable, .timedOut].contains(failure.code) || failure.message.holds(text: " is down")
-    guard isTransient, !isLastAttempt else {
+    guard Outage.isTransient(failure, awaitsPassword: options.awaitsPassword), !isLastAttempt else {
       link = .none
       return unconnected(.unconnected(failure))
     }
-    if awaitsPassword, outage.tellsRefusal() { actions.append(.note(.loginRefused(failure))) }
+    if failure.code == .denied, options.awaitsPassword, outage.tellsRefusal() {
+      actions.append(.note(.loginRefused(failure)))
+    }
     pause()
   }
 
