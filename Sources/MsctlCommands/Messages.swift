@@ -237,3 +237,30 @@ extension Consumer.Cause {
     }
   }
 }
+
+// MARK: register
+
+extension HeldRegistration.Note {
+  func text(_ registration: ServiceRegistration, _ options: Register.Options, _ agent: ConsulAddress) -> String {
+    let id = registration.id
+    switch self {
+    case .notListening:
+      return "the command does not listen on port \(registration.port) yet; it is registered when it does"
+        + (options.port == 0 ? " ($PORT)" : "")
+    case .registered: return "registered '\(registration.name)' as '\(id)' with \(agent.shown)"
+    case .registeringAgain: return "the agent no longer knows '\(id)'; registering it again"
+    case .agentAway(let failure): return failure.message + "; the command keeps running"
+    case .agentBack: return "the Consul agent is back"
+    case .deregistered: return "deregistered '\(id)'"
+    case .notDeregistered(let failure):
+      let cause = failure?.message ?? "no response from the agent within \(HeldRegistration.farewell.shown)"
+      let time = (options.deregisterAfter ?? Register.heldDeregisterAfter).shown
+      return "'\(id)' could not be deregistered: \(cause); Consul removes it once it has been critical for \(time)"
+    case .leftoversKilled: return killedText("what '\(options.command.first ?? "")' left behind")
+    }
+  }
+}
+
+func killedText(_ what: String) -> String {
+  "\(what) did not end within \(ChildProcess.grace.shown) and was killed"
+}

@@ -256,18 +256,10 @@ package final class ChildProcess {
     kill(-pid, number)
   }
 
-  /// Ends what the process has left behind in its group, after its own end.
-  /// - Returns: whether it had to be killed.
-  package func endGroup(until deadline: Deadline) -> Bool {
+  /// Whether nothing is left of its process group. Asked after its own end.
+  package var isGroupGone: Bool {
     reap()
-    while kill(-pid, 0) == 0 {
-      if deadline.isPast {
-        signalGroup(SIGKILL)
-        return true
-      }
-      usleep(10_000)
-    }
-    return false
+    return kill(-pid, 0) != 0
   }
 
   private func reap() {
