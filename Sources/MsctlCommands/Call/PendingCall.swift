@@ -46,10 +46,10 @@ final class PendingCall {
   }
 
   /// Whether it has ended.
-  var isOver: Bool { refusal != nil || machine.outcome != nil }
+  var isOver: Bool { machine.isOver || refusal != nil }
 
   /// Whether a response counts, complete.
-  var hasResponse: Bool { if case .response? = machine.outcome { true } else { false } }
+  var hasResponse: Bool { machine.hasResponse }
 
   /// Whether there was no instance to call.
   var isUnfound: Bool { if case .notFound? = machine.outcome { true } else { false } }
@@ -78,7 +78,7 @@ final class PendingCall {
   /// Takes in what has come; where it is no response that counts, turns to the next attempt.
   func advance() {
     guard !isOver else { return }
-    guard machine.wakeTime == .never, let transfer else {
+    guard machine.isAttempting, let transfer else {
       if machine.wakeTime.isPast { handle(.tick) }
       return
     }
@@ -144,7 +144,7 @@ final class PendingCall {
   /// Why the call counts as failed; nil where it does not.
   var failure: Failure? {
     if let refusal { return refusal }
-    switch machine.outcome {
+    switch hasResponse ? nil : machine.outcome {
     case .notFound(let cause)?:
       guard case .service(let name, let path)? = target else { return nil }
       return run.failure(cause, name, path)

@@ -92,8 +92,13 @@ package struct ServiceCall: Sendable {
   /// How it ended; nil while it runs.
   package var outcome: Outcome? { if case .ended(let outcome) = state { outcome } else { nil } }
 
-  /// Whether it waits for the directory.
-  package var isLookingUp: Bool { if case .lookingUp = state { true } else { false } }
+  package var isOver: Bool { if case .ended = state { true } else { false } }
+
+  /// Whether a response counts, complete.
+  package var hasResponse: Bool { if case .ended(.response) = state { true } else { false } }
+
+  /// Whether an attempt is under way.
+  package var isAttempting: Bool { if case .attempting = state { true } else { false } }
 
   /// When it goes on even if nothing comes.
   package var wakeTime: Deadline {
@@ -118,22 +123,32 @@ package struct ServiceCall: Sendable {
   package mutating func handle(
     _ event: Event, at now: Deadline, in directory: inout ServiceDirectory, into actions: inout [Action]
   ) {
-    switch (event, state) {
-    case (.started, .ready): goOn(nil, at: now, in: &directory, into: &actions)
-    case (.found(let found), .lookingUp):
+    // By event first: to switch over both at once would copy both.
+    switch event {
+    case .started:
+      if case .ready = state { goOn(nil, at: now, in: &directory, into: &actions) }
+    case .found(let found):
+      guard case .lookingUp = state else { return }
       // Not the one that failed just now, where there are others.
-      let others = found.filter { $0.key != instance?.key }
-      candidates = others.isEmpty ? found : others
+      candidates = found
+      if let instance {
+        let others = found.filter { $0.key != instance.key }
+        if !others.isEmpty { candidates = others }
+      }
       attempt(at: now, in: &directory, into: &actions)
-    case (.notFound(let cause), .lookingUp(let last)): end(last.map(Outcome.init) ?? .notFound(cause), &actions)
-    case (.handedOut, _): isHandedOut = true
-    case (.attemptEnded(let attempt), .attempting): judge(attempt, at: now, in: &directory, into: &actions)
-    case (.refused(let error), .attempting): end(.failed(error), &actions)
-    case (.tick, .pausing(let until, let last)) where until <= now:
-      goOn(last, at: now, in: &directory, into: &actions)
-    case (.tick, .lookingUp(let last)) where deadline <= now:
-      end(last.map(Outcome.init) ?? .notFound(.late), &actions)
-    default: break
+    case .notFound(let cause):
+      if case .lookingUp(let last) = state { end(last.map(Outcome.init) ?? .notFound(cause), &actions) }
+    case .handedOut: isHandedOut = true
+    case .attemptEnded(let attempt):
+      if case .attempting = state { judge(attempt, at: now, in: &directory, into: &actions) }
+    case .refused(let error):
+      if case .attempting = state { end(.failed(error), &actions) }
+    case .tick:
+      if case .pausing(let until, let last) = state, until <= now {
+        goOn(last, at: now, in: &directory, into: &actions)
+      } else if case .lookingUp(let last) = state, deadline <= now {
+        end(last.map(Outcome.init) ?? .notFound(.late), &actions)
+      }
     }
   }
 

@@ -1,2 +1,2 @@
 /// Every world; schedules take turns.
-package let allWorlds: [any World.Type] = [CallingWorld.self]
+package let allWorlds: [any World.Type] = [CallingWorld.self, RegisteringWorld.self]
