@@ -43,13 +43,15 @@ final class PendingCall {
     target = nil
     machine = ServiceCall(.url, run.policy, retries: 0, until: .never, SplitMix(seed: 0))
     refusal = failure
+    isOver = true
   }
 
+  // What the machine's actions have said, since each question to the machine copies it.
   /// Whether it has ended.
-  var isOver: Bool { machine.isOver || refusal != nil }
-
+  private(set) var isOver = false
   /// Whether a response counts, complete.
-  var hasResponse: Bool { machine.hasResponse }
+  private(set) var hasResponse = false
+  private var isAttempting = false
 
   /// Whether there was no instance to call.
   var isUnfound: Bool { if case .notFound? = machine.outcome { true } else { false } }
@@ -58,12 +60,12 @@ final class PendingCall {
 
   /// The head of the response, once it is complete and will not be given up for another attempt.
   var head: HTTPHead? {
-    guard let head = transfer?.head, machine.isFinal(head.status) else { return nil }
+    guard let head = transfer?.head, hasResponse || machine.isFinal(head.status) else { return nil }
     return head
   }
 
   /// When it goes on even if nothing comes.
-  var wakeTime: Deadline { refusal == nil ? machine.wakeTime : .never }
+  var wakeTime: Deadline { isOver || isAttempting ? .never : machine.wakeTime }
 
   func start() { handle(.started) }
 
@@ -78,7 +80,7 @@ final class PendingCall {
   /// Takes in what has come; where it is no response that counts, turns to the next attempt.
   func advance() {
     guard !isOver else { return }
-    guard machine.isAttempting, let transfer else {
+    guard isAttempting, let transfer else {
       if machine.wakeTime.isPast { handle(.tick) }
       return
     }
@@ -118,13 +120,19 @@ final class PendingCall {
       actions.removeAll(keepingCapacity: true)
       swap(&actions, &run.actions)
     }
+    if case .attemptEnded = event { isAttempting = false }
     machine.handle(event, at: .now, in: &run.directory, into: &actions)
     for action in actions {
       switch action {
       case .lookUp(let name, let deadline): run.want(name, by: number, until: deadline)
-      case .attempt(let instance, let deadline): begin(instance, until: deadline)
+      case .attempt(let instance, let deadline):
+        isAttempting = true
+        begin(instance, until: deadline)
       case .note(let note): run.console.note(note.text(request.url))
-      case .end: seconds = started.secondsSince
+      case .end:
+        isOver = true
+        hasResponse = machine.hasResponse
+        seconds = started.secondsSince
       }
     }
   }

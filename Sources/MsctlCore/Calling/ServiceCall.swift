@@ -92,13 +92,8 @@ package struct ServiceCall: Sendable {
   /// How it ended; nil while it runs.
   package var outcome: Outcome? { if case .ended(let outcome) = state { outcome } else { nil } }
 
-  package var isOver: Bool { if case .ended = state { true } else { false } }
-
   /// Whether a response counts, complete.
   package var hasResponse: Bool { if case .ended(.response) = state { true } else { false } }
-
-  /// Whether an attempt is under way.
-  package var isAttempting: Bool { if case .attempting = state { true } else { false } }
 
   /// When it goes on even if nothing comes.
   package var wakeTime: Deadline {
