@@ -54,6 +54,12 @@ package struct Consumer: Sendable {
     case existence
   }
 
+  struct Asked {
+    let question: Question
+    /// What was acknowledged before.
+    let acknowledged: AcknowledgedMessages.Mark
+  }
+
   enum State {
     case running
     case ending(Ending)
@@ -87,7 +93,7 @@ package struct Consumer: Sendable {
   package internal(set) var queue: String
   var subscription = Subscription.none
   var prefetch: Int
-  var questions = Deque<Question>()
+  var questions = Deque<Asked>()
   /// Until when the next reply must come; never where none is waited for.
   var replyEnd = Deadline.never
   var outage: Outage
@@ -161,6 +167,10 @@ package struct Consumer: Sendable {
   /// How many responses have said that the queue is empty since the last delivery, and when it may be asked again.
   var emptyResponses = 0
   var askTime: Deadline
+  /// Whether what the broker sent was put by at the last turn.
+  var hasMore = false
+  /// Until when the broker must know again how many messages there are.
+  var unknownEnd = Deadline.never
   /// Whether everything was settled with the broker.
   var isSettled = false
 
@@ -269,12 +279,14 @@ package struct Consumer: Sendable {
     (link == .open || link == .opening) && delivery.connection == connectionID
   }
 
+  func isAsked(_ question: Question) -> Bool { questions.contains { $0.question == question } }
+
   mutating func send(_ method: AMQPMethod) { actions.append(.send(method)) }
 
   /// Sends a method that has a reply.
   mutating func ask(_ method: AMQPMethod, _ question: Question) {
     send(method)
-    questions.append(question)
+    questions.append(Asked(question: question, acknowledged: recent.mark))
     if questions.count == 1 { replyEnd = now + Self.replyTimeout }
   }
 }

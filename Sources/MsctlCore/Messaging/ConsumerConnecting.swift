@@ -9,7 +9,7 @@ extension Consumer {
     if hasReconnected { returnEnd = now + connection.heartbeat * 2 + .seconds(5) }
     if connection.isConsumerAsked {
       subscription = .asked
-      questions = [.consumer]
+      questions = [Asked(question: .consumer, acknowledged: recent.mark)]
       replyEnd = now + Self.replyTimeout
     } else if !hasConsumed {
       // The queue is known to be there.
@@ -63,9 +63,15 @@ extension Consumer {
 
   mutating func answered(_ reply: AMQPEvent) {
     // RabbitMQ's queue replies to some methods and its channel to others: only replies of one kind come in order.
-    guard let place = questions.firstIndex(where: { $0.isAnswered(by: reply) }) else { return }
-    let question = questions.remove(at: place)
+    guard let place = questions.firstIndex(where: { $0.question.isAnswered(by: reply) }) else { return }
+    let asked = questions.remove(at: place)
+    let question = asked.question
     replyEnd = questions.isEmpty ? .never : now + Self.replyTimeout
+    switch question {
+    // To others, the channel replies before what it has sent to the queue is there.
+    case .cancel, .barrier, .emptiness, .arrival: recent.arrived(upTo: asked.acknowledged)
+    default: break
+    }
     switch (question, reply) {
     case (.ownQueue, .queue(let state)): ownQueueMade(state.name)
     case (.consumer, .consuming(let tag)):
@@ -155,7 +161,7 @@ extension Consumer {
     let isIdle = open == 0
     // It stood, and broke again before it was of use.
     let isOver = link == .opening && isLastAttempt
-    let isDeleted = questions.contains(.existence) && error.kind == .channelClosed(code: 404) && !error.isTransient
+    let isDeleted = isAsked(.existence) && error.kind == .channelClosed(code: 404) && !error.isTransient
     forgetUnsent(unsent)
     leave(error, unread: unread)
     guard isRunning else { return lostInEnd(error) }
@@ -189,7 +195,7 @@ extension Consumer {
     link = .none
     actions.append(.disconnect)
     breakCause = error
-    recent.connectionBroke(unhandled: waiting.map(\.message) + unread)
+    recent.connectionBroke(unhandled: waiting.map(\.message) + unread, window: prefetch)
     if !traits.isStream { for delivery in held { doubtful.add(delivery.message) } }
     held = []
     forgetWaiting()
@@ -199,6 +205,7 @@ extension Consumer {
     isAskingElsewhere = false
     wasAskedElsewhere = false
     emptyResponses = 0
+    unknownEnd = .never
     open = 0
     saved = []
     hasReconnected = hasConsumed

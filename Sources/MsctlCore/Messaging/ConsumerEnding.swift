@@ -77,6 +77,7 @@ extension Consumer {
   /// All that was ready is handed in.
   mutating func turned(_ hasMore: Bool) {
     connectWhenDue()
+    self.hasMore = hasMore
     defer { turnTaken = taken }
     guard isRunning, link == .open, turnTaken == taken, options.drains || options.peeks, isAtRest else { return }
     if isEmpty(hasMore) { end(nil, isPressing: false) }
@@ -132,7 +133,7 @@ extension Consumer {
     case .begun:
       guard link == .open else { return link == .opening ? nil : .finishing }
       // What is handled or being handled may still have to come again.
-      if hasReconnected, !doubtful.isEmpty || outstanding > 0 { return .finishing }
+      if hasReconnected, !doubtful.isEmpty || outstanding > 0 || mayReturn { return .finishing }
       return stopConsumer() ? .stopping : nil
     case .stopping:
       guard link == .open else { return .finishing }
@@ -159,7 +160,7 @@ extension Consumer {
       }
     case .recalling(let until):
       guard link == .open else { return .finishing }
-      guard doubtful.isEmpty || now >= until || subscription == .none else { return nil }
+      guard doubtful.isEmpty && !mayReturn || now >= until || subscription == .none else { return nil }
       return stopConsumer() ? .stoppingAtLast : nil
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
@@ -195,7 +196,7 @@ extension Consumer {
 
   /// Only for what is handled there is another connection now, and only one.
   private mutating func reconnectAtLast() -> Ending.Step? {
-    guard let ending, ending.mayReconnect, !doubtful.isEmpty else { return over() }
+    guard let ending, ending.mayReconnect, !doubtful.isEmpty || recent.mayReturn else { return over() }
     self.ending?.mayReconnect = false
     reconnectInEnd()
     return .reconnecting(until: ending.cause == nil ? .never : now + Self.patience)
@@ -217,6 +218,7 @@ extension Consumer {
   mutating func closed() {
     guard ending?.step == .closing else { return }
     isSettled = true
+    if now >= returnEnd { recent.trust() }
     link = .none
     _ = over()
   }
@@ -228,9 +230,10 @@ extension Consumer {
 
   private mutating func finalCause() -> Cause? {
     if let cause = ending?.cause { return cause }
-    if !doubtful.isEmpty {
-      guard isSettled else { return .unacknowledged(doubtful.count, breakCause) }
-      actions.append(.note(.unacknowledged(doubtful.count)))
+    let unacknowledged = doubtful.count + recent.inDoubt
+    if unacknowledged > 0 {
+      guard isSettled else { return .unacknowledged(unacknowledged, breakCause) }
+      actions.append(.note(.unacknowledged(unacknowledged)))
     }
     if rejected > 0 { return .rejected(rejected) }
     return taken == 0 && options.requires ? .noMessages : nil

@@ -200,7 +200,7 @@ extension Consumer {
       return
     }
     // That it was sent says nothing of its arrival; the reply to what is sent after it does.
-    if !questions.contains(where: { if case .arrival = $0 { true } else { false } }) {
+    if !questions.contains(where: { if case .arrival = $0.question { true } else { false } }) {
       ask(.inspect(queue), .arrival(id))
     }
   }

@@ -18,7 +18,7 @@ extension Consumer {
     guard delivery.connection == connectionID else { return }
     open += 1
     emptyResponses = 0
-    if !questions.contains(.emptiness) { askTime = now }
+    if !isAsked(.emptiness) { askTime = now }
     if let left = traits.returnsLeft(delivery.message), left <= 1, options.saves {
       return save(delivery, returnsLeft: left)
     }
@@ -149,13 +149,16 @@ extension Consumer {
     return true
   }
 
+  /// Whether something may come again whose acknowledgement was under way when a connection broke.
+  var mayReturn: Bool { recent.mayReturn && now < returnEnd }
+
   // MARK: Whether the queue is empty
 
   /// Whether nothing is under way here, but what a filter may keep.
   var isAtRest: Bool { written.isEmpty && (underWay.isEmpty || options.handling == .filter) }
 
   /// Whether the broker is to be asked once the time for it has come.
-  var mayAskEmptiness: Bool { isAtRest && waiting.isEmpty && !isAskingElsewhere && !questions.contains(.emptiness) }
+  var mayAskEmptiness: Bool { isAtRest && waiting.isEmpty && !hasMore && !isAskingElsewhere && !isAsked(.emptiness) }
 
   /// Whether nothing is ready, nothing waits here, and nothing is under way. The broker's response is not waited for, since it
   /// comes after all that was delivered before it, which may be more than memory holds. A delivery may overtake the first
@@ -163,13 +166,25 @@ extension Consumer {
   mutating func isEmpty(_ hasMore: Bool) -> Bool {
     guard waiting.isEmpty, !hasMore, requeued == 0 || now >= requeueEnd else { return false }
     if emptyResponses >= 2 { return true }
-    if now >= askTime, !questions.contains(.emptiness) { ask(.inspect(queue), .emptiness) }
+    if now >= askTime, !isAsked(.emptiness) { ask(.inspect(queue), .emptiness) }
     return false
   }
 
   mutating func emptinessAnswered(_ state: AMQPConnection.QueueState) {
     // What a lost connection held is requeued when the broker has noticed its end, and its consumer is gone.
-    let isEmpty = state.messages == 0 && !(hasReconnected && state.consumers > 1 && now < returnEnd)
+    var isEmpty = state.messages == 0 && !(hasReconnected && state.consumers > 1 && now < returnEnd)
+    // A quorum queue without a leader is said to have nothing (`stat` in rabbit_quorum_queue.erl), and no consumer: we are one.
+    if state.consumers > 0 {
+      unknownEnd = .never
+    } else {
+      isEmpty = false
+      unknownEnd = min(unknownEnd, now + Self.replyTimeout)
+      if now >= unknownEnd {
+        return lost(
+          AMQPError(kind: .timedOut, reason: "the queue '\(queue)' has had no leader for \(Self.replyTimeout.shown)"),
+          unsent: nil, unread: [])
+      }
+    }
     emptyResponses = isEmpty ? emptyResponses + 1 : 0
     askTime = isEmpty ? now : now + .seconds(1)
   }

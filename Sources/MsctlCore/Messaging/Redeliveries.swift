@@ -40,11 +40,33 @@ package struct AcknowledgedMessages: Sendable {
   private var size = 0
   /// By id: those that may come again.
   private var unsure: [ByteKey: AMQPMessage] = [:]
+  /// How many were acknowledged, and of how many the acknowledgement has arrived.
+  private var total = Mark()
+  private var arrived = Mark()
+  /// Those that came again and were acknowledged again, which may not have arrived.
+  private var resent = Deque<ByteKey>()
+  /// Those of the `unsure` whose acknowledgement was under way when a connection broke.
+  private var returning: Set<ByteKey> = []
+  /// How many others were under way, which cannot be known again.
+  private var nameless = 0
+
+  /// How many acknowledgements were sent by a moment: of messages that were handled, and of those that had come again.
+  struct Mark: Equatable {
+    fileprivate var handled = 0
+    fileprivate var again = 0
+  }
+
+  /// How many were sent by now.
+  var mark: Mark { total }
+  /// How many acknowledgements were under way when a connection broke, and whose messages have not come again.
+  var inDoubt: Int { returning.count + nameless }
+  /// Whether one of them would be known again.
+  var mayReturn: Bool { !returning.isEmpty }
 
   package init() {}
 
   package mutating func add(_ delivery: AMQPDelivery) {
-    guard delivery.message.properties.messageID != nil else { return }
+    total.handled += 1
     recent.append(delivery)
     size += delivery.message.body.count
     while recent.count > Self.countLimit || size > Self.sizeLimit, let oldest = recent.popFirst() {
@@ -56,13 +78,30 @@ package struct AcknowledgedMessages: Sendable {
   package mutating func remove(last deliveries: some BidirectionalCollection<AMQPDelivery>) {
     for delivery in deliveries.reversed() where recent.last === delivery {
       recent.removeLast()
+      total.handled -= 1
       size -= delivery.message.body.count
     }
   }
 
+  /// What was acknowledged before a method to which the broker has replied has arrived.
+  /// - Parameter mark: how many there were when that method was sent.
+  mutating func arrived(upTo mark: Mark) {
+    arrived.handled = max(arrived.handled, mark.handled)
+    if mark.again > arrived.again {
+      resent.removeFirst(min(resent.count, mark.again - arrived.again))
+      arrived.again = mark.again
+    }
+  }
+
+  /// The time is over in which messages may come again.
+  mutating func trust() { (returning, nameless) = ([], 0) }
+
   /// The connection broke.
-  /// - Parameter unhandled: what it had delivered and nobody has handled.
-  package mutating func connectionBroke(unhandled: some Collection<AMQPMessage>) {
+  /// - Parameters:
+  ///   - unhandled: what it had delivered and nobody has handled.
+  ///   - window: the most acknowledgements that can have been under way: the prefetch; 0: no bound.
+  package mutating func connectionBroke(unhandled: some Collection<AMQPMessage>, window: Int = 0) {
+    defer { noteReturning(window) }
     unsure = [:]
     var shared = Set(unhandled.compactMap(\.idKey))
     for message in recent.lazy.map(\.message) {
@@ -74,11 +113,26 @@ package struct AcknowledgedMessages: Sendable {
     }
   }
 
+  private mutating func noteReturning(_ window: Int) {
+    let count = max(0, total.handled - arrived.handled)
+    let last = recent.suffix(window > 0 ? min(count, window) : count)
+    let ids: [ByteKey?] = last.map { $0.message.idKey } + resent.map { $0 }
+    for id in ids {
+      if let id, unsure[id] != nil { returning.insert(id) } else { nameless += 1 }
+    }
+    arrived = total
+    resent = []
+  }
+
   /// - Returns: whether this message was acknowledged before; it is taken out.
   package mutating func take(_ message: AMQPMessage) -> Bool {
     guard let id = message.idKey, let known = unsure[id] else { return false }
     unsure[id] = nil
-    return known.isSame(as: message)
+    guard known.isSame(as: message) else { return false }
+    returning.remove(id)
+    resent.append(id)
+    total.again += 1
+    return true
   }
 }
 
