@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup shop-setup build test options bench bench-quick shop shop-test faults compat chaos fuzz simulate sanitize documents format lint demo install uninstall deb test-deb test-shared dist
+.PHONY: setup services-setup bench-setup shop-setup build test options bench bench-quick shop shop-test faults compat chaos fuzz simulate simulate-mutants sanitize documents format lint demo install uninstall deb test-deb test-shared dist
 
 # The optimised binary: one static executable that needs no library of the machine it runs on, made of Debian's own static
 # libraries (CONTRIBUTING.md says why at a fixed address). LINK=shared makes one that is linked with the libraries of this machine (the runtimes of Swift
@@ -79,8 +79,12 @@ test: build services-setup
 # The machines of the core in a simulated world, without real time: SEEDS schedules from FIRST on; SEED=n runs one again, and shows what
 # happens in the shortest that breaks the same rule. WORLD=name runs one world alone.
 simulate:
-	swift build -c release --product Simulate
-	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" WORLD="$(WORLD)" THREADS="$(THREADS)" .build/release/Simulate
+	swift build -c release --product Simulate --scratch-path .build/simulate
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" WORLD="$(WORLD)" THREADS="$(THREADS)" .build/simulate/release/Simulate
+
+# Small breaks of the machines on purpose: each must be found by the simulated world.
+simulate-mutants:
+	@SEEDS="$(SEEDS)" Scripts/mutants
 
 # That the executable of LINK=shared runs, too, with the libraries of this machine.
 test-shared: services-setup
@@ -165,7 +169,7 @@ lint:
 	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
 	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/test-shared Scripts/faults Scripts/fuzz Examples/shop/shop
-	.build/lint/bin/ruff check -q --no-cache Scripts/chaos Scripts/bench Scripts/lint-text Scripts/options Scripts/demo-service Tests/Bench
+	.build/lint/bin/ruff check -q --no-cache Scripts/chaos Scripts/bench Scripts/lint-text Scripts/mutants Scripts/options Scripts/demo-service Tests/Bench
 	@# The plots that BENCHMARKS.md shows are there, and are XML.
 	@grep -oE 'Tests/Bench/plots/[a-z-]+\.svg' BENCHMARKS.md | xargs python3 -c 'import sys, xml.dom.minidom; [xml.dom.minidom.parse(file) for file in sys.argv[1:]]'
 

@@ -156,7 +156,7 @@ extension AMQPEvent {
   }
 
   /// As it is shown to people.
-  var shown: String {
+  package var shown: String {
     switch self {
     case .delivery(let delivery):
       "basic.deliver \(delivery.tag) (\(delivery.message.body.count) bytes, message_id "

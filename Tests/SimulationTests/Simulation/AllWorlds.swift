@@ -1,2 +1,4 @@
 /// Every world; schedules take turns.
-package let allWorlds: [any World.Type] = [CallingWorld.self, RegisteringWorld.self]
+package let allWorlds: [any World.Type] = [
+  ConsumingWorld.self, PublishingWorld.self, CallingWorld.self, RegisteringWorld.self,
+]
