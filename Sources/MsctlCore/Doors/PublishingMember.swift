@@ -1,0 +1,214 @@
+import DequeModule
+
+/// Carries out what a `Publisher` decides, for the callers of a ``Broker``. Touched on the loop's thread alone.
+final class PublishingMember: LoopMember, @unchecked Sendable {
+  /// A message that a caller waits for.
+  final class Request: @unchecked Sendable {
+    fileprivate let message: AMQPMessage
+    fileprivate var number = 0
+    fileprivate var continuation: CheckedContinuation<Void, any Error>?
+    fileprivate var isCancelled = false
+
+    init(_ message: AMQPMessage) { self.message = message }
+  }
+
+  private let uris: [AMQPURI]
+  private let options: Broker.Options
+  /// Nil where nothing was published yet, or the last one has failed.
+  private var publisher: Publisher?
+  private var connection: AMQPConnection?
+  private var isConnected = false
+  private var opening: AMQPOpening?
+  private var pending = Deque<Publisher.Event>()
+  private var actions: [Publisher.Action] = []
+  /// Not handed to the publisher yet.
+  private var requests = Deque<Request>()
+  /// Handed to it, by their numbers.
+  private var inFlight: [Int: Request] = [:]
+  private var lastNumber = 0
+  /// Who waits for the first connection.
+  private var connecting: [CheckedContinuation<Void, any Error>] = []
+
+  init(_ uris: [AMQPURI], _ options: Broker.Options) { (self.uris, self.options) = (uris, options) }
+
+  // MARK: What callers ask for
+
+  func connect(_ continuation: CheckedContinuation<Void, any Error>) {
+    connecting.append(continuation)
+    begin()
+  }
+
+  func publish(_ request: Request, _ continuation: CheckedContinuation<Void, any Error>) {
+    guard !request.isCancelled else { return continuation.resume(throwing: CancellationError()) }
+    request.continuation = continuation
+    requests.append(request)
+    begin()
+  }
+
+  /// Its caller does not wait any more. What is in flight is confirmed unseen.
+  func cancel(_ request: Request) {
+    request.isCancelled = true
+    requests.removeAll { $0 === request }
+    request.continuation.take()?.resume(throwing: CancellationError())
+  }
+
+  /// What is not confirmed is given up.
+  func close() {
+    connection?.close()
+    isConnected = false
+    fail(Failure(.failed, "the broker was closed"))
+  }
+
+  private func begin() {
+    guard publisher == nil else { return }
+    var plan = Publisher.Options()
+    plan.window = options.window
+    plan.confirmTimeout = options.confirmTimeout
+    plan.reconnectFor = options.reconnectFor
+    publisher = Publisher(plan, seed: .random(in: 0 ... .max), at: .now)
+    open()
+  }
+
+  private func open() { opening = AMQPOpening(anyOf: uris, name: options.name, trace: nil) }
+
+  // MARK: The loop
+
+  var wakeTime: Deadline {
+    guard let publisher else { return .never }
+    if publisher.wantsMessage && !requests.isEmpty || isConnected && connection?.hasInput ?? false { return .now }
+    // Heartbeats are answered while events are taken.
+    return isConnected ? min(publisher.wakeTime, .after(.seconds(1))) : publisher.wakeTime
+  }
+
+  func addInterests(to polls: inout PollSet) {
+    if let opening, opening.descriptor >= 0 { polls.add(opening.descriptor) }
+    if isConnected, let connection { polls.add(connection.descriptor) }
+  }
+
+  func proceed() {
+    takeOpened()
+    while publisher?.wantsMessage ?? false, let request = requests.popFirst() { handOn(request) }
+    read()
+    if publisher != nil { handle(.tick) }
+    guard let cause = publisher?.cause else { return }
+    isConnected = false
+    connection?.close()
+    fail(failure(cause))
+  }
+
+  private func handOn(_ request: Request) {
+    lastNumber += 1
+    request.number = lastNumber
+    var message = request.message
+    message.number = lastNumber
+    inFlight[lastNumber] = request
+    handle(.message(OutgoingMessage(message)))
+  }
+
+  private func takeOpened() {
+    guard let result = opening?.result else { return }
+    opening = nil
+    switch result {
+    case .success(let connection):
+      self.connection = connection
+      isConnected = true
+      connection.limitStall(to: options.confirmTimeout)
+      handle(.connected(.bare))
+    case .failure(let failure): handle(.connectFailed(failure))
+    }
+  }
+
+  private func read() {
+    do throws(AMQPError) {
+      while isConnected, let event = try connection?.nextEvent() { handle(.broker(event)) }
+    } catch { lose(error) }
+    guard publisher?.hasOpened ?? false else { return }
+    for continuation in connecting { continuation.resume() }
+    connecting = []
+  }
+
+  private func lose(_ error: AMQPError) {
+    guard isConnected else { return }
+    isConnected = false
+    handle(.lost(error))
+  }
+
+  // MARK: What is decided
+
+  private func handle(_ event: Publisher.Event) {
+    pending.append(event)
+    // What an action leads to comes after the actions beside it.
+    guard pending.count == 1 else { return }
+    while let event = pending.first {
+      actions.removeAll(keepingCapacity: true)
+      publisher?.handle(event, at: .now, into: &actions)
+      for action in actions { carryOut(action) }
+      pending.removeFirst()
+    }
+  }
+
+  private func carryOut(_ action: Publisher.Action) {
+    switch action {
+    case .send(let method): send(method)
+    case .connect: open()
+    case .disconnect:
+      isConnected = false
+      connection?.close()
+    case .confirmed(let outgoing): settle(outgoing.message.number, nil)
+    case .failed(let outgoing, let reason): settle(outgoing.message.number, reason.failure)
+    case .reply, .note: break
+    }
+  }
+
+  private func send(_ method: AMQPMethod) {
+    if case .openChannel = method { isConnected = true }
+    guard isConnected, let connection else { return }
+    do { try connection.send(method) } catch {
+      if error.kind == .invalid, case .publish(let message) = method {
+        handle(.unsendable(number: message.number, error))
+      } else {
+        lose(error)
+      }
+    }
+  }
+
+  private func settle(_ number: Int, _ failure: Failure?) {
+    guard let continuation = inFlight.removeValue(forKey: number)?.continuation.take() else { return }
+    if let failure { continuation.resume(throwing: failure) } else { continuation.resume() }
+  }
+
+  /// What waits fails; what comes after it begins anew.
+  private func fail(_ failure: Failure) {
+    publisher = nil
+    opening = nil
+    let waiting = inFlight.values.sorted { $0.number < $1.number } + requests
+    (inFlight, requests) = ([:], [])
+    for request in waiting { request.continuation.take()?.resume(throwing: failure) }
+    for continuation in connecting { continuation.resume(throwing: failure) }
+    connecting = []
+  }
+
+  private func failure(_ cause: Publisher.Cause) -> Failure {
+    let uri = connection?.uri ?? uris.first ?? AMQPURI()
+    switch cause {
+    case .unconnected(let failure), .driver(let failure), .input(let failure), .output(let failure): return failure
+    case .broker(let error), .unprepared(let error), .repeatedBreaks(let error, _, _, _): return error.failure(uri)
+    case .unconfirmed(let blocked):
+      let reason = blocked.map { "the broker accepts no messages (\($0))" } ?? "no confirm came"
+      return Failure(.notDelivered, "\(reason) within \(options.confirmTimeout.shown)")
+    case .interrupted, .noReply: return Failure(.failed, "the publisher has ended")
+    }
+  }
+}
+
+extension Publisher.Reason {
+  fileprivate var failure: Failure {
+    switch self {
+    case .returned(let code, let text): Failure(.notDelivered, "the message was returned: \(text) (\(code))")
+    case .nacked: Failure(.notDelivered, "the broker refused the message (basic.nack)")
+    case .refused(let error): Failure(.notDelivered, "the broker refused the message: \(error.reason)")
+    case .tooLarge(let limit): Failure(.notDelivered, "the message is larger than the broker takes (\(limit) bytes)")
+    case .unsendable(let error): Failure(.badInput, "the message cannot be sent: \(error.reason)")
+    }
+  }
+}

@@ -1,0 +1,138 @@
+import Foundation
+import MsctlCore
+import Support
+import Testing
+
+/// The door for Swift programs, on a real broker.
+@Suite("Broker", .serialized)
+struct BrokerDoorTests {
+  @Test("a message is in the queue once publish has returned")
+  func publishes() async throws {
+    try await withQueue { queue in
+      let broker = try await Broker.connect(to: Services.broker)
+      try await broker.declareQueue(queue)
+      try await broker.publish(#"{"id":1}"#, to: queue)
+      let output = try await Tool.run("consume", queue, "--drain", "--envelope")
+      let envelope = try JSONValue(parsing: Array(output.lines[0].utf8))
+      #expect(envelope["body"]?["id"]?.description == "1")
+      #expect(envelope["properties"]?["deliveryMode"]?.description == "2")
+      #expect(envelope["properties"]?["messageId"] != nil)
+    }
+  }
+
+  @Test("a message that no queue takes fails by itself; the others go on")
+  func returned() async throws {
+    try await withQueue { queue in
+      let broker = try await Broker.connect(to: Services.broker)
+      try await broker.declareQueue(queue)
+      let failure = await #expect(throws: Failure.self) {
+        try await broker.publish("1", to: "nowhere-" + queue)
+      }
+      #expect(failure?.code == .notDelivered)
+      #expect(failure?.message == "the message was returned: NO_ROUTE (312)")
+      try await broker.publish("2", to: queue)
+    }
+  }
+
+  @Test("a thousand tasks publish over a connection that is cut again and again: all arrive, twice only under one id")
+  func publishesOverBreaks() async throws {
+    try await withQueue { queue in
+      let proxy = try FaultProxy(to: brokerPort) { _ in .none }
+      let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
+      try await broker.declareQueue(queue)
+      let cutter = Task {
+        while !Task.isCancelled {
+          try await Task.sleep(for: .milliseconds(100))
+          proxy.cutAll()
+        }
+      }
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        for number in 1...1000 {
+          group.addTask {
+            try await Task.sleep(for: .milliseconds(number / 2))
+            try await broker.publish("\(number)", to: queue)
+          }
+        }
+        try await group.waitForAll()
+      }
+      cutter.cancel()
+      let output = try await Tool.run("consume", queue, "--drain", "--envelope")
+      let all = try output.lines.map { try JSONValue(parsing: Array($0.utf8)) }
+      let bodies = Set(all.compactMap { $0["body"]?.description })
+      #expect(bodies == Set((1...1000).map(String.init)))
+      #expect(Set(all.compactMap { $0["properties"]?["messageId"]?.description }).count == 1000)
+    }
+  }
+
+  @Test("messages are acknowledged one by one; what the loop leaves goes back to the queue")
+  func consumes() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 10 | msctl publish \(queue) -q")
+      let broker = try await Broker.connect(to: Services.broker)
+      var received: [String] = []
+      for try await message in broker.messages(of: queue, prefetch: 5) {
+        if received.count == 4 { break }
+        received.append(message.text)
+        if message.text == "2" { try await message.reject() } else { try await message.acknowledge() }
+      }
+      #expect(received == ["1", "2", "3", "4"])
+      try await eventually("the others are back") {
+        let rest = try await Services.messages(in: queue).compactMap { $0["payload"] as? String }
+        return rest == (5...10).map(String.init)
+      }
+    }
+  }
+
+  @Test("a consumer goes on over connections that break, and hands nothing out twice that it has acknowledged")
+  func consumesOverBreaks() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 500 | msctl publish \(queue) -q")
+      let proxy = try FaultProxy(to: brokerPort) { _ in .none }
+      let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
+      var received: [String] = []
+      for try await message in broker.messages(of: queue, prefetch: 20) {
+        received.append(message.text)
+        try await message.acknowledge()
+        if received.count % 100 == 50 { proxy.cutAll() }
+        if Set(received).count == 500 { break }
+      }
+      #expect(received.sorted() == (1...500).map(String.init).sorted())
+      try await eventually("the queue is empty") {
+        try await Services.messages(in: queue).isEmpty
+      }
+    }
+  }
+
+  @Test("a task that is cancelled gives its messages back")
+  func cancellation() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 3 | msctl publish \(queue) -q")
+      let broker = try await Broker.connect(to: Services.broker)
+      let (seen, continuation) = AsyncStream.makeStream(of: String.self)
+      let task = Task {
+        for try await message in broker.messages(of: queue) { continuation.yield(message.text) }
+      }
+      var iterator = seen.makeAsyncIterator()
+      for number in 1...3 { #expect(await iterator.next() == "\(number)") }
+      task.cancel()
+      _ = await task.result
+      try await eventually("all are back") { try await Services.messages(in: queue).count == 3 }
+    }
+  }
+
+  @Test("a queue that does not exist ends the loop, and so does a broker that is not there the connection")
+  func failures() async throws {
+    let broker = try await Broker.connect(to: Services.broker)
+    let missing = await #expect(throws: Failure.self) {
+      for try await _ in broker.messages(of: "missing-queue") {}
+    }
+    #expect(missing?.code == .nothingThere)
+    let port = try Services.freePort()
+    let unreachable = await #expect(throws: Failure.self) {
+      _ = try await Broker.connect(to: "amqp://127.0.0.1:\(port)")
+    }
+    #expect(unreachable?.code == .unreachable)
+    let malformed = await #expect(throws: Failure.self) { _ = try await Broker.connect(to: "http://x") }
+    #expect(malformed?.code == .usage)
+  }
+}
