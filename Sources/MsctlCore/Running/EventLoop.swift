@@ -77,11 +77,13 @@ package final class LoopThread: Sendable {
     guard descriptor >= 0 else { throw Failure(.failed, "no event loop: \(String(cString: strerror(errno)))") }
     var thread = pthread_t()
     let owner = Unmanaged.passRetained(self)
-    let code = pthread_create(&thread, nil, { owner in
-      guard let owner else { return nil }
-      Unmanaged<LoopThread>.fromOpaque(owner).takeRetainedValue().run()
-      return nil
-    }, owner.toOpaque())
+    let code = pthread_create(
+      &thread, nil,
+      { owner in
+        guard let owner else { return nil }
+        Unmanaged<LoopThread>.fromOpaque(owner).takeRetainedValue().run()
+        return nil
+      }, owner.toOpaque())
     guard code == 0 else {
       owner.release()
       throw Failure(.failed, "no thread: \(String(cString: strerror(code)))")

@@ -105,7 +105,8 @@ private final class ConsumeRun {
     }
     story.tell(
       timeline.now,
-      "\(total) messages in a \(kind.rawValue) queue of \(release.rawValue), \(handling), \(end), prefetch \(options.prefetch)")
+      "\(total) messages in a \(kind.rawValue) queue of \(release.rawValue), \(handling), \(end), prefetch \(options.prefetch)"
+    )
   }
 
   private static func options(
@@ -133,7 +134,8 @@ private final class ConsumeRun {
     }
     options.prefetch = Consumer.prefetch(
       choices.pick(from: [nil, 1, 3, 10]), for: handling, limit: options.limit,
-      endsInTime: ![.drain, .signal].contains(end), countsReturns: options.traits.deliveryLimit != nil && release == .v40)
+      endsInTime: ![.drain, .signal].contains(end),
+      countsReturns: options.traits.deliveryLimit != nil && release == .v40)
     return options
   }
 
@@ -299,7 +301,13 @@ private final class ConsumeRun {
       story.tell(timeline.now, "flushed \(count)")
       pending.append(.flushed)
     }
-    if delay == .zero { written() } else { timeline.after(delay) { [unowned self] in written(); drainPending() } }
+    if delay == .zero {
+      written()
+    } else {
+      timeline.after(delay) { [unowned self] in
+        written(); drainPending()
+      }
+    }
   }
 
   private func closeOutput() {
@@ -359,7 +367,8 @@ private final class ConsumeRun {
       let outage: Duration = choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000))
       broker.crash(for: outage) { if let link { network.cut(link, "the broker died") } }
     case 7: broker.loseLeader(of: queue, for: choices.chance(10) ? .seconds(200) : .milliseconds(choices.pick(5000)))
-    case 8: broker.put(AMQPMessage(body: [], exchange: "", routingKey: "other"), into: broker.makeQueue("other", .classic))
+    case 8:
+      broker.put(AMQPMessage(body: [], exchange: "", routingKey: "other"), into: broker.makeQueue("other", .classic))
     default: if choices.chance(20), !queue.isDeleted { broker.delete(queue) }
     }
   }
@@ -403,7 +412,9 @@ private final class ConsumeRun {
     for (key, count) in copies.sorted(by: { $0.key < $1.key }) {
       let there = present[key, default: 0] + dropped[key, default: 0] + handled[key, default: 0]
       if queue.kind != .stream, there < count { throw Violation("no message is lost", "\(key)") }
-      if let times = dropped[key], breaks == 0, !unsaved.contains(key), handler.requeued[key, default: 0] < queue.deliveryLimit ?? 0 {
+      if let times = dropped[key], breaks == 0, !unsaved.contains(key),
+        handler.requeued[key, default: 0] < queue.deliveryLimit ?? 0
+      {
         throw Violation(
           "a message is not dropped because it came back unhandled", "\(key), \(times) time\(times == 1 ? "" : "s")")
       }
@@ -431,7 +442,9 @@ private final class ConsumeRun {
       throw Violation("no more are handled than were wanted", "\(count) of \(limit)")
     }
     let left = contents.filter { stored in !broker.reappeared.contains { $0 === stored } }
-    if options.drains, !left.isEmpty, !isDoubtTold { throw Violation("exit 0 of --drain means an empty queue", "\(left.count) left") }
+    if options.drains, !left.isEmpty, !isDoubtTold {
+      throw Violation("exit 0 of --drain means an empty queue", "\(left.count) left")
+    }
   }
 }
 

@@ -16,7 +16,11 @@ package final class Timeline {
 
   /// Lets the next thing happen that is due by then; else time passes to then.
   package func advance(to time: Deadline) {
-    if agenda.next <= time, let happening = { now = max(now, agenda.next); return agenda.popFirst() }() {
+    if agenda.next <= time,
+      let happening = {
+        now = max(now, agenda.next); return agenda.popFirst()
+      }()
+    {
       happening()
     } else {
       now = max(now, time)

@@ -270,7 +270,8 @@ private final class PublishRun {
       broker.crash(for: outage) { if let link { network.cut(link, "the broker died") } }
     case 6...7:
       broker.loseLeader(of: queue, for: choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000)))
-    default: broker.raiseAlarm("low on memory", for: choices.chance(20) ? .seconds(100) : .milliseconds(choices.pick(5000)))
+    default:
+      broker.raiseAlarm("low on memory", for: choices.chance(20) ? .seconds(100) : .milliseconds(choices.pick(5000)))
     }
   }
 
@@ -282,7 +283,8 @@ private final class PublishRun {
       violation = Violation("each message has one outcome", message.key)
       return
     }
-    guard message.routingKey == "q", broker.contents(of: queue).contains(where: { $0.message.key == message.key && $0.isSafe })
+    guard message.routingKey == "q",
+      broker.contents(of: queue).contains(where: { $0.message.key == message.key && $0.isSafe })
     else {
       violation = Violation("confirmed is a part of present", "\(message.key) is not safely in the queue")
       return

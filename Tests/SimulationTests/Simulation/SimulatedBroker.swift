@@ -388,7 +388,8 @@ package final class SimulatedBroker {
     if queue.kind != .stream, arguments.contains(where: { $0.name == "x-stream-offset" }) {
       let type = queue.kind == .quorum ? "rabbit_quorum_queue" : "rabbit_classic_queue"
       return refuse(
-        channel, 406, "PRECONDITION_FAILED - arg 'x-stream-offset' is not supported for queue '\(name)' of type \(type)")
+        channel, 406, "PRECONDITION_FAILED - arg 'x-stream-offset' is not supported for queue '\(name)' of type \(type)"
+      )
     }
     consumers += 1
     var consumer = Consumer(tag: "consumer-\(consumers)", queue: queue, prefetch: channel.prefetch)
@@ -442,9 +443,10 @@ package final class SimulatedBroker {
       Delivered(tag: tag, stored: stored, queue: queue, consumer: consumer.tag, isSent: true))
     var message = stored.message
     if queue.kind == .stream, let offset = queue.log.firstIndex(where: { $0 === stored }) {
-      message.properties.headers = (message.properties.headers ?? []) + [
-        AMQPField("x-stream-offset", .integer(Int64(offset)))
-      ]
+      message.properties.headers =
+        (message.properties.headers ?? []) + [
+          AMQPField("x-stream-offset", .integer(Int64(offset)))
+        ]
     } else if queue.kind == .quorum, stored.isRedelivered {
       message.properties.headers =
         [AMQPField("x-delivery-count", .integer(Int64(stored.returns)))] + (message.properties.headers ?? [])
@@ -599,7 +601,9 @@ package final class SimulatedBroker {
     let chosen = isMultiple ? Array(channel.unconfirmed[...place]) : [channel.unconfirmed[place]]
     let isNack = chosen[0].isNacked
     guard chosen.allSatisfy({ $0.isNacked == isNack }) else { return scheduleConfirms(channel) }
-    if !isNack, chosen.contains(where: { $0.stored.map { queues[$0.message.routingKey]?.isLeaderless ?? false } ?? false }) {
+    if !isNack,
+      chosen.contains(where: { $0.stored.map { queues[$0.message.routingKey]?.isLeaderless ?? false } ?? false })
+    {
       return
     }
     for one in chosen { one.stored?.isSafe = true }
