@@ -45,7 +45,7 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "SimulationTests", dependencies: ["Simulation", "MsctlCore"], path: "Tests/SimulationTests",
-      exclude: ["Simulation", "Simulate"], swiftSettings: strict),
+      exclude: ["Simulation", "Simulate", "mutants.toml"], swiftSettings: strict),
     .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),
     .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
     .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),
