@@ -110,10 +110,9 @@ compat: build services-setup
 	Scripts/services run -- Scripts/libraries sid test
 
 # Everything around publishers and consumers is broken, by SEED, for MINUTES; nothing may be lost. RABBITMQ chooses the broker.
-SEED ?= 1
 MINUTES ?= 2
 chaos: build services-setup
-	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/chaos $(SEED) $(MINUTES)
+	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/chaos $(or $(SEED),1) $(MINUTES)
 
 # msctl beside what people use today, with medians, ratios, goals and plots: BENCHMARKS.md and Tests/Bench/plots. bench-quick: less
 # of all, in a few minutes.

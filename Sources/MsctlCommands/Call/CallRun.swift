@@ -39,7 +39,9 @@ final class CallRun {
   // MARK: Look-ups
 
   /// When it goes on even if nothing comes.
-  var wakeTime: Deadline { lookUps.reduce(directory.wakeTime) { min($0, $1.lookUp.wakeTime) } }
+  var wakeTime: Deadline {
+    told.isEmpty ? lookUps.reduce(directory.wakeTime) { min($0, $1.lookUp.wakeTime) } : .now
+  }
 
   /// Looks a service up for a call.
   func want(_ name: String, by number: Int, until deadline: Deadline) {

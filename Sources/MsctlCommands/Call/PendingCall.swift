@@ -12,7 +12,8 @@ final class PendingCall {
   /// Why it could not even be begun.
   private var refusal: Failure?
   private var transfer: HTTPTransfer?
-  private let started = Deadline.now
+  /// When the first attempt began: what a look-up took is the agent's.
+  private var started: Deadline?
   private(set) var seconds = 0.0
   /// The body so far, as far as `takeBody` has not taken it.
   private(set) var body: [UInt8] = []
@@ -127,12 +128,13 @@ final class PendingCall {
       case .lookUp(let name, let deadline): run.want(name, by: number, until: deadline)
       case .attempt(let instance, let deadline):
         isAttempting = true
+        if started == nil { started = .now }
         begin(instance, until: deadline)
       case .note(let note): run.console.note(note.text(request.url))
       case .end:
         isOver = true
         hasResponse = machine.hasResponse
-        seconds = started.secondsSince
+        seconds = started?.secondsSince ?? 0
       }
     }
   }

@@ -12,7 +12,7 @@ struct HeldService {
   private let child: ChildProcess
   private let signals: Signals
   private var machine: HeldRegistration
-  private var exchange: ConsulExchange?
+  private var pending: (request: HeldRegistration.Request, exchange: ConsulExchange)?
   /// What msctl itself cannot go on with.
   private var fault: Failure?
 
@@ -81,7 +81,6 @@ struct HeldService {
     let longest: Duration = machine.awaitsGroup ? .milliseconds(10) : .seconds(1)
     let end = min(.after(longest), min(machine.wakeTime, child.wakeTime))
     do throws(Failure) {
-      guard fault == nil else { throw Failure(.failed, "") }
       try http.move(until: end, orReading: signals.descriptor)
     } catch {
       // It must not leave the command behind.
@@ -100,11 +99,11 @@ struct HeldService {
       switch action {
       case .probe: handle(.probed(Self.accepts(registration)))
       case .ask(let request):
-        do throws(Failure) { exchange = try begin(request) } catch {
-          exchange = nil
+        do throws(Failure) { pending = (request, try begin(request)) } catch {
+          pending = nil
           handle(.answered(.failed(error, isFinal: false)))
         }
-      case .dropRequest: exchange = nil
+      case .dropRequest: pending = nil
       case .terminate(let number): child.terminate(with: number)
       case .signalGroup(let number): child.signalGroup(number)
       case .askGroupToEnd:
@@ -128,11 +127,12 @@ struct HeldService {
   }
 
   private mutating func takeAnswer() {
-    guard let exchange else { return }
+    guard let (request, exchange) = pending else { return }
     var answer = HeldRegistration.Answer.accepted
     do throws(Failure) {
       guard let response = try exchange.take() else { return }
-      if agent.isUnknown(response) {
+      // Who says so of a registration is no agent.
+      if request != .register, agent.isUnknown(response) {
         answer = .unknown
       } else {
         do throws(Failure) { try agent.check(response, exchange.method, exchange.path) } catch {
@@ -140,7 +140,7 @@ struct HeldService {
         }
       }
     } catch { answer = .failed(error, isFinal: false) }
-    self.exchange = nil
+    pending = nil
     handle(.answered(answer))
   }
 

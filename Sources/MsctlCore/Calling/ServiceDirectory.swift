@@ -176,8 +176,8 @@ package struct ServiceDirectory: Sendable {
       return tell(.success(service.instances), &service, into: &actions)
     }
     let isTransient = [.unreachable, .timedOut].contains(failure.code)
-    // It ended with the call that it was made for; who came later has time left.
-    if isTransient, asked <= now, now < service.end { return ask(name, &service, at: now, into: &actions) }
+    // It ended with the call that it was made for, or so short before that another try did not fit; who came later has time left.
+    if isTransient, asked < service.end, asked - now <= ConsulQuestion.longestPause, now < service.end { return ask(name, &service, at: now, into: &actions) }
     if isTransient, service.retriesLeft > 0 {
       let pause = service.backoff.next(using: &generator)
       if pause < service.end - now {

@@ -1,6 +1,9 @@
 /// A request to an agent that is made again with growing pauses while the agent limits us or is in trouble, for as long as one
 /// question may take. It makes progress while the HTTP client runs.
 package final class ConsulQuestion {
+  /// How long it pauses at most before it is made again.
+  static let longestPause: Duration = .seconds(2)
+
   private let agent: ConsulAgent
   private let method: String
   private let path: String
@@ -12,7 +15,7 @@ package final class ConsulQuestion {
   private var exchange: ConsulExchange?
   /// When it is made again.
   private var pauseEnd = Deadline.never
-  private var backoff = Backoff(from: .milliseconds(200), to: .seconds(2))
+  private var backoff = Backoff(from: .milliseconds(200), to: ConsulQuestion.longestPause)
   /// Why it was not answered the last time.
   private var trouble: Failure?
 
@@ -93,6 +96,7 @@ package final class ConsulLookUp {
   /// The instances in every status; nil while they are not known.
   /// - Throws: `denied` where the token may not read; Consul itself answers that with an empty list.
   package func take() throws(Failure) -> [ServiceInstance]? {
+    if let failure = list.failure { throw failure }
     guard let response = try question.take() else { return nil }
     if isChecking {
       if response.head.status == 403 { throw agent.deniedReading(service) }
@@ -131,6 +135,9 @@ final class InstanceList {
   private var error: (any Error)?
   private var isRefused = false
 
+  /// That it is too long, which ends the look-up at once.
+  var failure: Failure? { error as? Failure }
+
   /// Whether it has taken anything.
   var isBegun: Bool { size > 0 }
 
@@ -140,8 +147,12 @@ final class InstanceList {
       isRefused = true
       return false
     }
-    reader.append(isBegun ? bytes[...] : bytes.dropFirst())
+    let rest = isBegun ? bytes[...] : bytes.dropFirst()
     size += bytes.count
+    do { try held.check(size, "the agent's response") } catch { self.error = Failure(.failed, error.message) }
+    // What follows a fault is not kept.
+    guard error == nil, instances != nil else { return true }
+    reader.append(rest)
     readOn()
     return true
   }
@@ -158,7 +169,6 @@ final class InstanceList {
   private func readOn() {
     guard error == nil, instances != nil else { return }
     do {
-      try held.check(size, "the agent's response")
       while let entry = try reader.next() {
         guard let instance = ServiceInstance(health: entry) else {
           instances = nil

@@ -212,6 +212,8 @@ package struct HeldRegistration: Sendable {
 
   private mutating func probed(_ isListening: Bool, at now: Deadline, into actions: inout [Action]) {
     guard case .starting = state else { return }
+    // From its end on: a probe may take longer than that.
+    nextProbe = now + Self.probeInterval
     if isListening {
       state = .up
     } else if remarkTime <= now {
@@ -224,7 +226,9 @@ package struct HeldRegistration: Sendable {
 
   private mutating func signalled(_ number: Int32, _ isEnding: Bool, at now: Deadline, into actions: inout [Action]) {
     switch state {
-    case .leaving, .ended: actions.append(.signalGroup(number))
+    case .leaving(_, .some): actions.append(.signalGroup(number))
+    // The group is gone, and its number may be somebody else's.
+    case .leaving, .ended: break
     case _ where !isEnding: actions.append(.signalGroup(number))
     case .up where isRegistered:
       drop(&actions)
