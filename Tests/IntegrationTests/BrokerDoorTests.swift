@@ -135,4 +135,26 @@ struct BrokerDoorTests {
     let malformed = await #expect(throws: Failure.self) { _ = try await Broker.connect(to: "http://x") }
     #expect(malformed?.code == .usage)
   }
+
+  @Test("an iteration holds its broker; what a loop has left goes back though nobody holds the broker any more")
+  func temporary() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 10 | msctl publish \(queue) -q")
+      for _ in 0..<3 {
+        for try await message in try await Broker.connect(to: Services.broker).messages(of: queue, prefetch: 5) {
+          #expect(message.text == "1")
+          break
+        }
+        try await eventually("all are back") { try await Services.messages(in: queue).count == 10 }
+      }
+      // A task that is cancelled before it begins consumes nothing.
+      let broker = try await Broker.connect(to: Services.broker)
+      let task = Task {
+        withUnsafeCurrentTask { $0?.cancel() }
+        for try await _ in broker.messages(of: queue) {}
+      }
+      _ = await task.result
+      try await eventually("nobody has them") { try await Services.messages(in: queue).count == 10 }
+    }
+  }
 }

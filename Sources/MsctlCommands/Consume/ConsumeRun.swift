@@ -99,6 +99,7 @@ struct ConsumeRun: ~Copyable {
 
   /// When it goes on although nothing has happened: at the latest when a heartbeat may be due.
   private var wakeTime: Deadline {
+    if isFlushAsked, !isOutputBusy { return .now }
     if isConnected, connection.hasEvents ? consumer.wantsInput : connection.hasInput { return .now }
     return min(consumer.wakeTime, isOutputBusy ? outputEnd : handler.wakeTime, .after(.seconds(1)))
   }

@@ -12,7 +12,8 @@
 /// What `publish` has returned for is on the broker: on disk, where queue and message are durable. What a consumer has not acknowledged
 /// goes back to its queue, whatever becomes of the program.
 ///
-/// One thread works for all that is done with one broker. A `Broker` that nobody holds any more closes its connections.
+/// One thread works for all that is done with one broker. A `Broker` that nobody holds any more, no iteration either, closes its
+/// connections.
 public final class Broker: Sendable {
   /// How a broker is used.
   public struct Options: Sendable {
@@ -28,9 +29,9 @@ public final class Broker: Sendable {
     public init() {}
   }
 
-  private let uris: [AMQPURI]
-  private let options: Options
-  private let thread: LoopThread
+  fileprivate let uris: [AMQPURI]
+  fileprivate let options: Options
+  fileprivate let thread: LoopThread
   private let publishing: PublishingMember
 
   /// Connects, and logs in.
@@ -96,7 +97,8 @@ public final class Broker: Sendable {
   ///
   /// A task that is cancelled does not wait any more; its message is not sent, or is confirmed unseen.
   /// - Throws: a `Failure`: `notDelivered` for a message that no queue took, that was refused, or that was not confirmed in time;
-  ///   `badInput` for one that cannot be sent; `unreachable`, `denied` where no connection came about within `reconnectFor`.
+  ///   `badInput` for one that cannot be sent; `unreachable`, `denied` where no connection came about within `reconnectFor`. After
+  ///   such a failure the next message begins anew, and tries to connect once.
   public func publish(_ message: AMQPMessage) async throws {
     var message = message
     if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
@@ -143,7 +145,7 @@ public final class Broker: Sendable {
   ///   - queue: one that exists.
   ///   - prefetch: how many messages may be handed out and not settled; 100 by default.
   public func messages(of queue: String, prefetch: Int? = nil) -> Messages {
-    Messages(uris, options, thread, queue, max(1, prefetch ?? Consumer.standardPrefetch))
+    Messages(self, queue, max(1, prefetch ?? Consumer.standardPrefetch))
   }
 
   /// The messages of a queue: see ``Broker/messages(of:prefetch:)``.
@@ -151,24 +153,27 @@ public final class Broker: Sendable {
     public typealias Element = Message
     public typealias AsyncIterator = AsyncThrowingStream<Message, any Error>.Iterator
 
-    private let uris: [AMQPURI]
-    private let options: Options
-    private let thread: LoopThread
+    /// Held, so that its thread goes on until consuming has ended.
+    private let broker: Broker
     private let queue: String
     private let prefetch: Int
 
-    init(_ uris: [AMQPURI], _ options: Options, _ thread: LoopThread, _ queue: String, _ prefetch: Int) {
-      (self.uris, self.options, self.thread, self.queue, self.prefetch) = (uris, options, thread, queue, prefetch)
+    fileprivate init(_ broker: Broker, _ queue: String, _ prefetch: Int) {
+      (self.broker, self.queue, self.prefetch) = (broker, queue, prefetch)
     }
 
     public func makeAsyncIterator() -> AsyncIterator {
       // No more is in the stream than the prefetch allows.
       let (stream, continuation) = AsyncThrowingStream.makeStream(of: Message.self, throwing: (any Error).self)
-      let (thread, uris, options, queue, prefetch) = (thread, uris, options, queue, prefetch)
-      thread.run { loop in
-        let member = ConsumingMember(uris, options, queue, prefetch, loop, thread, continuation)
+      let (broker, queue, prefetch) = (broker, queue, prefetch)
+      let place = ConsumingPlace()
+      // Set before anything can end the stream: one that has ended calls nobody.
+      continuation.onTermination = { _ in broker.thread.run { _ in place.end() } }
+      broker.thread.run { loop in
+        guard !place.isOver else { return }
+        let member = ConsumingMember(broker.uris, broker.options, queue, prefetch, loop, broker, continuation)
+        place.member = member
         loop.add(member)
-        continuation.onTermination = { _ in thread.run { _ in member.finish() } }
       }
       return stream.makeAsyncIterator()
     }
@@ -181,7 +186,7 @@ public final class Broker: Sendable {
     public let isRedelivered: Bool
     let number: Int
     let member: ConsumingMember
-    let thread: LoopThread
+    let broker: Broker
 
     public var body: [UInt8] { content.body }
     /// The body as text; what is no UTF-8 in it is replaced.
@@ -200,7 +205,7 @@ public final class Broker: Sendable {
     private func settle(_ outcome: Consumer.Settlement.Outcome) async throws {
       let (member, number) = (member, number)
       try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
-        thread.run { _ in
+        broker.thread.run { _ in
           if let failure = member.settle(number, outcome) {
             continuation.resume(throwing: failure)
           } else {

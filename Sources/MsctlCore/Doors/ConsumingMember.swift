@@ -6,8 +6,9 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
   private let name: String
   private let prefetch: Int
   private unowned let loop: EventLoop
-  private let thread: LoopThread
-  private let stream: AsyncThrowingStream<Broker.Message, any Error>.Continuation
+  private let broker: Broker
+  /// Nil once consuming has ended: what nobody took of it holds this member.
+  private var stream: AsyncThrowingStream<Broker.Message, any Error>.Continuation?
   private var consumer: Consumer
   private var connection: AMQPConnection?
   private var isConnected = false
@@ -27,9 +28,9 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
 
   init(
     _ uris: [AMQPURI], _ options: Broker.Options, _ queue: String, _ prefetch: Int, _ loop: EventLoop,
-    _ thread: LoopThread, _ stream: AsyncThrowingStream<Broker.Message, any Error>.Continuation
+    _ broker: Broker, _ stream: AsyncThrowingStream<Broker.Message, any Error>.Continuation
   ) {
-    (self.uris, self.prefetch, self.loop, self.thread, self.stream) = (uris, prefetch, loop, thread, stream)
+    (self.uris, self.prefetch, self.loop, self.broker, self.stream) = (uris, prefetch, loop, broker, stream)
     name = options.name
     var plan = Consumer.Options(.queue(queue))
     plan.handling = .commands(parallel: prefetch)
@@ -56,6 +57,9 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
       return Failure(.failed, "consuming has ended; the message goes back to its queue")
     }
     guard outstanding.remove(number) != nil else { return Failure(.usage, "the message was settled before") }
+    guard consumer.isUnderWay(number) else {
+      return Failure(.failed, "consuming has ended; the message goes back to its queue")
+    }
     handle(.settled([Consumer.Settlement(number, outcome)], state))
     return nil
   }
@@ -69,6 +73,8 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
   // MARK: The loop
 
   var wakeTime: Deadline {
+    // One that had no descriptors is over already.
+    if [opening, probe].contains(where: { $0.map { $0.descriptor < 0 } ?? false }) { return .now }
     if isConnected, let connection, connection.hasEvents ? consumer.wantsInput : connection.hasInput { return .now }
     return isConnected ? min(consumer.wakeTime, .after(.seconds(1))) : consumer.wakeTime
   }
@@ -79,6 +85,7 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
   }
 
   func proceed() {
+    guard stream != nil else { return }
     takeOpened()
     do throws(AMQPError) {
       while isConnected, consumer.wantsInput, let event = try connection?.nextEvent() { handle(.broker(event)) }
@@ -89,7 +96,8 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
     guard consumer.isEnded else { return }
     connection?.close()
     isConnected = false
-    stream.finish(throwing: isOver ? nil : consumer.cause.map(failure))
+    stream?.finish(throwing: isOver ? nil : consumer.cause.map(failure))
+    (stream, connection, opening, probe) = (nil, nil, nil, nil)
     loop.remove(self)
   }
 
@@ -141,9 +149,9 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
       do { try connection.send(method) } catch { lose(error, unsent: method) }
     case .take(let number, let delivery):
       outstanding.insert(number)
-      stream.yield(
+      stream?.yield(
         Broker.Message(
-          content: delivery.message, isRedelivered: delivery.redelivered, number: number, member: self, thread: thread))
+          content: delivery.message, isRedelivered: delivery.redelivered, number: number, member: self, broker: broker))
       handle(.taken(state))
     case .finish:
       isFinishing = true
@@ -184,5 +192,18 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
     case .interrupted, .tooFew, .neverEmpties, .spent, .rejected, .noMessages:
       return Failure(.failed, "consuming '\(consumer.queue)' has ended")
     }
+  }
+}
+
+/// Where the member of an iteration is found, once there is one. Touched on the loop's thread alone.
+final class ConsumingPlace: @unchecked Sendable {
+  var member: ConsumingMember?
+  private(set) var isOver = false
+
+  /// Nobody iterates any more.
+  func end() {
+    isOver = true
+    member?.finish()
+    member = nil
   }
 }

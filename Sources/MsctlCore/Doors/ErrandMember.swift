@@ -17,7 +17,11 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
     opening = AMQPOpening(anyOf: uris, name: name, trace: nil)
   }
 
-  var wakeTime: Deadline { connection?.hasInput ?? false ? .now : end }
+  var wakeTime: Deadline {
+    // An opening that had no descriptors is over already.
+    guard let connection else { return opening.descriptor < 0 ? .now : .never }
+    return connection.hasInput ? .now : end
+  }
 
   func addInterests(to polls: inout PollSet) {
     if let connection {

@@ -12,6 +12,9 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     init(_ message: AMQPMessage) { self.message = message }
   }
 
+  /// How much is sent, in bytes, before others have their turn.
+  private static let burst = 256 << 10
+
   private let uris: [AMQPURI]
   private let options: Broker.Options
   /// Nil where nothing was published yet, or the last one has failed.
@@ -75,6 +78,8 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   var wakeTime: Deadline {
     guard let publisher else { return .never }
+    // One that had no descriptors is over already.
+    if let opening, opening.descriptor < 0 { return .now }
     if publisher.wantsMessage && !requests.isEmpty || isConnected && connection?.hasInput ?? false { return .now }
     // Heartbeats are answered while events are taken.
     return isConnected ? min(publisher.wakeTime, .after(.seconds(1))) : publisher.wakeTime
@@ -87,13 +92,19 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   func proceed() {
     takeOpened()
-    while publisher?.wantsMessage ?? false, let request = requests.popFirst() { handOn(request) }
+    // Between large messages the broker is listened to: it may want no more.
+    var sent = 0
+    while sent < Self.burst, publisher?.wantsMessage ?? false, let request = requests.popFirst() {
+      sent += request.message.body.count
+      handOn(request)
+    }
     read()
     if publisher != nil { handle(.tick) }
     guard let cause = publisher?.cause else { return }
     isConnected = false
     connection?.close()
     fail(failure(cause))
+    connection = nil
   }
 
   private func handOn(_ request: Request) {

@@ -275,6 +275,9 @@ package struct Consumer: Sendable {
   /// How many the handler is at work on, or has not told of.
   var outstanding: Int { underWay.count - written.count }
 
+  /// Whether the handler is at work on the message of this number, as far as is known here.
+  func isUnderWay(_ number: Int) -> Bool { underWay.contains { $0.number == number } }
+
   func isCurrent(_ delivery: AMQPDelivery) -> Bool {
     (link == .open || link == .opening) && delivery.connection == connectionID
   }

@@ -45,13 +45,7 @@ extension Consumer {
       state = .ending(Ending(cause: cause, graceEnd: graceEnd, mayReconnect: mayReconnect))
       // All that comes now is requeued, unless it must be saved.
       if options.peeks, !options.saves { actions.append(.dropBodies) }
-      switch link {
-      case .connecting:
-        actions.append(.stopConnecting)
-        link = .none
-      case .pausing: link = .none
-      default: break
-      }
+      stopConnecting()
       return finishHandler()
     }
     // What fails while it ends says more than why it was to end.
@@ -63,6 +57,17 @@ extension Consumer {
       }
     }
     if ending.graceEnd == .never { self.ending?.graceEnd = graceEnd }
+  }
+
+  /// No other connection is wanted.
+  mutating func stopConnecting() {
+    switch link {
+    case .connecting:
+      actions.append(.stopConnecting)
+      link = .none
+    case .pausing: link = .none
+    default: break
+    }
   }
 
   private mutating func finishHandler() {

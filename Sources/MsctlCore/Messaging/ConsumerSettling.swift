@@ -36,6 +36,8 @@ extension Consumer {
   /// Lets a line be ended that stands half written.
   mutating func interrupted(_ number: Int32) {
     end(.interrupted(number))
+    // Nothing is handled any more, and nothing is waited for where there is no connection.
+    if case .reconnecting = ending?.step { stopConnecting() }
     if flushing > 0, flushEnd == .never { flushEnd = now + Self.flushPatience }
   }
 

@@ -52,7 +52,8 @@ package final class LoopThread: Sendable {
 
     init(_ loop: EventLoop, _ thread: LoopThread) { (self.loop, self.thread) = (loop, thread) }
 
-    var wakeTime: Deadline { .never }
+    // What was read just now woke the loop for the last time.
+    var wakeTime: Deadline { isOver ? .now : .never }
 
     func addInterests(to polls: inout PollSet) { polls.add(thread.descriptor) }
 
