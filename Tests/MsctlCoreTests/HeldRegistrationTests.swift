@@ -6,7 +6,8 @@ struct HeldRegistrationTests {
   private let start = Deadline(nanoseconds: 1_000_000_000)
 
   private func machine() -> HeldRegistration {
-    HeldRegistration(HeldRegistration.Options(ttl: .seconds(15), drain: .zero, grace: .seconds(10)), at: start, SplitMix(seed: 1))
+    HeldRegistration(
+      HeldRegistration.Options(ttl: .seconds(15), drain: .zero, grace: .seconds(10)), at: start, SplitMix(seed: 1))
   }
 
   @Test("a probe that takes longer than the interval does not lead to the next one at once")

@@ -177,7 +177,9 @@ package struct ServiceDirectory: Sendable {
     }
     let isTransient = [.unreachable, .timedOut].contains(failure.code)
     // It ended with the call that it was made for, or so short before that another try did not fit; who came later has time left.
-    if isTransient, asked < service.end, asked - now <= ConsulQuestion.longestPause, now < service.end { return ask(name, &service, at: now, into: &actions) }
+    if isTransient, asked < service.end, asked - now <= ConsulQuestion.longestPause, now < service.end {
+      return ask(name, &service, at: now, into: &actions)
+    }
     if isTransient, service.retriesLeft > 0 {
       let pause = service.backoff.next(using: &generator)
       if pause < service.end - now {
