@@ -69,7 +69,10 @@ extension Consumer {
     replyEnd = questions.isEmpty ? .never : now + Self.replyTimeout
     switch question {
     // To others, the channel replies before what it has sent to the queue is there.
-    case .cancel, .barrier, .emptiness, .arrival: recent.arrived(upTo: asked.acknowledged)
+    case .cancel, .barrier: recent.arrived(upTo: asked.acknowledged)
+    // Nor does a quorum queue's word say anything of what the channel has put by.
+    case .emptiness, .arrival:
+      if recent.underWay(at: asked.acknowledged) <= Self.channelLimit { recent.arrived(upTo: asked.acknowledged) }
     default: break
     }
     switch (question, reply) {

@@ -3,6 +3,8 @@ extension Consumer {
   /// a quorum queue (`soft_limit` of rabbit_fifo_client.erl), and drops that when it is closed: acknowledgements, too. What
   /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it.
   static let settlementsInEnd = 16
+  /// How many settlements a channel has under way to a quorum queue.
+  static let channelLimit = 32
   /// How long a flush may go on after an interruption, so that a line does not stand half written.
   private static let flushPatience: Duration = .seconds(2)
 

@@ -93,6 +93,9 @@ package struct AcknowledgedMessages: Sendable {
     }
   }
 
+  /// How many of the acknowledgements that were sent by then are not known to have arrived.
+  func underWay(at mark: Mark) -> Int { mark.handled - arrived.handled + mark.again - arrived.again }
+
   /// The time is over in which messages may come again.
   mutating func trust() { (returning, nameless) = ([], 0) }
 
