@@ -168,7 +168,7 @@ lint:
 	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
 	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/test-shared Scripts/faults Scripts/fuzz Examples/shop/shop
-	.build/lint/bin/ruff check -q --no-cache Scripts/chaos Scripts/bench Scripts/lint-text Scripts/mutants Scripts/options Scripts/demo-service Tests/Bench
+	.build/lint/bin/ruff check -q --no-cache --config Scripts/ruff.toml Scripts/chaos Scripts/bench Scripts/lint-text Scripts/mutants Scripts/options Scripts/demo-service Tests/Bench
 	@# The plots that BENCHMARKS.md shows are there, and are XML.
 	@grep -oE 'Tests/Bench/plots/[a-z-]+\.svg' BENCHMARKS.md | xargs python3 -c 'import sys, xml.dom.minidom; [xml.dom.minidom.parse(file) for file in sys.argv[1:]]'
 
