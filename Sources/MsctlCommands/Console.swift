@@ -31,6 +31,8 @@ package struct OutputOptions: Defaulted {
 package final class Console {
   /// What a pipe takes at once without blocking when `poll` says that it has room (POSIX: PIPE_BUF).
   private static let pipeSlice = 4096
+  /// How much `flushReady` writes at most, in bytes.
+  private static let turn = 256 << 10
 
   private let environment: [String: String]
   private let output = FileDescriptor.standardOutput
@@ -119,9 +121,22 @@ package final class Console {
     return poll(&entry, 1, 0) > 0 && entry.revents & Int16(POLLERR) != 0
   }
 
-  /// Writes out as much as goes without blocking, once `poll` says that there is room.
-  package func flushSlice() throws(Failure) {
-    _ = try writeOut(min(bufferedBytes, Self.pipeSlice))
+  /// Whether the output takes something without blocking, or has failed.
+  package var isOutputReady: Bool {
+    var polls = PollSet()
+    let place = polls.add(outputDescriptor, for: POLLOUT)
+    polls.wait(until: .now)
+    return polls.isReady(place)
+  }
+
+  /// Writes out what goes without blocking, up to a bound, so that others have their turn.
+  package func flushReady() throws(Failure) {
+    var left = Self.turn
+    while hasUnwritten, left > 0, isOutputReady {
+      let before = bufferedBytes
+      _ = try writeOut(min(before, Self.pipeSlice))
+      left -= before - bufferedBytes
+    }
   }
 
   /// - Returns: whether anything was taken; who started us may have left standard output non-blocking.

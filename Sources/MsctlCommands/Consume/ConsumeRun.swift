@@ -6,10 +6,6 @@ import MsctlCore
 ///
 /// A struct, since the access to a class's properties is checked each time, which cost a tenth of consuming a message.
 struct ConsumeRun: ~Copyable {
-  /// Time limit of one attempt to connect, so that the next broker of the list gets its turn.
-  private static let attempt: Duration = .seconds(5)
-  /// How much is written out before others have their turn, in bytes.
-  private static let writeLimit = 256 << 10
   /// How long what is written may take to get out once the run is interrupted.
   private static let outputPatience: Duration = .seconds(2)
 
@@ -145,12 +141,7 @@ struct ConsumeRun: ~Copyable {
     console.moveErrors()
     if isOutputLost { console.discard() }
     do throws(Failure) {
-      var left = Self.writeLimit
-      while console.hasUnwritten, left > 0, isReady(console.outputDescriptor) {
-        left -= console.bufferedBytes
-        try console.flushSlice()
-        left += console.bufferedBytes
-      }
+      try console.flushReady()
       isOutputBusy = console.hasUnwritten
     } catch {
       isOutputBusy = false
@@ -166,13 +157,6 @@ struct ConsumeRun: ~Copyable {
       isFlushAsked = false
       handle(.flushed)
     }
-  }
-
-  private func isReady(_ descriptor: Int32) -> Bool {
-    var polls = PollSet()
-    let place = polls.add(descriptor, for: POLLOUT)
-    polls.wait(until: .now)
-    return polls.isReady(place)
   }
 
   /// What has become of connections that were being opened.
@@ -214,7 +198,7 @@ struct ConsumeRun: ~Copyable {
     handle(.interrupted(number))
     guard isOutputBusy else { return }
     // A line may be ended that stands half written, unless nobody reads it.
-    outputEnd = isReady(console.outputDescriptor) ? .after(Self.outputPatience) : .now
+    outputEnd = console.isOutputReady ? .after(Self.outputPatience) : .now
   }
 
   // MARK: What is decided
@@ -291,14 +275,9 @@ struct ConsumeRun: ~Copyable {
   }
 
   private mutating func connect() {
-    do throws(Failure) {
-      let uris = try options.broker.currentURIs().map { uri in
-        var uri = uri
-        uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
-        return uri
-      }
-      opening = AMQPOpening(anyOf: uris, name: "msctl consume", trace: console.amqpTrace)
-    } catch { handle(.connectFailed(error)) }
+    do throws(Failure) { opening = try options.broker.reopen(as: "consume", console) } catch {
+      handle(.connectFailed(error))
+    }
   }
 
   private mutating func currentNames() -> ConsumeNames {

@@ -148,19 +148,9 @@ final class HostResolver: Sendable {
   }
 
   private func start() {
-    var thread = pthread_t()
-    let argument = Unmanaged.passRetained(self)
-    let code = pthread_create(
-      &thread, nil,
-      { argument in
-        guard let argument else { return nil }
-        Unmanaged<HostResolver>.fromOpaque(argument).takeRetainedValue().work()
-        return nil
-      }, argument.toOpaque())
-    if code == 0 {
+    if let thread = startThread({ self.work() }) {
       pthread_detach(thread)
     } else {
-      argument.release()
       state.withLock { $0.threads -= 1 }
     }
   }

@@ -4,14 +4,10 @@ import MsctlCore
 
 /// One run of `publish`: hands to a `Publisher` what happens, and carries out what it decides.
 final class PublishRun {
-  /// Time limit of one attempt to connect, so that the next broker of the list gets its turn.
-  private static let attempt: Duration = .seconds(5)
   /// How much is sent, in bytes, before the broker is listened to: between large messages it may want no more.
   private static let burst = 256 << 10
   /// How many events are taken in before other things are looked at: a broker may send without end.
   private static let turn = 4096
-  /// How much is written out before others have their turn, in bytes.
-  private static let writeLimit = 256 << 10
   /// Time limit for a line that stands half written when a signal comes.
   private static let patience: Duration = .seconds(2)
 
@@ -142,12 +138,7 @@ final class PublishRun {
     console.moveErrors()
     if outputFailure != nil { console.discard() }
     do throws(Failure) {
-      var left = Self.writeLimit
-      while console.hasUnwritten, left > 0, isReady(console.outputDescriptor) {
-        left -= console.bufferedBytes
-        try console.flushSlice()
-        left += console.bufferedBytes
-      }
+      try console.flushReady()
     } catch { loseOutput(error) }
     isOutputBusy = console.hasUnwritten
     if isOutputBusy, outputEnd.isPast { loseOutput(Failure(.signal(SIGTERM), "interrupted")) }
@@ -158,13 +149,6 @@ final class PublishRun {
     isOutputBusy = false
     console.discard()
     handle(.outputLost(failure))
-  }
-
-  private func isReady(_ descriptor: Int32) -> Bool {
-    var polls = PollSet()
-    let place = polls.add(descriptor, for: POLLOUT)
-    polls.wait(until: .now)
-    return polls.isReady(place)
   }
 
   private func lose(_ error: AMQPError) {
@@ -199,7 +183,7 @@ final class PublishRun {
       handle(.interrupted(number))
       outputEnd = .after(Self.patience)
       // Nobody reads what is left.
-      if isOutputBusy, !isReady(console.outputDescriptor) { loseOutput(Failure(.signal(number), "interrupted")) }
+      if isOutputBusy, !console.isOutputReady { loseOutput(Failure(.signal(number), "interrupted")) }
     } else if let input, polls.isReady(input) {
       source.readMore()
     }
@@ -253,14 +237,9 @@ final class PublishRun {
   }
 
   private func connect() {
-    do throws(Failure) {
-      let uris = try options.broker.currentURIs().map { uri in
-        var uri = uri
-        uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
-        return uri
-      }
-      opening = AMQPOpening(anyOf: uris, name: "msctl publish", trace: console.amqpTrace)
-    } catch { handle(.connectFailed(error)) }
+    do throws(Failure) { opening = try options.broker.reopen(as: "publish", console) } catch {
+      handle(.connectFailed(error))
+    }
   }
 
   private func keep(_ message: AMQPMessage) {

@@ -8,6 +8,9 @@ extension Console {
 
 /// How to reach RabbitMQ, and what its queues are to be like.
 struct BrokerOptions: Defaulted {
+  /// Time limit of one attempt to connect again, so that the next broker of the list gets its turn.
+  private static let attempt: Duration = .seconds(5)
+
   var brokers = BrokerList()
   var passwordFile: String?
   var wait: Duration = .zero
@@ -94,6 +97,16 @@ struct BrokerOptions: Defaulted {
     return try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace) { descriptor throws(Failure) in
       try waitOnce(for: descriptor, until: .never, signals)
     }
+  }
+
+  /// Begins another connection, after one that was lost.
+  func reopen(as verb: String, _ console: Console) throws(Failure) -> AMQPOpening {
+    let uris = try currentURIs().map { uri in
+      var uri = uri
+      uri.connectTimeout = min(uri.connectTimeout, Self.attempt)
+      return uri
+    }
+    return AMQPOpening(anyOf: uris, name: "msctl \(verb)", trace: console.amqpTrace)
   }
 
   /// With what arguments a queue is declared at once; nil: it is only looked for at first.

@@ -49,25 +49,9 @@ package final class AMQPOpening {
       attempt.run()
       return
     }
-    let argument = Unmanaged.passRetained(attempt)
-    var thread = pthread_t()
-    // Signals are for the caller's thread.
-    var (all, old) = (sigset_t(), sigset_t())
-    sigfillset(&all)
-    pthread_sigmask(SIG_SETMASK, &all, &old)
-    let code = pthread_create(
-      &thread, nil,
-      { argument in
-        if let argument { Unmanaged<Attempt>.fromOpaque(argument).takeRetainedValue().run() }
-        return nil
-      }, argument.toOpaque())
-    pthread_sigmask(SIG_SETMASK, &old, nil)
-    if code == 0 {
-      self.thread = thread
-    } else {
-      argument.release()
-      attempt.run()
-    }
+    let attempt = attempt
+    thread = startThread { attempt.run() }
+    if thread == nil { attempt.run() }
   }
 
   deinit {

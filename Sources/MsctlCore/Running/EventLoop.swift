@@ -76,19 +76,7 @@ package final class LoopThread: Sendable {
   package init() throws(Failure) {
     descriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
     guard descriptor >= 0 else { throw Failure(.failed, "no event loop: \(String(cString: strerror(errno)))") }
-    var thread = pthread_t()
-    let owner = Unmanaged.passRetained(self)
-    let code = pthread_create(
-      &thread, nil,
-      { owner in
-        guard let owner else { return nil }
-        Unmanaged<LoopThread>.fromOpaque(owner).takeRetainedValue().run()
-        return nil
-      }, owner.toOpaque())
-    guard code == 0 else {
-      owner.release()
-      throw Failure(.failed, "no thread: \(String(cString: strerror(code)))")
-    }
+    guard let thread = startThread({ self.run() }) else { throw Failure(.failed, "no event loop: no more threads") }
     pthread_detach(thread)
   }
 
@@ -114,10 +102,6 @@ package final class LoopThread: Sendable {
   }
 
   private func run() {
-    // Signals are for the threads of the program around us.
-    var all = sigset_t()
-    sigfillset(&all)
-    pthread_sigmask(SIG_BLOCK, &all, nil)
     let loop = EventLoop()
     let inbox = Inbox(loop, self)
     loop.add(inbox)
