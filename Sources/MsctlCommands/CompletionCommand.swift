@@ -62,11 +62,12 @@ enum CompletionCommand: Verb {
   /// What there is; nothing and no error where nobody answers.
   private static func names(_ options: Options, _ console: Console) throws -> [String] {
     let http = try makeHTTPClient(console)
+    let loop = EventLoop(http)
     switch options.list {
     case .service:
       var settings = try options.agent.settings()
       settings.timeout = patience
-      return try ConsulAgent(settings, over: http).services().map(\.name)
+      return try loop.answer(to: ConsulAgent(settings, over: http).beginServices()).map(\.name)
     case .queue:
       guard let uri = options.broker.brokers.uris.first else { return [] }
       // A password that goes to the broker over TLS does not go anywhere in the clear.
@@ -89,7 +90,7 @@ enum CompletionCommand: Verb {
       let transfer = try http.start(request)
       var body: [UInt8] = []
       while transfer.outcome == nil {
-        try http.run(until: request.deadline)
+        loop.turn()
         body += transfer.takeBody()
       }
       return try JSONValue(parsing: body).elements.compactMap { $0["name"]?.string }

@@ -36,6 +36,8 @@ package final class Console {
 
   private let environment: [String: String]
   private let output = FileDescriptor.standardOutput
+  /// How much is written at once when `poll` says that there is room. A regular file takes everything.
+  private let slice: Int
   private var errors = ErrorStream()
   /// The beginning of a character, on a terminal, whose rest may come.
   private var halfCharacter: [UInt8] = []
@@ -50,6 +52,9 @@ package final class Console {
   package init(environment: [String: String]) {
     self.environment = environment
     isTerminal = isatty(STDOUT_FILENO) == 1
+    var status = stat()
+    let isFile = fstat(STDOUT_FILENO, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+    slice = isFile ? Self.turn : Self.pipeSlice
   }
 
   private var usesColours: Bool {
@@ -100,13 +105,13 @@ package final class Console {
     buffer += bytes
   }
 
-  /// Writes out everything. A signal that is caught ends it.
+  /// Writes out everything, for who waits for nothing else. A signal that is caught ends it.
   package func flush() throws(Failure) {
     moveErrors()
     while hasUnwritten {
       // A write that blocks would outlast the signal.
       if Signals.areCaught { try Signals.wait(for: outputDescriptor, POLLOUT) }
-      let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, Self.pipeSlice) : bufferedBytes)
+      let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, slice) : bufferedBytes)
       if !isTaken { try Signals.wait(for: outputDescriptor, POLLOUT) }
     }
   }
@@ -114,6 +119,8 @@ package final class Console {
   package var bufferedBytes: Int { buffer.count - start }
   package var hasUnwritten: Bool { bufferedBytes > 0 }
   package var outputDescriptor: Int32 { output.rawValue }
+  /// For a loop that has other things to do while the output takes nothing.
+  package var outputReadiness: Readiness { Readiness(outputDescriptor, for: POLLOUT, isWanted: false) }
 
   /// Whether nobody reads any more, which a command that has nothing to write for long would not notice.
   package var isOutputClosed: Bool {
@@ -134,7 +141,7 @@ package final class Console {
     var left = Self.turn
     while hasUnwritten, left > 0, isOutputReady {
       let before = bufferedBytes
-      _ = try writeOut(min(before, Self.pipeSlice))
+      _ = try writeOut(min(before, slice))
       left -= before - bufferedBytes
     }
   }

@@ -170,10 +170,11 @@ enum FakeAgent {
   }()
 
   nonisolated(unsafe) private static let http = try? HTTPClient()
+  nonisolated(unsafe) private static let loop = http.map { EventLoop($0) }
 
   /// The first byte says what is asked; the rest is the answer.
   static func fuzz(_ bytes: [UInt8]) {
-    guard let server, let http, let kind = bytes.first,
+    guard let server, let http, let loop, let kind = bytes.first,
       let address = ConsulAddress("unix://" + server.path)
     else { return }
     server.peer.say(Array(bytes.dropFirst()))
@@ -182,15 +183,15 @@ enum FakeAgent {
     settings.timeout = .seconds(2)
     let agent = ConsulAgent(settings, over: http)
     switch kind % 6 {
-    case 0: for instance in (try? agent.instances(of: "s")) ?? [] { _ = instance.json }
-    case 1: _ = try? agent.services()
-    case 2: _ = try? agent.localIDs(of: "s")
-    case 3: _ = try? agent.deregister(id: "s")
+    case 0: for instance in (try? loop.answer(to: agent.beginInstances(of: "s"))) ?? [] { _ = instance.json }
+    case 1: _ = try? loop.answer(to: agent.beginServices())
+    case 2: _ = try? loop.answer(to: agent.beginLocalIDs(of: "s"))
+    case 3: _ = try? loop.answer(to: agent.deregistering(id: "s"))
     case 4:
       let watch = HealthWatch(agent, service: kind & 8 == 0 ? nil : "s") { _ in true }
       for _ in 0..<4 {
         _ = try? watch.advance()
-        _ = try? http.run(until: .after(.milliseconds(5)))
+        loop.turn(until: .after(.milliseconds(5)))
       }
     default:
       var request = HTTPRequest(url: "http://localhost/")
@@ -199,7 +200,7 @@ enum FakeAgent {
       request.deadline = .after(.seconds(2))
       guard let transfer = try? http.start(request) else { return }
       while transfer.outcome == nil {
-        _ = try? http.run(until: .after(.seconds(1)))
+        loop.turn()
         _ = transfer.takeBody()
       }
       _ = transfer.head?.grouped

@@ -271,6 +271,9 @@ enum Call: Verb {
     let call = PendingCall(1, request, run, target)
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.writesFile ? Signals() : nil
+    let output = console.outputReadiness
+    run.loop.add(output)
+    if let signals { run.loop.add(signals) }
     var progress = Progress(console)
     var received = 0
     call.start()
@@ -278,7 +281,8 @@ enum Call: Verb {
     var fault: Failure?
     while true {
       for (_, result) in run.takeLookUps() { call.take(result) }
-      call.advance()
+      // More of the body is taken once what has come is out.
+      if !console.hasUnwritten { call.advance() }
       // Not before there is something to write: until then, another attempt may bring another head.
       if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.isOver {
         let file = options.isFailure(head.status) ? nil : options.outputFile
@@ -287,13 +291,11 @@ enum Call: Verb {
         if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
         if file != nil, options.writesFile { progress.show(Self.progressText(received, head)) }
       }
+      try console.flushReady()
       if call.isOver { break }
-      let wakeTime = min(.after(.seconds(1)), call.wakeTime, run.wakeTime)
-      let isSignalled: Bool
-      do { isSignalled = try http.run(until: wakeTime, orReading: signals?.descriptor) } catch {
-        throw error.failure(reaching: request.url)
-      }
-      if isSignalled, let number = signals?.take() {
+      output.isWanted = console.hasUnwritten
+      run.loop.turn(until: min(.after(.seconds(1)), call.wakeTime, run.wakeTime))
+      if let number = signals?.take() {
         progress.clear()
         throw Failure(.signal(number), "interrupted")
       }

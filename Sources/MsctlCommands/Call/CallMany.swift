@@ -10,6 +10,8 @@ struct CallMany {
   private static let lead = 8
   /// No call is begun while finished ones hold more than this, in bytes.
   private static let bufferLimit = 64 << 20
+  /// No result is written while more than this is not out, in bytes.
+  private static let writeLimit = 64 << 10
   /// What is open beside the connections of calls: standard input and output, libcurl's own, connections that are being made.
   private static let spareDescriptors = 64
 
@@ -18,6 +20,8 @@ struct CallMany {
   private let base: HTTPRequest
   private let http: HTTPClient
   private let console: Console
+  private let input = Readiness(STDIN_FILENO, isWanted: false)
+  private let output: Readiness
   /// Those that are not written out, numbered without gaps.
   private var calls = Deque<PendingCall>()
   /// How many of them run, or wait to be tried again.
@@ -43,6 +47,7 @@ struct CallMany {
   init(_ options: Call.Options, _ base: HTTPRequest, _ http: HTTPClient, _ console: Console) throws(Failure) {
     self.http = http
     self.console = console
+    output = console.outputReadiness
     var base = base
     if options.bodyIsValue {
       if base.header("Content-Type") == nil, let header = HTTPHeader("Content-Type", "application/json") {
@@ -52,6 +57,8 @@ struct CallMany {
     }
     self.base = base
     run = try CallRun(options, base, http, console)
+    run.loop.add(input)
+    run.loop.add(output)
     try allowDescriptors()
   }
 
@@ -71,14 +78,14 @@ struct CallMany {
 
   /// Makes a call for each value of standard input.
   mutating func callEach() throws(Failure) {
-    var input = StandardInput(.json)
+    var values = StandardInput(.json)
     var ended: Failure?
     while true {
       var needsInput = false
       while ended == nil, hasRoom, !needsInput {
         do {
-          guard case .json(let value)? = try input.next() else {
-            needsInput = !input.isExhausted
+          guard case .json(let value)? = try values.next() else {
+            needsInput = !values.isExhausted
             break
           }
           begin(value)
@@ -86,10 +93,12 @@ struct CallMany {
       }
       advance()
       if try writeResults() { break }
-      if calls.isEmpty, ended != nil || input.isExhausted { break }
+      if calls.isEmpty, ended != nil || values.isExhausted { break }
       // Room may have come about just now, for values that have been read already.
-      if ended == nil, hasRoom, !needsInput, !input.isExhausted { continue }
-      if try move(orReading: needsInput) { input.readMore() }
+      if ended == nil, hasRoom, !needsInput, !values.isExhausted { continue }
+      input.isWanted = needsInput
+      wait()
+      if input.isReady { values.readMore() }
     }
     try end(ended)
   }
@@ -105,7 +114,7 @@ struct CallMany {
       advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
       if calls.isEmpty { continue }
-      _ = try move(orReading: false)
+      wait()
     }
     try end(nil)
   }
@@ -172,45 +181,43 @@ struct CallMany {
     note(call)
   }
 
-  /// - Returns: whether standard input has something.
-  private func move(orReading reads: Bool) throws(Failure) -> Bool {
-    let wakeTime = http.hasArrivals ? .now : min(pauses.min?.end ?? .never, run.wakeTime)
-    do { return try http.run(until: wakeTime, orReading: reads ? STDIN_FILENO : nil) } catch {
-      throw error.failure(reaching: base.url)
-    }
+  /// The one wait.
+  private func wait() {
+    output.isWanted = console.hasUnwritten
+    run.loop.turn(until: min(pauses.min?.end ?? .never, run.wakeTime))
   }
 
-  /// Writes out what is finished, in order.
+  /// Writes out what is finished, in order, as far as the output takes it: calls go on meanwhile.
   ///
   /// The body of a failed call is not written: whoever reads takes each line for the result of a call. An envelope says that
   /// it failed, so it is.
   /// - Returns: whether a failure ends it all.
   private mutating func writeResults() throws(Failure) -> Bool {
-    while let call = calls.first, call.isOver {
-      calls.removeFirst()
-      held -= call.body.count
-      if options.showsStatistics { statistics.add(call) }
-      let failure = call.failure
-      if failure == nil || options.asEnvelope { console.write(value: call.value) }
-      guard var failure else {
-        done += 1
-        continue
+    repeat {
+      while console.bufferedBytes < Self.writeLimit, let call = calls.first, call.isOver {
+        calls.removeFirst()
+        held -= call.body.count
+        if options.showsStatistics { statistics.add(call) }
+        let failure = call.failure
+        if failure == nil || options.asEnvelope { console.write(value: call.value) }
+        guard var failure else {
+          done += 1
+          continue
+        }
+        failed += 1
+        if options.isEach { failure.message = "value \(call.number): \(failure.message)" }
+        firstFailure = firstFailure ?? failure
+        if !options.keepsGoing, options.isEach { return true }
+        console.report(failure)
       }
-      failed += 1
-      if options.isEach { failure.message = "value \(call.number): \(failure.message)" }
-      firstFailure = firstFailure ?? failure
-      if !options.keepsGoing, options.isEach {
-        try console.flush()
-        return true
-      }
-      console.report(failure)
-    }
-    try console.flush()
+      try console.flushReady()
+    } while !console.hasUnwritten && calls.first?.isOver ?? false
     return false
   }
 
   private mutating func end(_ ended: Failure?) throws(Failure) {
     for call in calls { call.cancel() }
+    try console.flush()
     if options.showsStatistics { console.note(statistics.summary) }
     if var failure = firstFailure {
       if options.keepsGoing || !options.isEach {

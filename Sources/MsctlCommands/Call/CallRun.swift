@@ -4,6 +4,7 @@ import MsctlCore
 final class CallRun {
   let options: Call.Options
   let http: HTTPClient
+  let loop: EventLoop
   let console: Console
   let policy: RetryPolicy
   var directory: ServiceDirectory
@@ -21,6 +22,7 @@ final class CallRun {
   ) throws(Failure) {
     self.options = options
     self.http = http
+    loop = EventLoop(http)
     self.console = console
     policy = RetryPolicy(isIdempotent: options.sendsKey || request.isIdempotent)
     selection = options.selection
@@ -90,7 +92,7 @@ final class CallRun {
       if let result = takeLookUps().first?.result {
         do { return try result.get() } catch { throw failure(error, name, path) }
       }
-      try http.move(until: wakeTime)
+      loop.turn(until: wakeTime)
     }
   }
 

@@ -32,7 +32,6 @@ struct ResponseSink: ~Copyable {
     } else {
       console.write(text: bytes)
     }
-    try console.flush()
   }
 
   /// The body is complete.

@@ -131,24 +131,25 @@ enum Discover: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let http = try makeHTTPClient(console)
+    let loop = EventLoop(http)
     let agent = try options.agent.agent(over: http, console, options.lookUp)
     if options.watches {
-      var watch = DiscoverWatch(options, agent, http, console, environment)
+      var watch = DiscoverWatch(options, agent, loop, console, environment)
       return try watch.run()
     }
     guard let name = options.service?.text else {
-      guard options.format == .nginx else { return try listServices(agent, options, console) }
+      guard options.format == .nginx else { return try listServices(agent, loop, options, console) }
       let watch = HealthWatch(agent, service: nil, options.selection, where: options.status.accepts)
       while try !watch.advance() {
         if let trouble = watch.trouble { throw trouble }
-        try http.move(until: watch.wakeTime)
+        loop.turn(until: watch.wakeTime)
       }
       try write(try text(watch.instances ?? [], services: watch.services, options), console)
       return
     }
-    if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, http) }
+    if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, loop) }
 
-    let all = try agent.instances(of: name, options.selection)
+    let all = try loop.answer(to: agent.beginInstances(of: name, options.selection))
     var found = all.filter { options.status.accepts($0.status) }
     guard !found.isEmpty else {
       throw options.status == .passing
@@ -192,7 +193,7 @@ enum Discover: Verb {
 
   /// Waits until there are enough instances. An agent that is away may come yet.
   private static func waitForInstances(
-    of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ http: HTTPClient
+    of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ loop: EventLoop
   ) throws(Failure) {
     let deadline = Deadline.after(time)
     // Whatever the time: what is passing now must have been seen, from an agent that answers.
@@ -208,7 +209,7 @@ enum Discover: Verb {
         }
         throw watch.trouble ?? tooFew(name, count, options, .timedOut, after: " after \(time.shown)")
       }
-      try http.move(until: min(deadline.isPast ? firstAnswer : deadline, watch.wakeTime))
+      loop.turn(until: min(deadline.isPast ? firstAnswer : deadline, watch.wakeTime))
     }
   }
 
@@ -246,8 +247,10 @@ enum Discover: Verb {
       hint: "'msctl discover \(name) --status any -o table' shows them.")
   }
 
-  private static func listServices(_ agent: ConsulAgent, _ options: Options, _ console: Console) throws(Failure) {
-    let services = try agent.services(options.selection)
+  private static func listServices(
+    _ agent: ConsulAgent, _ loop: EventLoop, _ options: Options, _ console: Console
+  ) throws(Failure) {
+    let services = try loop.answer(to: agent.beginServices(options.selection))
     switch options.format {
     case .table:
       let rows = services.map { [$0.name, $0.tags.joined(separator: ",")] }

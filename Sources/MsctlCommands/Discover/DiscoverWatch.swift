@@ -3,7 +3,7 @@ import MsctlCore
 /// `discover --watch`: what changes, as it changes.
 struct DiscoverWatch {
   private let options: Discover.Options
-  private let http: HTTPClient
+  private let loop: EventLoop
   private let console: Console
   private let watch: HealthWatch
   private let signals = Signals(children: true)
@@ -17,11 +17,12 @@ struct DiscoverWatch {
   private var lastRemark: String?
 
   init(
-    _ options: Discover.Options, _ agent: ConsulAgent, _ http: HTTPClient, _ console: Console,
+    _ options: Discover.Options, _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console,
     _ environment: [String: String]
   ) {
     self.options = options
-    self.http = http
+    self.loop = loop
+    loop.add(signals)
     self.console = console
     watch = HealthWatch(agent, service: options.service?.text, options.selection, where: options.status.accepts)
     command = options.exec.map { line in
@@ -57,7 +58,8 @@ struct DiscoverWatch {
       try console.flush()
       if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
       let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never)
-      if try http.move(until: end, orReading: signals.descriptor), let number = signals.take() {
+      loop.turn(until: end)
+      if let number = signals.take() {
         throw Failure(.signal(number), "interrupted")
       }
     }

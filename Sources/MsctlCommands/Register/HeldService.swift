@@ -7,17 +7,15 @@ struct HeldService {
   private let checkID: String
   private let options: Register.Options
   private let agent: ConsulAgent
-  private let http: HTTPClient
+  private let loop: EventLoop
   private let console: Console
   private let child: ChildProcess
   private let signals: Signals
   private var machine: HeldRegistration
   private var pending: (request: HeldRegistration.Request, exchange: ConsulExchange)?
-  /// What msctl itself cannot go on with.
-  private var fault: Failure?
 
   init(
-    _ registration: ServiceRegistration, _ options: Register.Options, _ agent: ConsulAgent, _ http: HTTPClient,
+    _ registration: ServiceRegistration, _ options: Register.Options, _ agent: ConsulAgent, _ loop: EventLoop,
     _ console: Console, _ environment: [String: String]
   ) throws(Failure) {
     let port = registration.port
@@ -43,9 +41,10 @@ struct HeldService {
     self.registration = registration
     self.options = options
     self.agent = agent
-    self.http = http
+    self.loop = loop
     self.console = console
     signals = Signals(children: true, passing: true)
+    loop.add(signals)
     do {
       child = try ChildProcess(
         program: options.command,
@@ -71,25 +70,15 @@ struct HeldService {
       console.moveErrors()
       if !machine.isOver { wait() }
     }
-    if let failure = machine.refusal ?? fault { throw failure }
+    if let failure = machine.refusal { throw failure }
     try leave()
   }
 
   /// The one wait.
-  private mutating func wait() {
+  private func wait() {
     // Nothing tells of the end of what is not our child.
     let longest: Duration = machine.awaitsGroup ? .milliseconds(10) : .seconds(1)
-    let end = min(.after(longest), min(machine.wakeTime, child.wakeTime))
-    do throws(Failure) {
-      try http.move(until: end, orReading: signals.descriptor)
-    } catch {
-      // It must not leave the command behind.
-      if fault == nil { fault = error }
-      handle(.broken)
-      var polls = PollSet()
-      polls.add(signals.descriptor)
-      polls.wait(until: min(end, .after(.milliseconds(50))))
-    }
+    loop.turn(until: min(.after(longest), min(machine.wakeTime, child.wakeTime)))
   }
 
   private mutating func handle(_ event: HeldRegistration.Event) {

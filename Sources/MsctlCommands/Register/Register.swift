@@ -163,8 +163,9 @@ enum Register: Verb {
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let http = try makeHTTPClient(console)
+    let loop = EventLoop(http)
     let agent = try options.agent.agent(over: http, console)
-    if options.removes { return try remove(options, agent, console) }
+    if options.removes { return try remove(options, agent, loop, console) }
     let registrations = try registrations(options)
     if options.isDryRun {
       for registration in registrations { console.write(value: registration.json) }
@@ -174,14 +175,14 @@ enum Register: Verb {
       guard let registration = registrations.first, registrations.count == 1 else {
         throw Failure(.usage, "COMMAND runs one service, but the file defines \(registrations.count)")
       }
-      var held = try HeldService(registration, options, agent, http, console, environment)
+      var held = try HeldService(registration, options, agent, loop, console, environment)
       return try held.run()
     }
     for registration in registrations {
-      try agent.register(registration)
+      try loop.answer(to: agent.registering(registration))
       console.note("registered '\(registration.name)' as '\(registration.id)' with \(agent.address.shown)")
     }
-    if options.waits { try wait(for: registrations, agent, http) }
+    if options.waits { try wait(for: registrations, agent, loop) }
   }
 
   /// What is to be registered: as the options say, or the file.
@@ -232,14 +233,16 @@ enum Register: Verb {
     "\(name)-\(address.isEmpty ? hostName() : address)-\(port)"
   }
 
-  private static func remove(_ options: Options, _ agent: ConsulAgent, _ console: Console) throws(Failure) {
+  private static func remove(
+    _ options: Options, _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console
+  ) throws(Failure) {
     let name = options.service?.text ?? ""
-    let known = try agent.localIDs(of: name)
+    let known = try loop.answer(to: agent.beginLocalIDs(of: name))
     let wanted = options.id ?? options.port.map { defaultID(name, options.address, $0) }
     let removed = wanted.map { id in known.filter { $0.isSame(as: id) } } ?? known
     // An id of others that cannot stand in a URL must not keep the others from being removed.
     for id in removed.filter(ConsulAgent.isSegment) + removed.filter({ !ConsulAgent.isSegment($0) }) {
-      try agent.deregister(id: id)
+      try loop.answer(to: agent.deregistering(id: id))
     }
     console.note(
       removed.isEmpty
@@ -249,7 +252,7 @@ enum Register: Verb {
 
   /// Waits until all instances are passing.
   private static func wait(
-    for registrations: [ServiceRegistration], _ agent: ConsulAgent, _ http: HTTPClient
+    for registrations: [ServiceRegistration], _ agent: ConsulAgent, _ loop: EventLoop
   ) throws(Failure) {
     let deadline = Deadline.after(patience)
     for registration in registrations {
@@ -263,7 +266,7 @@ enum Register: Verb {
             hint: "It stays registered; 'msctl register \(registration.name) --remove' removes it.")
         }
         _ = try watch.advance()
-        try http.move(until: min(deadline, watch.wakeTime))
+        loop.turn(until: min(deadline, watch.wakeTime))
       }
     }
   }

@@ -116,15 +116,6 @@ extension Bool: ArgumentValue {
   package var argumentText: String? { nil }
 }
 
-extension HTTPClient {
-  /// Moves all requests on, waiting at most until the deadline for something to happen.
-  /// - Returns: whether the descriptor can be read.
-  @discardableResult
-  func move(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(Failure) -> Bool {
-    do { return try run(until: deadline, orReading: descriptor) } catch { throw Failure(.failed, error.reason) }
-  }
-}
-
 /// The HTTP client of a command that does not speak to a broker.
 func makeHTTPClient(_ console: Console) throws(Failure) -> HTTPClient {
   HTTPClient.deferTLS()

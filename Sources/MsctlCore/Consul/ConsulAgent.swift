@@ -90,23 +90,11 @@ public final class ConsulAgent {
     }
   }
 
-  /// All instances of a service in every status: `GET /v1/health/service/:service`.
+  /// Asks for all instances of a service in every status: `GET /v1/health/service/:service`.
   ///
   /// - Parameter deadline: when it must be over, if that is before the agent's own time.
-  /// - Throws: `denied` where the token may not read; Consul itself answers that with an empty list.
-  public func instances(
-    of service: String, _ selection: Selection = .init(), until deadline: Deadline = .never
-  ) throws(Failure) -> [ServiceInstance] {
-    let lookUp = try beginInstances(of: service, selection, until: deadline)
-    while true {
-      if let instances = try lookUp.take() { return instances }
-      try move(until: lookUp.wakeTime)
-    }
-  }
-
-  /// Begins what `instances(of:)` waits for.
   package func beginInstances(
-    of service: String, _ selection: Selection, until deadline: Deadline
+    of service: String, _ selection: Selection = .init(), until deadline: Deadline = .never
   ) throws(Failure) -> ConsulLookUp {
     try ConsulLookUp(self, service, selection, until: deadline)
   }
@@ -149,14 +137,16 @@ public final class ConsulAgent {
     return instances
   }
 
-  /// The names of all services with their tags: `GET /v1/catalog/services`.
-  public func services(datacenter: String? = nil) throws(Failure) -> [(name: String, tags: [String])] {
-    try services(Selection(datacenter: datacenter))
-  }
-
+  /// Asks for the names of all services with their tags: `GET /v1/catalog/services`.
   /// - Parameter selection: only the datacenter counts.
-  package func services(_ selection: Selection) throws(Failure) -> [(name: String, tags: [String])] {
-    try services(in: lookUp(Self.catalogPath, selection.place, until: .never))
+  package func beginServices(
+    _ selection: Selection = .init()
+  ) throws(Failure) -> ConsulReading<[(name: String, tags: [String])]> {
+    let path = Self.catalogPath
+    let question = try ConsulQuestion(self, "GET", path, selection.place, as: settings.consistency)
+    return ConsulReading(question) { response throws(Failure) in
+      .answer(try self.services(in: self.answer(response, to: path)))
+    }
   }
 
   func services(in answer: Answer) throws(Failure) -> [(name: String, tags: [String])] {
@@ -197,17 +187,23 @@ public final class ConsulAgent {
 
   // MARK: Registering
 
-  /// `PUT /v1/agent/service/register`. A service with the same id is replaced.
-  public func register(_ registration: ServiceRegistration) throws(Failure) {
-    let path = "/v1/agent/service/register"
-    try check(ask("PUT", path, body: registration.json), "PUT", path)
+  private static let registerPath = "/v1/agent/service/register"
+  private static func deregisterPath(_ id: String) -> String { "/v1/agent/service/deregister/" + Percent.encode(id) }
+
+  /// Registers, with patience: `PUT /v1/agent/service/register`. A service with the same id is replaced.
+  package func registering(_ registration: ServiceRegistration) throws(Failure) -> ConsulReading<Void> {
+    let path = Self.registerPath
+    let question = try ConsulQuestion(self, "PUT", path, body: registration.json)
+    return ConsulReading(question) { response throws(Failure) in .answer(try self.check(response, "PUT", path)) }
   }
 
-  /// `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
-  public func deregister(id: String) throws(Failure) {
-    let path = "/v1/agent/service/deregister/" + Percent.encode(id)
-    let response = try ask("PUT", path)
-    if !isUnknown(response) { try check(response, "PUT", path) }
+  /// Deregisters, with patience: `PUT /v1/agent/service/deregister/:id`. An id that the agent does not know is no error.
+  package func deregistering(id: String) throws(Failure) -> ConsulReading<Void> {
+    let path = Self.deregisterPath(id)
+    return ConsulReading(try ConsulQuestion(self, "PUT", path)) { response throws(Failure) in
+      if !self.isUnknown(response) { try self.check(response, "PUT", path) }
+      return .answer(())
+    }
   }
 
   /// Whether the agent says that it knows no such service or check. By its age and its ACLs it does so with 404 or 500 (and
@@ -219,24 +215,30 @@ public final class ConsulAgent {
     return ["Unknown service", "Unknown check", "does not have associated TTL"].contains { text.holds(text: $0) }
   }
 
-  /// The ids of this agent's instances of a service: `GET /v1/agent/services`.
-  ///
-  /// - Throws: `denied` where the token may not see them.
-  public func localIDs(of service: String) throws(Failure) -> [String] {
+  /// Asks for the ids of this agent's instances of a service: `GET /v1/agent/services`. The answer is `denied` where the token
+  /// may not see them.
+  package func beginLocalIDs(of service: String) throws(Failure) -> ConsulReading<[String]> {
     let path = "/v1/agent/services"
-    let answer = try answer(ask("GET", path), to: path)
-    guard answer.value.kind == .object else { throw unexpected(answer, "a list of services") }
-    let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
-    if ids.isEmpty { try checkMayRead(service, answer.isFiltered, until: .never) }
-    return ids
+    return ConsulReading(try ConsulQuestion(self, "GET", path)) { response throws(Failure) in
+      let answer = try self.answer(response, to: path)
+      guard answer.value.kind == .object else { throw self.unexpected(answer, "a list of services") }
+      let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
+      guard ids.isEmpty else { return .answer(ids) }
+      if answer.isFiltered { throw self.deniedReading(service) }
+      let question = try ConsulQuestion(self, "GET", Self.ownHealthPath(of: service))
+      return .ask(question) { response throws(Failure) in
+        if response.head.status == 403 { throw self.deniedReading(service) }
+        return .answer([])
+      }
+    }
   }
 
   /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
   /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
   private func checkMayRead(_ service: String, _ isFiltered: Bool, until deadline: Deadline) throws(Failure) {
-    let isDenied =
-      try isFiltered ? true : ask("GET", Self.ownHealthPath(of: service), until: deadline).head.status == 403
-    if isDenied { throw deniedReading(service) }
+    if isFiltered { throw deniedReading(service) }
+    let question = try ConsulQuestion(self, "GET", Self.ownHealthPath(of: service), until: deadline)
+    if try EventLoop(http).answer(to: question).head.status == 403 { throw deniedReading(service) }
   }
 
   /// `PUT /v1/agent/check/pass/:check_id`, for a TTL check.
@@ -244,14 +246,14 @@ public final class ConsulAgent {
     try begin("PUT", "/v1/agent/check/pass/" + Percent.encode(check))
   }
 
-  /// As `register`.
+  /// As `registering`, once.
   package func beginRegister(_ registration: ServiceRegistration) throws(Failure) -> ConsulExchange {
-    try begin("PUT", "/v1/agent/service/register", body: registration.json)
+    try begin("PUT", Self.registerPath, body: registration.json)
   }
 
-  /// As `deregister`.
+  /// As `deregistering`, once.
   package func beginDeregister(id: String) throws(Failure) -> ConsulExchange {
-    try begin("PUT", "/v1/agent/service/deregister/" + Percent.encode(id))
+    try begin("PUT", Self.deregisterPath(id))
   }
 
   /// `PUT /v1/agent/service/maintenance/:id`: the instance is critical until it is deregistered, so that nobody calls it.
@@ -333,28 +335,6 @@ public final class ConsulAgent {
     Failure(
       .failed, "unexpected response from \(address.shown): \(path) did not return \(expected)",
       hint: "Check CONSUL_HTTP_ADDR.")
-  }
-
-  private func lookUp(
-    _ path: String, _ query: [(String, String)], until deadline: Deadline
-  ) throws(Failure) -> Answer {
-    try answer(ask("GET", path, query, as: settings.consistency, until: deadline), to: path)
-  }
-
-  /// Asks, and again while the agent limits us or is in trouble: see `ConsulQuestion`.
-  private func ask(
-    _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
-    as consistency: Consistency? = nil, until deadline: Deadline = .never
-  ) throws(Failure) -> HTTPResponse {
-    let question = try ConsulQuestion(self, method, path, query, body: body, as: consistency, until: deadline)
-    while true {
-      if let response = try question.take() { return response }
-      try move(until: question.wakeTime)
-    }
-  }
-
-  private func move(until deadline: Deadline) throws(Failure) {
-    do { try http.run(until: deadline) } catch { throw failure(error) }
   }
 
   /// Why the agent cannot answer now, though it may soon: it limits us (429, 503), or cannot reach its servers (500).

@@ -1,6 +1,6 @@
 /// A request to an agent that is made again with growing pauses while the agent limits us or is in trouble, for as long as one
 /// question may take. It makes progress while the HTTP client runs.
-package final class ConsulQuestion {
+package final class ConsulQuestion: LoopQuestion {
   /// How long it pauses at most before it is made again.
   static let longestPause: Duration = .seconds(2)
 
@@ -69,8 +69,35 @@ package final class ConsulQuestion {
   }
 }
 
+/// A question whose response is read as a value, by one function or, where that needs another response, by two.
+package final class ConsulReading<Answer>: LoopQuestion {
+  enum Step {
+    case answer(Answer)
+    case ask(ConsulQuestion, (HTTPResponse) throws(Failure) -> Step)
+  }
+
+  private var question: ConsulQuestion
+  private var read: (HTTPResponse) throws(Failure) -> Step
+
+  init(_ question: ConsulQuestion, _ read: @escaping (HTTPResponse) throws(Failure) -> Step) {
+    (self.question, self.read) = (question, read)
+  }
+
+  package var wakeTime: Deadline { question.wakeTime }
+
+  package func take() throws(Failure) -> Answer? {
+    guard let response = try question.take() else { return nil }
+    switch try read(response) {
+    case .answer(let answer): return answer
+    case .ask(let question, let read):
+      (self.question, self.read) = (question, read)
+      return nil
+    }
+  }
+}
+
 /// A look-up of a service's instances that is on its way. It makes progress while the HTTP client runs.
-package final class ConsulLookUp {
+package final class ConsulLookUp: LoopQuestion {
   private let agent: ConsulAgent
   private let service: String
   private let selection: ConsulAgent.Selection

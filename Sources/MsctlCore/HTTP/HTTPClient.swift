@@ -1,7 +1,7 @@
 import CCurl
 import Glibc
 
-/// Makes requests over kept-alive connections: owns libcurl's handles and the event loop around them. To be used by one thread.
+/// Makes requests over kept-alive connections: owns libcurl's handles, and is moved on by an event loop. To be used by one thread.
 ///
 /// See https://curl.se/libcurl/c/libcurl-multi.html.
 public final class HTTPClient {
@@ -18,7 +18,8 @@ public final class HTTPClient {
   private var keptConnections: Int?
   /// Each transfer knows its place.
   private var running: [HTTPTransfer] = []
-  private var ended = 0
+  /// Where the loop waits for the sockets.
+  private var place = 0
   /// Is told each request and each answer's head, credentials masked.
   private let trace: ((String) -> Void)?
 
@@ -70,7 +71,7 @@ public final class HTTPClient {
     roomyLanes.append(lane)
   }
 
-  /// Begins a request. It makes progress while `run` is called.
+  /// Begins a request. It makes progress while the event loop turns, or `run` is called.
   public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
     try start(request, number: nil)
   }
@@ -93,27 +94,18 @@ public final class HTTPClient {
   /// The numbers of the transfers to which something has come since the last call: a part of the body, or the end.
   package func takeArrivals() -> [Int] { arrivals.take() }
 
-  /// Whether `takeArrivals` has something.
-  package var hasArrivals: Bool { !arrivals.isEmpty }
-
   /// Moves all transfers on, waiting at most until the deadline for something to happen. With nothing to wait for and no
   /// deadline it returns at once.
   /// - Parameter descriptor: something else to wait for, which is to be read.
   /// - Returns: whether the descriptor can be read.
   @discardableResult
   public func run(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(HTTPError) -> Bool {
-    let before = ended
-    try moveTimed()
     guard !running.isEmpty || descriptor != nil || deadline != .never else { return false }
-    let hasNews = ended != before || arrivals.unread > 0
-    let (count, isReadable) = sockets.wait(until: hasNews ? .now : min(deadline, timer), orReading: descriptor)
-    for index in 0..<count {
-      guard let (lane, descriptor, mask) = sockets.event(index) else { continue }
-      try lane.move(descriptor, mask)
-      try takeEnded(lane)
-    }
-    try moveTimed()
-    return isReadable
+    let other = descriptor.map { Readiness($0) }
+    let loop = EventLoop(self)
+    if let other { loop.add(other) }
+    loop.turn(until: deadline)
+    return other?.isReady ?? false
   }
 
   /// Stops a transfer before its end.
@@ -123,29 +115,45 @@ public final class HTTPClient {
     forget(transfer)
   }
 
-  /// When libcurl is to be called even if nothing happens.
-  private var timer: Deadline { lanes.reduce(.never) { min($0, $1.timer) } }
-
   /// Moves on what is to go on by itself: what has just been added, and what has taken too long.
-  private func moveTimed() throws(HTTPError) {
+  private func moveTimed() {
     for lane in lanes where lane.timer.isPast {
       lane.timer = .never
-      try lane.move(CURL_SOCKET_TIMEOUT, 0)
-      try takeEnded(lane)
+      move(lane, CURL_SOCKET_TIMEOUT, 0)
     }
   }
 
-  private func takeEnded(_ lane: HTTPLane) throws(HTTPError) {
+  private func moveReady() {
+    for index in 0..<sockets.takeEvents() {
+      if let (lane, descriptor, mask) = sockets.event(index) { move(lane, descriptor, mask) }
+    }
+  }
+
+  private func move(_ lane: HTTPLane, _ descriptor: Int32, _ mask: Int32) {
+    do throws(HTTPError) { try lane.move(descriptor, mask) } catch { return give(up: lane, error) }
     while let (handle, code) = lane.nextEnded() {
       guard let transfer = HTTPTransfer.owner(of: handle) else { continue }
       lane.remove(handle)
-      if transfer.end(code) {
-        try lane.add(transfer.handle)
-      } else {
+      guard transfer.end(code) else {
         forget(transfer)
-        ended += 1
+        continue
+      }
+      do throws(HTTPError) { try lane.add(transfer.handle) } catch {
+        transfer.fail(error)
+        forget(transfer)
       }
     }
+  }
+
+  /// Ends all transfers of a lane that libcurl itself cannot go on with.
+  private func give(up lane: HTTPLane, _ error: HTTPError) {
+    lanes.removeAll { $0 === lane }
+    for transfer in running where transfer.lane === lane {
+      lane.remove(transfer.handle)
+      transfer.fail(error)
+      forget(transfer)
+    }
+    roomyLanes.removeAll { $0 === lane }
   }
 
   /// Forgets a transfer that its lane has forgotten; in its place comes the last one.
@@ -156,38 +164,51 @@ public final class HTTPClient {
       last.place = place
     }
     transfer.place = nil
-    arrivals.forget(transfer)
     if let lane = transfer.lane, lane.hasJustRoom { roomyLanes.append(lane) }
     transfer.lane = nil
   }
 }
 
-/// What has come for transfers and was not taken.
+extension HTTPClient: LoopMember {
+  package func addInterests(to polls: inout PollSet) {
+    // What libcurl waits for is known once it has done what is due.
+    moveTimed()
+    place = polls.add(sockets.prepare())
+  }
+
+  /// When libcurl is to be called even if nothing happens.
+  package var wakeTime: Deadline { arrivals.areUnseen ? .now : lanes.reduce(.never) { min($0, $1.timer) } }
+
+  package func proceed(after polls: PollSet) {
+    if polls.isReady(place) { moveReady() }
+    moveTimed()
+    // Who has begun the transfers looks at them now.
+    arrivals.areUnseen = false
+  }
+
+  package func proceed() {
+    moveReady()
+    moveTimed()
+    arrivals.areUnseen = false
+  }
+}
+
+/// What has come for transfers.
 final class HTTPArrivals {
-  /// How many bytes of bodies wait in transfers that run.
-  private(set) var unread = 0
+  /// Whether something has come since the loop let the client go on, as it does when a body is taken that libcurl holds back.
+  var areUnseen = false
   private var numbers: [Int] = []
 
-  var isEmpty: Bool { numbers.isEmpty }
-
+  /// The numbers of the transfers for which something has come since the last call.
   func take() -> [Int] {
     defer { numbers.removeAll(keepingCapacity: true) }
     return numbers
   }
 
-  /// A transfer has bytes that it did not have, or has fewer.
-  func changed(by count: Int, _ transfer: HTTPTransfer) {
-    if transfer.place != nil { unread += count }
-  }
-
-  /// There is something to be told about a transfer.
-  func tell(_ number: Int) {
+  /// Something has come for a transfer.
+  func tell(_ number: Int?) {
+    areUnseen = true
     // What comes at once is told once.
-    if numbers.last != number { numbers.append(number) }
-  }
-
-  /// The transfer does not run any more.
-  func forget(_ transfer: HTTPTransfer) {
-    unread -= transfer.bufferedBytes
+    if let number, numbers.last != number { numbers.append(number) }
   }
 }

@@ -172,15 +172,12 @@ public final class HTTPTransfer {
   public func takeBody() -> [UInt8] {
     let taken = body
     body = []
-    arrivals.changed(by: -taken.count, self)
     if isPaused {
       isPaused = false
       curl_easy_pause(handle, CURLPAUSE_CONT)
     }
     return taken
   }
-
-  public var bufferedBytes: Int { body.count }
 
   /// What `Retry-After` says, as seconds or as a date; nil where there is none.
   package var retryAfter: Duration? {
@@ -377,8 +374,7 @@ public final class HTTPTransfer {
       return false
     }
     body += bytes
-    arrivals.changed(by: bytes.count, self)
-    if let number { arrivals.tell(number) }
+    arrivals.tell(number)
     return true
   }
 
@@ -407,7 +403,7 @@ public final class HTTPTransfer {
   /// Takes libcurl's result.
   /// - Returns: whether the transfer goes on, to where a redirect points.
   func end(_ code: CURLcode) -> Bool {
-    defer { if let number, outcome != nil { arrivals.tell(number) } }
+    defer { if outcome != nil { arrivals.tell(number) } }
     if let before = bytesBeforeRequest, bytesSent > before { hasSent = true }
     if code != CURLE_OK, wasStopped, !isResent, request.isIdempotent {
       isResent = true
@@ -437,6 +433,12 @@ public final class HTTPTransfer {
       outcome = .failure(error)
       return false
     }
+  }
+
+  /// Ends it where libcurl itself cannot go on.
+  func fail(_ error: HTTPError) {
+    outcome = .failure(error)
+    arrivals.tell(number)
   }
 
   /// Turns to the URL of a redirect (RFC 9110, section 15.4). On another origin no header of the user's is sent: any of

@@ -95,31 +95,25 @@ final class SocketSet {
 
   // MARK: Waiting
 
-  /// Waits until something happens, or the deadline.
-  /// - Parameter descriptor: something else to wait for, which is to be read.
-  /// - Returns: how many sockets have events, for `event`, and whether the descriptor can be read.
-  func wait(until deadline: Deadline, orReading descriptor: Int32?) -> (count: Int, isReadable: Bool) {
+  /// Tells the kernel what is waited for.
+  /// - Returns: a descriptor that is readable once something has happened at one of the sockets.
+  func prepare() -> Int32 {
     for descriptor in changed {
       sockets[place(of: descriptor)].isListed = false
       // Nothing comes over a connection that is kept for the next request: it is taken out once something does.
       if sockets[place(of: descriptor)].wanted != 0 { watch(descriptor) }
     }
     changed.removeAll(keepingCapacity: true)
-    var timeout = deadline.pollTimeout
-    var isReadable = false
-    if let descriptor {
-      // Standard input may be a file, which an epoll set does not take.
-      var polls = PollSet()
-      polls.add(epoll)
-      let place = polls.add(descriptor)
-      polls.wait(until: deadline)
-      isReadable = polls.isReady(place)
-      timeout = 0
-    }
-    return (Int(clamping: max(0, epoll_wait(epoll, &events, Int32(clamping: Self.batch), timeout))), isReadable)
+    return epoll
   }
 
-  /// One of the events of the last wait, as libcurl takes it; nil where it does not wait for it.
+  /// Takes what has happened, up to a bound.
+  /// - Returns: how many sockets have events, for `event`.
+  func takeEvents() -> Int {
+    Int(clamping: max(0, epoll_wait(epoll, &events, Int32(clamping: Self.batch), 0)))
+  }
+
+  /// One of the events that were taken last, as libcurl takes it; nil where it does not wait for it.
   func event(_ index: Int) -> (lane: HTTPLane, descriptor: Int32, mask: Int32)? {
     let (event, descriptor) = (events[index].events, events[index].data.fd)
     let wanted = sockets[place(of: descriptor)].wanted

@@ -44,8 +44,6 @@ package struct HeldRegistration: Sendable {
     case answered(Answer)
     /// One that asks for the end, or any other.
     case signal(Int32, isEnding: Bool)
-    /// What drives it cannot go on.
-    case broken
     case commandEnded
     /// Nothing is left of the command's process group.
     case groupEnded
@@ -162,11 +160,6 @@ package struct HeldRegistration: Sendable {
     case .probed(let isListening): probed(isListening, at: now, into: &actions)
     case .answered(let answer): answered(answer, at: now, into: &actions)
     case .signal(let number, let isEnding): signalled(number, isEnding, at: now, into: &actions)
-    case .broken:
-      switch state {
-      case .starting, .up, .retiring, .draining: pass(SIGTERM, &actions)
-      case .ending, .leaving, .ended: break
-      }
     case .commandEnded: leave(at: now, into: &actions)
     case .groupEnded:
       if case .leaving(let farewell, _) = state { state = .leaving(farewell: farewell, groupEnd: nil) }

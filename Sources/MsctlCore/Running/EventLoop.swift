@@ -10,30 +10,85 @@ package protocol LoopMember: AnyObject {
   var wakeTime: Deadline { get }
   /// Goes on as far as it can.
   func proceed()
+  /// As `proceed()`, for one that is to know at which of its descriptors something has happened.
+  func proceed(after polls: PollSet)
 }
 
-/// The one place that waits, for all members at once.
-package final class EventLoop {
-  private var members: [any LoopMember] = []
+extension LoopMember {
+  package func proceed(after polls: PollSet) { proceed() }
+}
 
-  package init() {}
+/// The one place that waits, for all members at once. They go on in the order in which they were added: who uses another member
+/// comes after it.
+package final class EventLoop {
+  private var members: [any LoopMember]
+  /// Kept for its memory.
+  private var polls = PollSet()
+
+  package init(_ members: any LoopMember...) { self.members = members }
 
   package func add(_ member: any LoopMember) { members.append(member) }
 
   package func remove(_ member: any LoopMember) { members.removeAll { $0 === member } }
 
-  /// Lets all members go on, and waits until something has happened for one of them, at most until the deadline.
+  /// Waits until something has happened for one of the members, at most until the deadline, and lets all of them go on.
   package func turn(until deadline: Deadline = .never) {
     // A member may add or remove others.
-    for member in members { member.proceed() }
+    let members = members
     var polls = PollSet()
+    swap(&polls, &self.polls)
+    polls.removeAll()
     var deadline = deadline
     for member in members {
       member.addInterests(to: &polls)
       deadline = min(deadline, member.wakeTime)
     }
     polls.wait(until: deadline)
+    for member in members { member.proceed(after: polls) }
+    swap(&polls, &self.polls)
   }
+}
+
+/// Something that is asked and has an answer in the end, while the members of a loop go on.
+package protocol LoopQuestion: AnyObject {
+  associatedtype Answer
+  /// When it goes on even if nothing comes.
+  var wakeTime: Deadline { get }
+  /// The answer; nil while there is none.
+  func take() throws(Failure) -> Answer?
+}
+
+extension EventLoop {
+  /// Turns until there is an answer.
+  package func answer<Question: LoopQuestion>(to question: Question) throws(Failure) -> Question.Answer {
+    while true {
+      if let answer = try question.take() { return answer }
+      turn(until: question.wakeTime)
+    }
+  }
+}
+
+/// A descriptor of which is to be known whether a read or a write would block.
+package final class Readiness: LoopMember {
+  private let descriptor: Int32
+  private let events: Int32
+  private var place: Int?
+  /// Whether it is waited for.
+  package var isWanted: Bool
+  /// Whether something happened there when it was waited for last: there is data or room, the other end has closed, or it fails.
+  package private(set) var isReady = false
+
+  package init(_ descriptor: Int32, for events: Int32 = POLLIN, isWanted: Bool = true) {
+    (self.descriptor, self.events, self.isWanted) = (descriptor, events, isWanted)
+  }
+
+  package var wakeTime: Deadline { .never }
+
+  package func addInterests(to polls: inout PollSet) { place = isWanted ? polls.add(descriptor, for: events) : nil }
+
+  package func proceed(after polls: PollSet) { isReady = place.map(polls.isReady) ?? false }
+
+  package func proceed() {}
 }
 
 /// A thread with an event loop, for callers that must not wait, such as tasks: what belongs to the loop is touched there alone.
@@ -52,8 +107,7 @@ package final class LoopThread: Sendable {
 
     init(_ loop: EventLoop, _ thread: LoopThread) { (self.loop, self.thread) = (loop, thread) }
 
-    // What was read just now woke the loop for the last time.
-    var wakeTime: Deadline { isOver ? .now : .never }
+    var wakeTime: Deadline { .never }
 
     func addInterests(to polls: inout PollSet) { polls.add(thread.descriptor) }
 

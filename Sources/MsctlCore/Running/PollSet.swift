@@ -13,6 +13,9 @@ package struct PollSet {
     return entries.count - 1
   }
 
+  /// Empties it, and keeps its memory.
+  mutating func removeAll() { entries.removeAll(keepingCapacity: true) }
+
   /// Waits until a descriptor is ready, the deadline is past, or a signal came.
   package mutating func wait(until deadline: Deadline) {
     let count = entries.count

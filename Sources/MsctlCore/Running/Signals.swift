@@ -117,14 +117,21 @@ package final class Signals {
   package static func wait(
     for descriptor: Int32?, _ events: Int32 = POLLIN, until deadline: Deadline = .never
   ) throws(Failure) {
+    let loop = EventLoop()
+    let readiness = descriptor.map { Readiness($0, for: events) }
+    if let readiness { loop.add(readiness) }
+    if let current { loop.add(current) }
     while true {
       if let number = current?.take() { throw Failure(.signal(number), "interrupted") }
-      var polls = PollSet()
-      let place = descriptor.map { polls.add($0, for: events) }
-      if let current { polls.add(current.descriptor) }
-      polls.wait(until: deadline)
-      if let place, polls.isReady(place) { return }
-      if deadline.isPast { return }
+      loop.turn(until: deadline)
+      if readiness?.isReady ?? false || deadline.isPast { return }
     }
   }
+}
+
+/// Wakes the loop when a signal has come; who runs the loop takes it.
+extension Signals: LoopMember {
+  package var wakeTime: Deadline { .never }
+  package func addInterests(to polls: inout PollSet) { polls.add(descriptor) }
+  package func proceed() {}
 }

@@ -15,7 +15,6 @@ package struct RegisteringWorld: World {
     case commandEnds
     case groupEnds
     case signal(Int32, isEnding: Bool)
-    case breaks
     case agentForgets
     /// The request with this number comes to the agent, and its answer comes back.
     case arrives(Int, HeldRegistration.Request)
@@ -80,7 +79,6 @@ package struct RegisteringWorld: World {
     }
     // However it goes, it is ended.
     agenda.add(.signal(15, isEnding: true), at: now + .seconds(90))
-    if choices.chance(5) { agenda.add(.breaks, at: now + .milliseconds(choices.pick(60_000))) }
     if !isCalm {
       for _ in 0..<choices.pick(3) { agenda.add(.agentForgets, at: now + .milliseconds(choices.pick(60_000))) }
     }
@@ -125,11 +123,6 @@ package struct RegisteringWorld: World {
         if signals == 1 { firstSignal = now }
       }
       try handle(.signal(number, isEnding: isEnding))
-    case .breaks:
-      // Ends the command at once, as a second signal does.
-      signals += 2
-      story.tell(now, "msctl breaks")
-      try handle(.broken)
     case .agentForgets:
       story.tell(now, "the agent forgets")
       isKnown = false
