@@ -25,6 +25,8 @@ package struct RetryPolicy: Sendable {
     case retry(after: Duration?)
   }
 
+  /// A retry with less time than this is not made: it would hide why the attempt before failed behind a time limit of its own.
+  package static let shortestRetry: Duration = .milliseconds(50)
   /// A `Retry-After` beyond this is taken for a refusal where the call has no deadline of its own.
   private static let longestRetryAfter: Duration = .seconds(300)
 
@@ -60,13 +62,18 @@ package struct RetryPolicy: Sendable {
   /// - Parameters:
   ///   - pause: what the call would wait by itself.
   ///   - wanted: what the service asks for.
-  /// - Returns: how long to wait; nil where there is no time for that.
-  package static func pause(_ pause: Duration, wanted: Duration?, until deadline: Deadline, at now: Deadline)
-    -> Duration?
-  {
+  /// - Returns: how long to wait; nil where there is no time for that and a retry.
+  package static func pause(
+    _ pause: Duration, wanted: Duration?, until deadline: Deadline, at now: Deadline
+  ) -> Duration? {
     let pause = max(pause, wanted ?? .milliseconds(1))
-    guard pause < deadline - now, deadline != .never || pause <= longestRetryAfter else { return nil }
-    return pause
+    guard deadline != .never else { return pause <= longestRetryAfter ? pause : nil }
+    return hasTime(until: deadline, at: now + pause) ? pause : nil
+  }
+
+  /// Whether a retry may begin now.
+  package static func hasTime(until deadline: Deadline, at now: Deadline) -> Bool {
+    deadline == .never || now + shortestRetry < deadline
   }
 
   /// Whether the instance is worth leaving alone for a while.

@@ -123,7 +123,8 @@ package struct ServiceCall: Sendable {
     case .started:
       if case .ready = state { goOn(nil, at: now, in: &directory, into: &actions) }
     case .found(let found):
-      guard case .lookingUp = state else { return }
+      guard case .lookingUp(let last) = state else { return }
+      if let last, !RetryPolicy.hasTime(until: deadline, at: now) { return end(Outcome(last), &actions) }
       // Not the one that failed just now, where there are others.
       candidates = found
       if let instance {

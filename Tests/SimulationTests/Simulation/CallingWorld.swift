@@ -243,6 +243,9 @@ package struct CallingWorld: World {
         throw Violation("only another instance is asked at once, and only where nothing was sent", "call \(number)")
       }
     }
+    guard !calls[number].hasWaited || calls[number].deadline - now > RetryPolicy.shortestRetry else {
+      throw Violation("a retry has time to say why it failed", "call \(number)")
+    }
     calls[number].hasWaited = false
     if calls[number].untried.isEmpty, !calls[number].isPinned {
       let others = known.filter { $0.key != calls[number].asked?.key }
@@ -308,7 +311,8 @@ package struct CallingWorld: World {
   /// Whether a retry was left, and time for the longest pause that it may make.
   private func mayGoOn(_ call: Call) -> Bool {
     let wanted = max(.seconds(10), call.last?.retryAfter ?? .zero)
-    return call.retried < call.retries && !call.wasNotFound && call.deadline - now > wanted
+    return call.retried < call.retries && !call.wasNotFound
+      && call.deadline - now > wanted + RetryPolicy.shortestRetry
       && (call.deadline != .never || wanted <= .seconds(300))
   }
 }
