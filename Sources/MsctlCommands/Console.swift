@@ -123,18 +123,10 @@ package final class Console {
   package var outputReadiness: Readiness { Readiness(outputDescriptor, for: POLLOUT, isWanted: false) }
 
   /// Whether nobody reads any more, which a command that has nothing to write for long would not notice.
-  package var isOutputClosed: Bool {
-    var entry = pollfd(fd: output.rawValue, events: 0, revents: 0)
-    return poll(&entry, 1, 0) > 0 && entry.revents & Int16(POLLERR) != 0
-  }
+  package var isOutputClosed: Bool { PollSet.events(at: outputDescriptor) & POLLERR != 0 }
 
   /// Whether the output takes something without blocking, or has failed.
-  package var isOutputReady: Bool {
-    var polls = PollSet()
-    let place = polls.add(outputDescriptor, for: POLLOUT)
-    polls.wait(until: .now)
-    return polls.isReady(place)
-  }
+  package var isOutputReady: Bool { PollSet.isReady(outputDescriptor, for: POLLOUT) }
 
   /// Writes out what goes without blocking, up to a bound, so that others have their turn.
   package func flushReady() throws(Failure) {

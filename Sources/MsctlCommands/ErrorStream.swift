@@ -21,12 +21,22 @@ struct ErrorStream {
     } else if isCounted {
       dropped += 1
     }
-    move(until: Signals.areCaught ? .now : .never)
+    if Signals.areCaught { move() } else { finish(until: .never) }
   }
 
   /// Writes what goes without waiting.
   mutating func move() {
-    if !pending.isEmpty { move(until: .now) }
+    while !pending.isEmpty, PollSet.isReady(STDERR_FILENO, for: POLLOUT) {
+      let count = pending.prefix(Self.slice).withUnsafeBytes { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
+      if count >= 0 {
+        pending.removeFirst(count)
+      } else if errno == EAGAIN || errno == EINTR {
+        return
+      } else {
+        // Nobody is left to be told where even standard error is gone.
+        pending = []
+      }
+    }
   }
 
   /// How many texts have been dropped since the last time, once there is room to tell it.
@@ -37,34 +47,15 @@ struct ErrorStream {
   }
 
   /// Writes what is left, for a bounded time.
-  mutating func finish() {
-    if !pending.isEmpty { move(until: .after(Self.patience)) }
-  }
+  mutating func finish() { finish(until: .after(Self.patience)) }
 
-  private mutating func move(until deadline: Deadline) {
-    var start = 0
-    defer { pending.removeFirst(start) }
-    while start < pending.count {
-      var polls = PollSet()
-      let place = polls.add(STDERR_FILENO, for: POLLOUT)
-      polls.wait(until: deadline)
-      guard polls.isReady(place) else {
-        if deadline.isPast { return }
-        continue
-      }
-      let count = pending[start...].prefix(Self.slice).withUnsafeBytes {
-        Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count)
-      }
-      if count >= 0 {
-        start += count
-      } else if errno == EAGAIN {
-        // A pipe that says it has room may not have it for as much. Not for long: others write to it, too.
-        if deadline.isPast { return }
-        usleep(1000)
-      } else if errno != EINTR {
-        // Nobody is left to be told where even standard error is gone.
-        start = pending.count
-      }
+  private mutating func finish(until deadline: Deadline) {
+    move()
+    guard !pending.isEmpty else { return }
+    let loop = EventLoop(Readiness(STDERR_FILENO, for: POLLOUT))
+    while !pending.isEmpty, !deadline.isPast {
+      loop.turn(until: deadline)
+      move()
     }
   }
 }

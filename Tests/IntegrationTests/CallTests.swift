@@ -215,6 +215,18 @@ struct CallTests {
     #expect(output.status == 8)
   }
 
+  @Test("results that nobody reads hold up no call that has begun, and none of them is lost")
+  func unreadResults() async throws {
+    let server = try TestServer { _ in .ok("\"" + String(repeating: "x", count: 100_000) + "\"") }
+    // More than a pipe takes stands in the first result; the others come before anybody reads it.
+    let script = try RunningProcess(
+      "/bin/bash", ["-c", "exec 3<&0; seq 8 | msctl call \(server.url) --each | { read -r go <&3; wc -l; }"], input: nil)
+    try await eventually("all calls are made") { server.requests.count == 8 }
+    try script.write("go\n")
+    let output = try await script.end()
+    #expect(output.out == "8\n" && output.err == "", "\(output)")
+  }
+
   @Test("--output writes into what is no regular file, and follows a link to the file that it means")
   func outputElsewhere() async throws {
     let server = try TestServer { _ in .ok("new", type: "text/plain") }

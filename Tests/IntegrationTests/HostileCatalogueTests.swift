@@ -75,9 +75,8 @@ struct HostileCatalogueTests {
     var written = 0
     for number in 0..<150 {
       let (instances, services) = try catalogue(&random)
-      let rendering = try Discover.text(instances, services: services, options(.nginx)) { names in
-        names.contains(ByteKey("localhost")) ? [ByteKey("localhost"): ["127.0.0.1", "::1"]] : [:]
-      }
+      let rendering = Discover.text(
+        instances, services: services, options(.nginx), resolved: [ByteKey("localhost"): ["127.0.0.1", "::1"]])
       let text = String(decoding: rendering.text, as: UTF8.self)
       for line in text.components(separatedBy: "\n").dropLast() {
         #expect(grammar.firstMatch(in: line, range: NSRange(line.startIndex..., in: line)) != nil, "\(line)")
@@ -109,7 +108,7 @@ struct HostileCatalogueTests {
     for _ in 0..<300 {
       let (instances, _) = try catalogue(&random)
       for format in [Discover.Format.url, .hostport, .table, .json] {
-        let rendering = try Discover.text(instances, services: nil, options(format)) { _ in [:] }
+        let rendering = Discover.text(instances, services: nil, options(format))
         let lines = rendering.text.split(separator: 0x0A, omittingEmptySubsequences: false).count - 1
         #expect(lines + rendering.leftOut.count == instances.count + (format == .table ? 1 : 0), "\(format)")
         #expect(!rendering.text.contains { $0 < 0x20 && $0 != 0x0A || $0 == 0x7F && format != .json }, "\(format)")

@@ -19,6 +19,15 @@ struct ResponseSink: ~Copyable {
     }
   }
 
+  /// What goes on writing to a pipe or a device in a loop.
+  var stream: StreamOutput? { mutating get { file?.stream } }
+
+  /// Whether bytes wait to be written to a pipe or a device.
+  mutating func isBusy() throws(Failure) -> Bool {
+    try file?.check()
+    return file?.isBusy ?? false
+  }
+
   mutating func write(_ bytes: [UInt8], _ console: Console) throws(Failure) {
     if file != nil {
       try file?.write(bytes)
@@ -35,6 +44,7 @@ struct ResponseSink: ~Copyable {
   }
 
   /// The body is complete.
+  /// - Note: it must not be busy.
   mutating func finish(_ console: Console) throws(Failure) {
     if let file = file.take() { try file.keep() }
     if reader != nil, fault == nil {

@@ -144,7 +144,7 @@ enum Discover: Verb {
         if let trouble = watch.trouble { throw trouble }
         loop.turn(until: watch.wakeTime)
       }
-      try write(try text(watch.instances ?? [], services: watch.services, options), console)
+      try write(watch.instances ?? [], services: watch.services, loop, options, console)
       return
     }
     if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, loop) }
@@ -181,11 +181,20 @@ enum Discover: Verb {
       }
       try console.flush()
     default:
-      try write(try text(found, services: nil, options), console)
+      try write(found, services: nil, loop, options, console)
     }
   }
 
-  private static func write(_ rendering: Rendering, _ console: Console) throws(Failure) {
+  private static func write(
+    _ instances: [ServiceInstance], services: [String]?, _ loop: EventLoop, _ options: Options, _ console: Console
+  ) throws(Failure) {
+    let hosts = hosts(instances, options)
+    var resolved: [ByteKey: [String]] = [:]
+    if !hosts.isEmpty {
+      loop.add(HostResolver.system)
+      resolved = try loop.answer(to: HostResolver.system.lookUp(hosts))
+    }
+    let rendering = text(instances, services: services, options, resolved: resolved)
     if let remark = rendering.remark { console.note(remark) }
     console.write(text: rendering.text)
     try console.flush()

@@ -11,6 +11,8 @@ struct DiscoverWatch {
   /// What was told last.
   private var told: [ServiceInstance] = []
   private var isInTrouble = false
+  /// The names of hosts that are being looked up for instances to be told.
+  private var lookUp: (instances: [ServiceInstance], question: HostLookUp)?
   /// How often names of hosts had come to mean something else when instances were told last.
   private var resolved = 0
   /// What was left out last.
@@ -23,6 +25,7 @@ struct DiscoverWatch {
     self.options = options
     self.loop = loop
     loop.add(signals)
+    if options.exec != nil { loop.add(HostResolver.system) }
     self.console = console
     watch = HealthWatch(agent, service: options.service?.text, options.selection, where: options.status.accepts)
     command = options.exec.map { line in
@@ -47,17 +50,18 @@ struct DiscoverWatch {
           tell(instances)
         } else {
           resolved = HostResolver.system.changes
-          let rendering = try Discover.text(instances, services: watch.services, options)
-          if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
-          lastRemark = rendering.remark
-          command?.tell(rendering.text)
+          lookUp = (instances, HostResolver.system.lookUp(Discover.hosts(instances, options)))
         }
+      }
+      if let (instances, question) = lookUp, let addresses = question.take() {
+        lookUp = nil
+        tellCommand(instances, addresses)
       }
       try tellTrouble()
       try command?.work()
       try console.flush()
       if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
-      let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never)
+      let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
       loop.turn(until: end)
       if let number = signals.take() {
         throw Failure(.signal(number), "interrupted")
@@ -82,6 +86,13 @@ struct DiscoverWatch {
       }
     }
     told = instances
+  }
+
+  private mutating func tellCommand(_ instances: [ServiceInstance], _ addresses: [ByteKey: [String]]) {
+    let rendering = Discover.text(instances, services: watch.services, options, resolved: addresses)
+    if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
+    lastRemark = rendering.remark
+    command?.tell(rendering.text)
   }
 
   private func write(_ event: String, _ instance: ServiceInstance) {

@@ -77,9 +77,9 @@ struct ListenAddress: ArgumentValue, Equatable {
   var argumentText: String? { hostPort(host, port) }
 }
 
-/// Looks up host names on threads of its own. Who asks waits a bounded time, and only for names that were never asked for: a
-/// name server that does not respond must not hold up what has nothing to do with it.
-final class HostResolver: Sendable {
+/// Looks up host names on threads of its own, since getaddrinfo(3) blocks. Who asks gets a response in a bounded time, and at once
+/// for names that were asked for before: a name server that does not respond must not hold up what has nothing to do with it.
+final class HostResolver: LoopMember, Sendable {
   static let system = HostResolver(lookUp: systemLookUp)
 
   /// How long a result counts, a failure as well.
@@ -102,6 +102,8 @@ final class HostResolver: Sendable {
   }
 
   private let state = Mutex(State())
+  /// Rung when a result has come.
+  private let bell = Bell()
   private let patience: Duration
   private let lookUp: @Sendable (String) -> [String]
 
@@ -110,12 +112,17 @@ final class HostResolver: Sendable {
     self.lookUp = lookUp
   }
 
-  /// How often a result has come that is another one than `addresses` gave before.
+  /// How often a result has come that is another one than a look-up gave before.
   var changes: Int { state.withLock { $0.changes } }
 
-  /// The IP addresses of each name; none for one that is not known in time. What comes later counts as a change.
-  /// - Throws: a signal that is caught.
-  func addresses(of names: Set<ByteKey>) throws(Failure) -> [ByteKey: [String]] {
+  var wakeTime: Deadline { .never }
+
+  func addInterests(to polls: inout PollSet) { polls.add(bell.descriptor) }
+
+  func proceed() { bell.clear() }
+
+  /// Looks names up whose addresses are not known, or old.
+  func lookUp(_ names: Set<ByteKey>) -> HostLookUp {
     let (new, limit, missing) = state.withLock { state in
       if state.known.count > Self.mostKnown { state.known = [:] }
       for name in names.sorted() where state.known[name]?.until.isPast ?? true && !state.asked.contains(name) {
@@ -131,14 +138,18 @@ final class HostResolver: Sendable {
       )
     }
     for _ in 0..<missing { start() }
-    while !new.isEmpty, state.withLock({ state in new.contains { state.known[$0] == nil } }) {
-      if limit.isPast {
-        state.withLock { $0.impatient = .after(Self.age) }
-        break
-      }
-      try Signals.wait(for: nil, until: min(limit, .after(.milliseconds(2))))
-    }
-    return state.withLock { state in
+    return HostLookUp(self, names, new, until: limit)
+  }
+
+  fileprivate func areKnown(_ names: Set<ByteKey>) -> Bool {
+    state.withLock { state in names.allSatisfy { state.known[$0] != nil } }
+  }
+
+  /// The next look-ups are not waited for as long.
+  fileprivate func losePatience() { state.withLock { $0.impatient = .after(Self.age) } }
+
+  fileprivate func addresses(of names: Set<ByteKey>) -> [ByteKey: [String]] {
+    state.withLock { state in
       names.reduce(into: [:]) { found, name in
         // A result that comes later is another one than this.
         if state.known[name] == nil { state.known[name] = ([], .after(Self.age)) }
@@ -163,6 +174,7 @@ final class HostResolver: Sendable {
         state.known[name] = (addresses, .after(Self.age))
         state.asked.remove(name)
       }
+      bell.ring()
     }
   }
 
@@ -194,5 +206,29 @@ final class HostResolver: Sendable {
       entry = current.ai_next
     }
     return found
+  }
+}
+
+/// A look-up of host names that is on its way: the IP addresses of each; none for one that is not known in time. What comes later
+/// counts as a change of the resolver.
+final class HostLookUp: LoopQuestion {
+  private let resolver: HostResolver
+  private let names: Set<ByteKey>
+  /// Those of which nothing was known.
+  private let new: Set<ByteKey>
+  private let limit: Deadline
+
+  fileprivate init(_ resolver: HostResolver, _ names: Set<ByteKey>, _ new: Set<ByteKey>, until limit: Deadline) {
+    (self.resolver, self.names, self.new, self.limit) = (resolver, names, new, limit)
+  }
+
+  var wakeTime: Deadline { limit }
+
+  func take() -> [ByteKey: [String]]? {
+    if !resolver.areKnown(new) {
+      guard limit.isPast else { return nil }
+      resolver.losePatience()
+    }
+    return resolver.addresses(of: names)
   }
 }

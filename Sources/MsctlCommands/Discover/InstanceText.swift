@@ -10,17 +10,13 @@ extension Discover {
     var remark: String? { Discover.remark(leftOut) }
   }
 
-  /// Gives the IP addresses of host names.
-  typealias Resolve = (Set<ByteKey>) throws(Failure) -> [ByteKey: [String]]
-
   /// What is written of instances: lines of the wanted form.
   /// - Parameters:
   ///   - services: the names of all services, where it is about all.
-  ///   - resolve: gives the IP addresses of host names.
+  ///   - resolved: the IP addresses of `hosts`.
   static func text(
-    _ instances: [ServiceInstance], services: [String]?, _ options: Options,
-    resolve: Resolve = HostResolver.system.addresses
-  ) throws(Failure) -> Rendering {
+    _ instances: [ServiceInstance], services: [String]?, _ options: Options, resolved: [ByteKey: [String]] = [:]
+  ) -> Rendering {
     func rendering(_ lines: ([ServiceInstance]) -> [String]) -> Rendering {
       let (writable, leftOut) = writable(instances)
       return Rendering(text: lines(writable).flatMap { Array($0.utf8) + [0x0A] }, leftOut: leftOut)
@@ -52,9 +48,16 @@ extension Discover {
       return Rendering(text: Array(table([["ID", "ADDRESS", "STATUS", "NODE", "TAGS", "CHECKS"]] + rows).utf8))
     case .nginx:
       let names = services ?? [options.service?.text].compactMap { $0 }
-      return try NginxFormat.rendering(
-        names, instances, listen: options.listen ?? ListenAddress(), resolve: resolve)
+      return NginxFormat.rendering(
+        names, instances, listen: options.listen ?? ListenAddress(), resolved: resolved)
     }
+  }
+
+  /// The names of hosts whose IP addresses are to be written.
+  static func hosts(_ instances: [ServiceInstance], _ options: Options) -> Set<ByteKey> {
+    guard options.format == .nginx else { return [] }
+    return Set(
+      instances.compactMap { if case .name(let name)? = HostAddress($0.address) { ByteKey(name) } else { nil } })
   }
 
   /// The instances of which an address and a port can be written, and the others by their names.

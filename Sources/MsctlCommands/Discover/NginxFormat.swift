@@ -12,21 +12,17 @@ enum NginxFormat {
   /// - Parameters:
   ///   - services: the names; one without an instance answers 503.
   ///   - listen: where the server listens.
-  ///   - resolve: gives the IP addresses of host names. nginx would look them up when it starts, and would not start
-  ///     without one of them.
+  ///   - resolved: the IP addresses of host names. nginx would look them up when it starts, and would not start without one of
+  ///     them.
   static func rendering(
     _ services: [String], _ instances: [ServiceInstance], listen: ListenAddress,
-    resolve: Discover.Resolve
-  ) throws(Failure) -> Discover.Rendering {
+    resolved: [ByteKey: [String]]
+  ) -> Discover.Rendering {
     var leftOut: [String] = []
     var upstreams = ""
     var locations = ""
     var names: Set<String> = []  // lint-ok: they are ASCII
     let own = Dictionary(grouping: instances) { ByteKey($0.service) }
-    let hosts = instances.compactMap {
-      if case .name(let name)? = HostAddress($0.address) { ByteKey(name) } else { nil }
-    }
-    let resolved = try resolve(Set(hosts))
     for service in services.sorted() {
       guard isName(service) else {
         leftOut.append("the service '\(Discover.shortened(service))' (invalid name for nginx)")

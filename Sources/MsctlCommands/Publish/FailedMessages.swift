@@ -15,6 +15,7 @@ final class FailedMessages {
     self.path = path ?? ""
     isInput = target?.isInput ?? false
     if let path, let target { file = try WholeFile(path, target) } else { file = nil }
+    try file?.flush()
   }
 
   func add(_ message: AMQPMessage) throws(Failure) {
@@ -23,6 +24,7 @@ final class FailedMessages {
 
   func add(line: [UInt8]) throws(Failure) {
     try file?.write(line + [0x0A])
+    try file?.flush()
   }
 
   /// Puts the file in its place. If its old content is the input and was not read to the end, it is left as it was: what is in
@@ -59,12 +61,8 @@ final class FailedMessages {
         try add(line: line)
       case nil where source.isExhausted: return
       case nil:
-        var polls = PollSet()
-        let signal = polls.add(signals.descriptor)
-        let input = polls.add(STDIN_FILENO)
-        polls.wait(until: .never)
-        if polls.isReady(signal), let number = signals.take() { throw Failure(.signal(number), "interrupted") }
-        if polls.isReady(input) { source.readMore() }
+        try Signals.wait(for: STDIN_FILENO)
+        source.readMore()
       }
     }
   }

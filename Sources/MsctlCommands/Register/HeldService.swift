@@ -12,6 +12,7 @@ struct HeldService {
   private let child: ChildProcess
   private let signals: Signals
   private var machine: HeldRegistration
+  private var probe: PortProbe?
   private var pending: (request: HeldRegistration.Request, exchange: ConsulExchange)?
 
   init(
@@ -22,7 +23,10 @@ struct HeldService {
     guard (1...65535).contains(port) else {
       throw Failure(.badInput, "the definition of '\(registration.name)' has no port for COMMAND to listen on")
     }
-    guard !Self.accepts(registration) else {
+    loop.add(HostResolver.system)
+    let probe = PortProbe(registration, loop)
+    while probe.result == nil { loop.turn(until: probe.wakeTime) }
+    guard probe.result == false else {
       throw Failure(
         .usage, "port \(port) is already in use",
         hint: "Use '--port 0' to pick a free one; COMMAND finds it in $PORT.")
@@ -67,6 +71,10 @@ struct HeldService {
         handle(.signal(number, isEnding: [SIGTERM, SIGINT, SIGQUIT].contains(number)))
       }
       takeAnswer()
+      if let isListening = probe?.result {
+        probe = nil
+        handle(.probed(isListening))
+      }
       console.moveErrors()
       if !machine.isOver { wait() }
     }
@@ -78,7 +86,8 @@ struct HeldService {
   private func wait() {
     // Nothing tells of the end of what is not our child.
     let longest: Duration = machine.awaitsGroup ? .milliseconds(10) : .seconds(1)
-    loop.turn(until: min(.after(longest), min(machine.wakeTime, child.wakeTime)))
+    let own = min(machine.wakeTime, child.wakeTime, probe?.wakeTime ?? .never)
+    loop.turn(until: min(.after(longest), own))
   }
 
   private mutating func handle(_ event: HeldRegistration.Event) {
@@ -86,7 +95,7 @@ struct HeldService {
     machine.handle(event, at: .now, into: &actions)
     for action in actions {
       switch action {
-      case .probe: handle(.probed(Self.accepts(registration)))
+      case .probe: if probe == nil { probe = PortProbe(registration, loop) }
       case .ask(let request):
         do throws(Failure) { pending = (request, try begin(request)) } catch {
           pending = nil
@@ -135,12 +144,6 @@ struct HeldService {
 
   // MARK: The command
 
-  /// Whether somebody listens on the port.
-  private static func accepts(_ registration: ServiceRegistration) -> Bool {
-    let hosts = registration.address.isEmpty ? ["127.0.0.1", "::1"] : [registration.address]
-    return hosts.contains { tryConnect($0, registration.port, until: .after(.milliseconds(200))) == 0 }
-  }
-
   /// Ends as the command did.
   private func leave() throws(Failure) {
     let name = options.command.first ?? ""
@@ -156,4 +159,46 @@ struct HeldService {
       throw Failure(.command(status), "'\(name)' exited with \(status)")
     }
   }
+}
+
+/// Finds out whether somebody listens on a service's port.
+private final class PortProbe {
+  /// Time limit to connect.
+  private static let patience: Duration = .milliseconds(200)
+
+  private let port: Int
+  private let loop: EventLoop
+  private var lookUp: HostLookUp?
+  private var attempts: [TCPProbe] = []
+
+  init(_ registration: ServiceRegistration, _ loop: EventLoop) {
+    (port, self.loop) = (registration.port, loop)
+    if registration.address.isEmpty {
+      connect(["127.0.0.1", "::1"])
+    } else if case .ip(let address)? = HostAddress(registration.address) {
+      connect([address])
+    } else {
+      lookUp = HostResolver.system.lookUp([ByteKey(registration.address)])
+    }
+  }
+
+  deinit { attempts.forEach(loop.remove) }
+
+  private func connect(_ addresses: [String]) {
+    attempts = addresses.map { TCPProbe($0, port, until: .after(Self.patience)) }
+    attempts.forEach(loop.add)
+  }
+
+  /// Nil while it is not known.
+  var result: Bool? {
+    if let addresses = lookUp?.take() {
+      lookUp = nil
+      connect(addresses.values.flatMap { $0 })
+    }
+    if attempts.contains(where: { $0.result == 0 }) { return true }
+    return lookUp == nil && attempts.allSatisfy { $0.result != nil } ? false : nil
+  }
+
+  /// When it goes on even if nothing comes.
+  var wakeTime: Deadline { lookUp?.wakeTime ?? .never }
 }

@@ -47,11 +47,14 @@ func readPiece(_ file: FileDescriptor) throws -> [UInt8]? {
 /// A file that appears under its name only when it is whole. What is no regular file (a device, a pipe, an open descriptor) is
 /// written to as the bytes come, and a link stays one: its target is replaced.
 struct WholeFile: ~Copyable {
+  private enum Place {
+    /// Where the bytes are until the file is whole. To write there is not waited for: a regular file takes everything at once.
+    case draft(FilePath, FileDescriptor, target: FilePath)
+    case stream(StreamOutput)
+  }
+
   private let path: String
-  private let target: FilePath
-  /// Where the bytes are until the file is whole; nil where they go to the target at once.
-  private let draft: FilePath?
-  private let file: FileDescriptor
+  private let place: Place
   private var isOpen = true
   private var isKept = false
 
@@ -60,71 +63,124 @@ struct WholeFile: ~Copyable {
     do {
       switch target {
       case .descriptor(let number):
-        draft = nil
-        self.target = FilePath(path)
-        file = try FileDescriptor(rawValue: number).duplicate()
+        let file = try FileDescriptor(rawValue: number).duplicate()
         _ = fcntl(file.rawValue, F_SETFD, FD_CLOEXEC)
+        place = .stream(StreamOutput(file))
       case .stream(let name):
-        draft = nil
-        self.target = name
-        file = try Self.openWaiting(name)
+        place = .stream(try StreamOutput(opening: name))
       case .file(let name, let permissions, _):
         let draft = FilePath("\(name).msctl-\(randomUUID().prefix(8))")
-        self.draft = draft
-        self.target = name
-        file = try FileDescriptor.open(
+        let file = try FileDescriptor.open(
           draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
           permissions: permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
+        place = .draft(draft, file, target: name)
       }
-    } catch let failure as Failure {
-      throw failure
     } catch {
-      throw Failure(.failed, "cannot write the file '\(path)': \(error)")
+      throw Self.failure(path, error)
     }
     self.path = path
   }
 
-  /// Opens what is no regular file, without blocking: a pipe that nobody reads yet is waited for, and a signal ends that.
-  private static func openWaiting(_ target: FilePath) throws -> FileDescriptor {
-    while true {
-      do {
-        return try FileDescriptor.open(target, .writeOnly, options: [.nonBlocking, .closeOnExec])
-      } catch Errno.noSuchAddressOrDevice where isPipe(target) {
-        try Signals.wait(for: nil, until: .after(.milliseconds(50)))
-      }
-    }
+  deinit {
+    guard case .draft(let draft, let file, _) = place else { return }
+    if isOpen { try? file.close() }
+    if !isKept { unlink(draft) }
   }
 
-  deinit {
-    if isOpen { try? file.close() }
-    if !isKept, let draft { unlink(draft) }
-  }
+  /// What goes on writing in a loop; nil where nothing is waited for.
+  var stream: StreamOutput? { if case .stream(let stream) = place { stream } else { nil } }
+
+  /// Whether bytes wait to be written.
+  var isBusy: Bool { stream?.isBusy ?? false }
 
   func write(_ bytes: [UInt8]) throws(Failure) {
-    var rest = bytes[...]
-    while !rest.isEmpty {
-      do {
-        // A write that blocks would outlast a signal; what a pipe has room for at all does not block.
-        if draft == nil { try Signals.wait(for: file.rawValue, POLLOUT) }
-        let piece = draft == nil ? rest.prefix(Int(PIPE_BUF)) : rest
-        rest = rest.dropFirst(try piece.withUnsafeBytes { try file.write($0) })
-      } catch Errno.wouldBlock {
-        try Signals.wait(for: file.rawValue, POLLOUT)
-      } catch let failure as Failure {
-        throw failure
-      } catch {
-        throw Failure(.failed, "cannot write the file '\(path)': \(error)")
-      }
+    switch place {
+    case .draft(_, let file, _): do { try file.writeAll(bytes) } catch { throw Self.failure(path, error) }
+    case .stream(let stream):
+      stream.write(bytes)
+      try check()
     }
   }
 
+  /// - Throws: why nothing can be written any more.
+  func check() throws(Failure) {
+    if let error = stream?.error { throw Self.failure(path, error) }
+  }
+
+  /// Waits until all is written, for who must not go on before. A signal that is caught ends it.
+  func flush() throws(Failure) {
+    guard let stream else { return }
+    try Signals.wait(for: stream) { stream.isBusy }
+    try check()
+  }
+
+  /// All is written: see `isBusy`.
   consuming func keep() throws(Failure) {
     isOpen = false
+    guard case .draft(let draft, let file, let target) = place else { return }
     // Some file systems say only now that the disk is full.
-    do { try file.close() } catch { throw Failure(.failed, "cannot write the file '\(path)': \(error)") }
-    guard draft.map({ rename($0, to: target) }) ?? true else {
-      throw Failure(.failed, "cannot write the file '\(path)'")
-    }
+    do { try file.close() } catch { throw Self.failure(path, error) }
+    guard rename(draft, to: target) else { throw Failure(.failed, "cannot write the file '\(path)'") }
     isKept = true
+  }
+
+  private static func failure(_ path: String, _ error: any Error) -> Failure {
+    Failure(.failed, "cannot write the file '\(path)': \(error)")
+  }
+}
+
+/// What is no regular file: written to as it takes bytes, while others go on.
+final class StreamOutput: LoopMember {
+  /// How often it is tried to open a pipe: nothing tells that somebody reads it now.
+  private static let pause: Duration = .milliseconds(50)
+
+  private let path: FilePath?
+  /// Nil as long as nobody reads the pipe.
+  private var file: FileDescriptor?
+  private var pending: [UInt8] = []
+  /// Why nothing can be written any more.
+  private(set) var error: (any Error)?
+
+  init(_ file: FileDescriptor) { (self.file, path) = (file, nil) }
+
+  init(opening path: FilePath) throws {
+    self.path = path
+    file = try open(path)
+  }
+
+  deinit { try? file?.close() }
+
+  /// Whether it takes no more for now: bytes wait, or nobody reads the pipe.
+  var isBusy: Bool { error == nil && (file == nil || !pending.isEmpty) }
+
+  func write(_ bytes: [UInt8]) {
+    pending += bytes
+    proceed()
+  }
+
+  var wakeTime: Deadline { isBusy && file == nil ? .after(Self.pause) : .never }
+
+  func addInterests(to polls: inout PollSet) { if isBusy, let file { polls.add(file.rawValue, for: POLLOUT) } }
+
+  func proceed() {
+    guard isBusy else { return }
+    do {
+      if file == nil, let path { file = try open(path) }
+      guard let file else { return }
+      var rest = pending[...]
+      defer { pending = Array(rest) }
+      // An open descriptor may block, but not for what a pipe has room for at all.
+      while !rest.isEmpty, PollSet.isReady(file.rawValue, for: POLLOUT) {
+        rest = rest.dropFirst(try rest.prefix(Int(PIPE_BUF)).withUnsafeBytes { try file.write($0) })
+      }
+    } catch Errno.wouldBlock {} catch { self.error = error }
+  }
+
+  private func open(_ path: FilePath) throws -> FileDescriptor? {
+    do {
+      return try FileDescriptor.open(path, .writeOnly, options: [.nonBlocking, .closeOnExec])
+    } catch Errno.noSuchAddressOrDevice where isPipe(path) {
+      return nil
+    }
   }
 }

@@ -18,8 +18,6 @@ struct StandardInput {
 
   /// The largest item, in bytes.
   private static let limit = 256 << 20
-  /// How long is waited where there is nothing to be read after all.
-  private static let pause: Duration = .milliseconds(50)
 
   private let kind: Kind
   private var reader: JSONStreamReader
@@ -46,11 +44,7 @@ struct StandardInput {
   /// standard input does not block.
   mutating func readMore() {
     do {
-      guard let piece = try readPiece(.standardInput) else {
-        var polls = PollSet()
-        polls.add(STDIN_FILENO)
-        return polls.wait(until: .after(Self.pause))
-      }
+      guard let piece = try readPiece(.standardInput) else { return }
       hasEnded = piece.isEmpty
       heldCount += piece.count
       let name = itemName + " of standard input"

@@ -145,10 +145,11 @@ package final class ChildProcess {
     closeOutput()
     if status == nil {
       signalGroup(SIGKILL)
-      let deadline = Deadline.after(Self.lastWait)
+      // Nobody else waits for it any more; SIGKILL takes effect at once, but for what is stuck in the kernel.
+      let (deadline, loop) = (Deadline.after(Self.lastWait), EventLoop())
       while status == nil, !deadline.isPast {
         checkEnd()
-        usleep(1000)
+        loop.turn(until: .after(.milliseconds(1)))
       }
     }
     reap()
@@ -165,9 +166,7 @@ package final class ChildProcess {
 
   /// Whether nobody reads its standard input any more: see pipe(7).
   package var isInputUnread: Bool {
-    guard input >= 0 else { return false }
-    var entry = pollfd(fd: input, events: 0, revents: 0)
-    return poll(&entry, 1, 0) > 0
+    input >= 0 && PollSet.events(at: input) != 0
   }
 
   /// Says that there is no more input.

@@ -91,6 +91,26 @@ package final class Readiness: LoopMember {
   package func proceed() {}
 }
 
+/// Wakes a loop from another thread: see eventfd(2).
+package final class Bell: Sendable {
+  /// Readable once it has been rung.
+  package let descriptor: Int32
+
+  package init() { descriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK)) }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  package func ring() {
+    var one: UInt64 = 1
+    _ = write(descriptor, &one, MemoryLayout<UInt64>.size)
+  }
+
+  package func clear() {
+    var count: UInt64 = 0
+    _ = read(descriptor, &count, MemoryLayout<UInt64>.size)
+  }
+}
+
 /// A thread with an event loop, for callers that must not wait, such as tasks: what belongs to the loop is touched there alone.
 package final class LoopThread: Sendable {
   /// Work that is to be done on the thread.
@@ -109,11 +129,10 @@ package final class LoopThread: Sendable {
 
     var wakeTime: Deadline { .never }
 
-    func addInterests(to polls: inout PollSet) { polls.add(thread.descriptor) }
+    func addInterests(to polls: inout PollSet) { polls.add(thread.bell.descriptor) }
 
     func proceed() {
-      var count: UInt64 = 0
-      _ = read(thread.descriptor, &count, MemoryLayout<UInt64>.size)
+      thread.bell.clear()
       let (work, isOver) = thread.queue.withLock { queue in
         defer { queue.work = [] }
         return (queue.work, queue.isOver)
@@ -124,35 +143,25 @@ package final class LoopThread: Sendable {
   }
 
   private let queue = Mutex(Queue())
-  private let descriptor: Int32
+  private let bell = Bell()
 
   /// - Throws: where there are no more threads or descriptors.
   package init() throws(Failure) {
-    descriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-    guard descriptor >= 0 else { throw Failure(.failed, "no event loop: \(String(cString: strerror(errno)))") }
+    guard bell.descriptor >= 0 else { throw Failure(.failed, "no event loop: \(String(cString: strerror(errno)))") }
     guard let thread = startThread({ self.run() }) else { throw Failure(.failed, "no event loop: no more threads") }
     pthread_detach(thread)
-  }
-
-  deinit {
-    close(descriptor)
   }
 
   /// Does the work on the thread, after what was handed in before.
   package func run(_ work: @escaping @Sendable (EventLoop) -> Void) {
     queue.withLock { $0.work.append(work) }
-    wake()
+    bell.ring()
   }
 
   /// Ends the thread once all work that was handed in is done.
   package func stop() {
     queue.withLock { $0.isOver = true }
-    wake()
-  }
-
-  private func wake() {
-    var one: UInt64 = 1
-    _ = write(descriptor, &one, MemoryLayout<UInt64>.size)
+    bell.ring()
   }
 
   private func run() {

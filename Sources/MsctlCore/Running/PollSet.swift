@@ -24,6 +24,17 @@ package struct PollSet {
     }
   }
 
+  /// What is so at a descriptor now, of these events and of what is always told: POLLERR, POLLHUP and POLLNVAL.
+  package static func events(at descriptor: Int32, of events: Int32 = 0) -> Int32 {
+    var entry = pollfd(fd: descriptor, events: Int16(truncatingIfNeeded: events), revents: 0)
+    return Glibc.poll(&entry, 1, 0) > 0 ? Int32(truncatingIfNeeded: entry.revents) : 0
+  }
+
+  /// Whether a read or write there would not block now.
+  package static func isReady(_ descriptor: Int32, for events: Int32) -> Bool {
+    Self.events(at: descriptor, of: events) != 0
+  }
+
   /// Whether a read or write there would not block: there is data or room, the other end has closed, or it fails.
   package func isReady(_ place: Int) -> Bool {
     entries[place].revents != 0

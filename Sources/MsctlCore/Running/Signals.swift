@@ -117,14 +117,21 @@ package final class Signals {
   package static func wait(
     for descriptor: Int32?, _ events: Int32 = POLLIN, until deadline: Deadline = .never
   ) throws(Failure) {
-    let loop = EventLoop()
-    let readiness = descriptor.map { Readiness($0, for: events) }
-    if let readiness { loop.add(readiness) }
+    let readiness = Readiness(descriptor ?? -1, for: events, isWanted: descriptor != nil)
+    try wait(for: readiness, until: deadline) { !readiness.isReady }
+  }
+
+  /// Lets a member go on alone, for as long as the condition holds, at most until the deadline.
+  /// - Throws: `signal`, where one that is caught has come.
+  package static func wait(
+    for member: any LoopMember, until deadline: Deadline = .never, while isBusy: () -> Bool
+  ) throws(Failure) {
+    let loop = EventLoop(member)
     if let current { loop.add(current) }
     while true {
       if let number = current?.take() { throw Failure(.signal(number), "interrupted") }
+      guard isBusy(), !deadline.isPast else { return }
       loop.turn(until: deadline)
-      if readiness?.isReady ?? false || deadline.isPast { return }
     }
   }
 }
