@@ -39,7 +39,8 @@ func fuzzCatalogue(_ bytes: [UInt8]) {
   var options = Discover.Options()
   func written(_ format: Discover.Format, _ services: [String]? = nil) -> [UInt8] {
     options.format = format
-    return Discover.text(instances, services: services, options, resolved: resolved(Discover.hosts(instances, options))).text
+    return Discover.text(instances, services: services, options, resolved: resolved(Discover.hosts(instances, options)))
+      .text
   }
   // Some names have addresses, others have none.
   func resolved(_ names: Set<ByteKey>) -> [ByteKey: [String]] {

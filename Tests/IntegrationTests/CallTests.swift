@@ -220,7 +220,8 @@ struct CallTests {
     let server = try TestServer { _ in .ok("\"" + String(repeating: "x", count: 100_000) + "\"") }
     // More than a pipe takes stands in the first result; the others come before anybody reads it.
     let script = try RunningProcess(
-      "/bin/bash", ["-c", "exec 3<&0; seq 8 | msctl call \(server.url) --each | { read -r go <&3; wc -l; }"], input: nil)
+      "/bin/bash", ["-c", "exec 3<&0; seq 8 | msctl call \(server.url) --each | { read -r go <&3; wc -l; }"], input: nil
+    )
     try await eventually("all calls are made") { server.requests.count == 8 }
     try script.write("go\n")
     let output = try await script.end()

@@ -61,7 +61,8 @@ struct DiscoverWatch {
       try command?.work()
       try console.flush()
       if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
-      let end = min(.after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
+      let end = min(
+        .after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
       loop.turn(until: end)
       if let number = signals.take() {
         throw Failure(.signal(number), "interrupted")
