@@ -121,3 +121,27 @@ struct SmallPartsTests {
     #expect(BodyText([], contentType: nil).value.description == #""""#)
   }
 }
+
+@Suite struct JSONPlacesTests {
+  private static let places = JSONPlaces([["a", "x"], ["a", "y", "z"], ["b"]])
+
+  private func found(_ text: String) throws -> [String?] {
+    try JSONValue(parsing: text.utf8)[Self.places].map { $0?.description }
+  }
+
+  @Test func thingsAtSeveralDepthsAreFoundInOneGo() throws {
+    #expect(try found(#"{"n":[{"a":1}],"a":{"y":{"z":[2]},"x":"}","o":{"x":3}},"b":{"x":4}}"#) == [#""}""#, "[2]", #"{"x":4}"#])
+  }
+
+  @Test func ofDuplicateNamesTheLastOneCountsWithAllThatIsBelowIt() throws {
+    #expect(try found(#"{"a":{"x":1,"y":{"z":2}},"b":1,"a":{"x":3},"b":4}"#) == ["3", nil, "4"])
+    #expect(try found(#"{"a":{"x":1},"a":null}"#) == [nil, nil, nil])
+  }
+
+  @Test func aNameWithEscapesIsTheNameThatIsMeant() throws {
+    #expect(try found(#"{"\u0061":{"\u0078":1}}"#) == ["1", nil, nil])
+  }
+
+  @Test(arguments: ["[]", "1", #""a""#, "{}", #"{"a":[{"x":1}]}"#, #"{"a":{"y":5}}"#])
+  func whatIsElsewhereIsNotFound(_ text: String) throws { #expect(try found(text) == [nil, nil, nil]) }
+}

@@ -57,23 +57,22 @@ public struct ServiceInstance: Sendable, Equatable {
 
   public var url: String { "\(scheme)://\(hostPort)" }
 
-  private static let parts: [StaticString] = ["Service", "Node", "Checks"]
-  private static let fields: [StaticString] = [
-    "Service", "ID", "Address", "Port", "Tags", "Meta", "Weights", "Ports", "PeerName", "Partition", "Namespace",
-  ]
-  private static let nodeFields: [StaticString] = ["Node", "Address"]
+  private static let places = JSONPlaces([
+    ["Service", "Service"], ["Service", "ID"], ["Service", "Address"], ["Service", "Port"], ["Service", "Tags"],
+    ["Service", "Meta"], ["Service", "Weights", "Passing"], ["Service", "Ports"], ["Service", "PeerName"],
+    ["Service", "Partition"], ["Service", "Namespace"], ["Node", "Node"], ["Node", "Address"], ["Checks"],
+  ])
   private static let checkFields: [StaticString] = ["Status", "Name", "Output"]
 
   /// Reads an element of the answer; nil where it is none.
   package init?(health entry: JSONValue) {
-    let parts = entry[Self.parts]
-    guard let service = parts[0]?[Self.fields], let node = parts[1]?[Self.nodeFields], let name = service[0]?.string
-    else { return nil }
+    let service = entry[Self.places]
+    guard let name = service[0]?.string, service[11] != nil || service[12] != nil else { return nil }
     let own = service[2]?.string ?? ""
     self.service = name
     id = service[1]?.string ?? name
-    self.node = node[0]?.string ?? ""
-    address = own.isEmpty ? node[1]?.string ?? "" : own
+    node = service[11]?.string ?? ""
+    address = own.isEmpty ? service[12]?.string ?? "" : own
     ports =
       service[7]?.elements.compactMap { entry in
         let parts = entry[["Name", "Port", "Default"]]
@@ -89,10 +88,10 @@ public struct ServiceInstance: Sendable, Equatable {
     tags = service[4]?.elements.compactMap(\.string) ?? []
     meta = service[5]?.members.compactMap { member in member.value.string.map { (member.name, $0) } } ?? []
     // Consul takes none above this.
-    weight = min(65535, max(0, Int(clamping: service[6]?["Passing"]?.integer ?? 1)))
+    weight = min(65535, max(0, Int(clamping: service[6]?.integer ?? 1)))
     var status = HealthStatus.passing
     var complaints: [String] = []
-    for check in parts[2]?.elements ?? [] {
+    for check in service[13]?.elements ?? [] {
       let check = check[Self.checkFields]
       // A service or node in maintenance has a critical check that says so.
       let own = check[0]?.string.flatMap(HealthStatus.init(rawValue:))

@@ -91,20 +91,62 @@ public struct JSONValue: Sendable, Hashable {
   private func members(named names: [UnsafeRawBufferPointer]) -> [JSONValue?] {
     var found = [JSONValue?](repeating: nil, count: names.count)
     forEachMember { bytes, name, isPlain, value in
-      func note(_ name: UnsafeRawBufferPointer) {
+      compare(bytes, name, isPlain) { name in
         var place = 0
         while place < names.count {
-          if names[place].count == name.count, areSame(names[place], name) { found[place] = part(value) }
+          if areSame(names[place], name) { found[place] = part(value) }
           place += 1
         }
       }
-      if isPlain {
-        note(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[name]))
-      } else {
-        Array(unescaped(part(name).text).utf8).withUnsafeBytes { note($0) }
+    }
+    return found
+  }
+
+  /// What stands at these places, in their order. The text is gone over once, however deep they are.
+  package subscript(_ places: JSONPlaces) -> [JSONValue?] {
+    var found = [JSONValue?](repeating: nil, count: places.count)
+    guard kind == .object else { return found }
+    text.withUnsafeBufferPointer { bytes in
+      places.names.withUnsafeBufferPointer { names in
+        _ = collect(bytes, from: 0, names, places.top, into: &found)
       }
     }
     return found
+  }
+
+  /// - Returns: where the object ends that begins at `start`.
+  private func collect(
+    _ bytes: UnsafeBufferPointer<UInt8>, from start: Int, _ names: UnsafeBufferPointer<JSONPlaces.Name>,
+    _ level: Range<Int>, into found: inout [JSONValue?]
+  ) -> Int {
+    Self.walk(bytes, from: start) { name, isPlain, value in
+      var place = level.lowerBound
+      compare(bytes, name, isPlain) { name in
+        while place < level.upperBound, !areSame(names[place].name, name) { place += 1 }
+      }
+      guard place < level.upperBound else { return endOfValue(bytes, from: value) }
+      let match = names[place]
+      // Of duplicate names the last one counts.
+      for slot in match.slots { found[slot] = nil }
+      if !match.below.isEmpty, bytes[value] == UInt8(ascii: "{") {
+        return collect(bytes, from: value, names, match.below, into: &found)
+      }
+      let end = endOfValue(bytes, from: value)
+      if match.below.isEmpty { found[match.slots.lowerBound] = part(value..<end) }
+      return end
+    }
+  }
+
+  /// Hands over a member's name as it is meant.
+  @inline(__always)
+  private func compare(
+    _ bytes: UnsafeBufferPointer<UInt8>, _ name: Range<Int>, _ isPlain: Bool, _ body: (UnsafeRawBufferPointer) -> Void
+  ) {
+    if isPlain {
+      body(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[name]))
+    } else {
+      Array(unescaped(part(name).text).utf8).withUnsafeBytes { body($0) }
+    }
   }
 
   /// The members of an object in their order, duplicates included; empty for other kinds.
@@ -140,24 +182,84 @@ public struct JSONValue: Sendable, Hashable {
   ) {
     guard kind == .object else { return }
     text.withUnsafeBufferPointer { bytes in
-      var index = nextToken(bytes, from: 1)
-      while index < bytes.count, bytes[index] != UInt8(ascii: "}") {
-        if bytes[index] == UInt8(ascii: ",") { index = nextToken(bytes, from: index + 1) }
-        let plainEnd = endOfPlainText(bytes, from: index + 1)
-        let isPlain = bytes[plainEnd] == UInt8(ascii: "\"")
-        let nameEnd = isPlain ? plainEnd : endOfString(bytes, from: index) - 1
-        let start = nextToken(bytes, from: nextToken(bytes, from: nameEnd + 1) + 1)
+      _ = Self.walk(bytes, from: 0) { name, isPlain, start in
         let end = endOfValue(bytes, from: start)
-        body(bytes, index + 1..<nameEnd, isPlain, start..<end)
-        index = nextToken(bytes, from: end)
+        body(bytes, name, isPlain, start..<end)
+        return end
       }
     }
+  }
+
+  /// Goes over the members of the object that begins at `start`, in their order.
+  /// - Parameter body: gets the place of a name without its quotes, whether it is plain ASCII without escapes, and where its value
+  ///   begins; returns where that ends.
+  /// - Returns: where the object ends.
+  @inline(__always)
+  private static func walk(
+    _ bytes: UnsafeBufferPointer<UInt8>, from start: Int,
+    _ body: (_ name: Range<Int>, _ isPlain: Bool, _ value: Int) -> Int
+  ) -> Int {
+    var index = nextToken(bytes, from: start + 1)
+    while index < bytes.count, bytes[index] != UInt8(ascii: "}") {
+      if bytes[index] == UInt8(ascii: ",") { index = nextToken(bytes, from: index + 1) }
+      let plainEnd = endOfPlainText(bytes, from: index + 1)
+      let isPlain = bytes[plainEnd] == UInt8(ascii: "\"")
+      let nameEnd = isPlain ? plainEnd : endOfString(bytes, from: index) - 1
+      let value = nextToken(bytes, from: nextToken(bytes, from: nameEnd + 1) + 1)
+      index = nextToken(bytes, from: body(index + 1..<nameEnd, isPlain, value))
+    }
+    return index + 1
   }
 
   /// A part of the text, by its place in the bytes of it.
   private func part(_ place: Range<Int>) -> JSONValue {
     let start = text.startIndex
     return JSONValue(trusted: text[start + place.lowerBound..<start + place.upperBound])
+  }
+}
+
+/// Places in an object and in the objects within it, each a list of names.
+package struct JSONPlaces: @unchecked Sendable {
+  /// A name at one level. Names are static, so that they are never freed.
+  struct Name {
+    let name: UnsafeRawBufferPointer
+    /// What stands there, or below it.
+    let slots: Range<Int>
+    /// The names below it; empty: it is wanted itself.
+    var below: Range<Int>
+  }
+
+  let count: Int
+  /// Those of one level stand together.
+  private(set) var names: [Name] = []
+  /// Those of the object itself.
+  private(set) var top = 0..<0
+
+  /// - Parameter paths: those that begin alike stand together, and none is the beginning of another.
+  package init(_ paths: [[StaticString]]) {
+    count = paths.count
+    top = add(paths, from: 0, level: 0)
+  }
+
+  private mutating func add(_ paths: [[StaticString]], from first: Int, level: Int) -> Range<Int> {
+    let start = names.count
+    var below: [[[StaticString]]] = []
+    for (offset, path) in paths.enumerated() where path.count > level {
+      let name = UnsafeRawBufferPointer(start: path[level].utf8Start, count: path[level].utf8CodeUnitCount)
+      if let last = names.indices.last, last >= start, areSame(names[last].name, name) {
+        names[last] = Name(name: name, slots: names[last].slots.lowerBound..<first + offset + 1, below: 0..<0)
+        below[last - start].append(path)
+      } else {
+        names.append(Name(name: name, slots: first + offset..<first + offset + 1, below: 0..<0))
+        below.append([path])
+      }
+    }
+    let level = level + 1
+    let range = start..<names.count
+    for place in range where below[place - start][0].count > level {
+      names[place].below = add(below[place - start], from: names[place].slots.lowerBound, level: level)
+    }
+    return range
   }
 }
 
