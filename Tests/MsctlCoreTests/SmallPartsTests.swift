@@ -130,7 +130,10 @@ struct SmallPartsTests {
   }
 
   @Test func thingsAtSeveralDepthsAreFoundInOneGo() throws {
-    #expect(try found(#"{"n":[{"a":1}],"a":{"y":{"z":[2]},"x":"}","o":{"x":3}},"b":{"x":4}}"#) == [#""}""#, "[2]", #"{"x":4}"#])
+    #expect(
+      try found(#"{"n":[{"a":1}],"a":{"y":{"z":[2]},"x":"}","o":{"x":3}},"b":{"x":4}}"#) == [
+        #""}""#, "[2]", #"{"x":4}"#,
+      ])
   }
 
   @Test func ofDuplicateNamesTheLastOneCountsWithAllThatIsBelowIt() throws {
