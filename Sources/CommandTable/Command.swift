@@ -80,6 +80,14 @@ extension Array {
   }
 }
 
+/// Options of other tools, as their users write them, and what there is in their place.
+package struct Habit: Sendable {
+  package let words: [String]
+  package let hint: String
+
+  package init(_ words: [String], _ hint: String) { (self.words, self.hint) = (words, hint) }
+}
+
 /// A subcommand in one line.
 package struct CommandTitle: Sendable {
   package let name: String
@@ -121,6 +129,7 @@ package struct Command<Options: Defaulted>: Sendable {
   private let makeOperands: @Sendable () -> [Operand<Options>]
   private let makeVariables: @Sendable () -> [Variable<Options>]
   package let examples: [Example]
+  private let makeHabits: @Sendable () -> [Habit]
   /// Refuses what no single option can see: options that do not go together.
   package let check: @Sendable (Options) throws(ValueError) -> Void
 
@@ -130,6 +139,7 @@ package struct Command<Options: Defaulted>: Sendable {
     operands: @escaping @autoclosure @Sendable () -> [Operand<Options>] = [],
     variables: @escaping @autoclosure @Sendable () -> [Variable<Options>] = [],
     examples: [Example] = [],
+    habits: @escaping @autoclosure @Sendable () -> [Habit] = [],
     check: @escaping @Sendable (Options) throws(ValueError) -> Void = { _ in }
   ) {
     self.name = name
@@ -139,12 +149,16 @@ package struct Command<Options: Defaulted>: Sendable {
     makeOperands = operands
     makeVariables = variables
     self.examples = examples
+    makeHabits = habits
     self.check = check
   }
 
   package var flags: [Flag<Options>] { makeFlags() }
   package var operands: [Operand<Options>] { makeOperands() }
   package var variables: [Variable<Options>] { makeVariables() }
+
+  /// What there is in place of an option that other tools have.
+  func hint(about word: String) -> String? { makeHabits().first { $0.words.contains(word) }?.hint }
 
   /// What the overview says of it.
   package var title: CommandTitle {

@@ -67,7 +67,8 @@ extension Command {
     let equals = word.utf8.firstIndex(of: UInt8(ascii: "="))
     let written = String(word[..<(equals ?? word.endIndex)])
     guard let flag = flags.first(where: { "--" + $0.spec.long == written }) else {
-      throw .unknownFlag(written, known: spec.flags.map { "--" + $0.long }, command: name)
+      throw .unknownFlag(
+        written, known: spec.flags.map { "--" + $0.long }, command: name, instead: hint(about: written))
     }
     seen.insert(flag.spec.long)
     let attached = equals.map { String(word[word.utf8.index(after: $0)...]) }
@@ -94,7 +95,8 @@ extension Command {
       guard let flag = flags.first(where: { $0.spec.short == letter }) else {
         // A long name with one dash is the usual slip.
         let long = flags.contains { word == "-" + $0.spec.long } ? ["-" + word] : []
-        throw .unknownFlag(long.isEmpty ? written : word, known: long, command: name)
+        throw .unknownFlag(
+          long.isEmpty ? written : word, known: long, command: name, instead: long.isEmpty ? hint(about: written) : nil)
       }
       seen.insert(flag.spec.long)
       guard let valueName = flag.spec.valueName else {

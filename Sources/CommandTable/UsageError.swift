@@ -31,8 +31,9 @@ package struct UsageError: Error, Equatable {
     return UsageError("'\(word)' is not a command") { _ in hint }
   }
 
-  package static func unknownFlag(_ word: String, known: [String], command: String) -> Self {
-    let meant = meant(word, known)
+  /// - Parameter instead: what there is in its place, where it is an option of another tool.
+  package static func unknownFlag(_ word: String, known: [String], command: String, instead: String? = nil) -> Self {
+    let meant = instead ?? meant(word, known)
     let isNumber = (0x30...0x39).contains(word.utf8.dropFirst().first ?? 0)
     return UsageError("'\(word)' is not an option of '\(command)'") { program in
       meant
@@ -106,8 +107,12 @@ package func nearest(to word: String, in known: [String]) -> String? {
   let scored = known.map { (word: $0, distance: distance(Array(word.unicodeScalars), Array($0.unicodeScalars))) }
   guard let best = scored.min(by: { $0.distance < $1.distance }) else { return nil }
   if best.distance <= max(1, min(3, best.word.count / 3)) { return best.word }
-  // A word cut short is meant, too, where just one known word begins with it.
-  let longer = known.filter { $0.utf8.count > word.utf8.count && $0.utf8.starts(with: word.utf8) }
+  // A word cut short is meant, too, where just one known word begins with it: within its first part, or by more than half.
+  let longer = known.filter { known in
+    let rest = known.utf8.dropFirst(word.utf8.count)
+    return !rest.isEmpty && known.utf8.starts(with: word.utf8)
+      && (rest.first != UInt8(ascii: "-") || word.utf8.count > rest.count)
+  }
   return word.utf8.count >= 2 && longer.count == 1 ? longer.first : nil
 }
 

@@ -186,9 +186,12 @@ struct ParserTests {
     "finds the word that was meant, and none where none is near",
     arguments: [
       ("pubish", "publish"), ("consmue", "consume"), ("cal", "call"), ("disc", "discover"), ("xyzzy", nil), ("q", nil),
+      ("--json", nil), ("--reconnect", "--reconnect-for"), ("--conn", "--connect-timeout"),
     ] as [(String, String?)])
   func suggestions(_ word: String, _ meant: String?) {
-    #expect(nearest(to: word, in: ["call", "publish", "consume", "register", "discover"]) == meant)
+    let known = ["call", "publish", "consume", "register", "discover"]
+    let flags = ["--json-errors", "--reconnect-for", "--connect-timeout"]
+    #expect(nearest(to: word, in: known + flags) == meant)
   }
 }
 

@@ -117,6 +117,7 @@ enum Call: Verb {
       Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
       Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
     ],
+    habits: .curl,
     check: { options throws(ValueError) in
       try options.lookUp.check()
       let hasFields = options.items.contains(where: \.isField)

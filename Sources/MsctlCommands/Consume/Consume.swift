@@ -118,6 +118,7 @@ enum Consume: Verb {
         "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
         "A pipe that loses nothing"),
     ],
+    habits: .consuming,
     check: { options throws(ValueError) in
       if options.exchange == nil, options.queue == nil {
         throw ValueError("'consume' requires QUEUE, or '--exchange NAME' with '--bind KEY'")

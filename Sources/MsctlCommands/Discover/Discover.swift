@@ -100,6 +100,7 @@ enum Discover: Verb {
         "A gateway in front of all services"),
       Example("eval \"$(msctl discover user-service -o env)\"", "USER_SERVICE_URL, _HOST and _PORT in the shell"),
     ],
+    habits: .discovering,
     check: { options throws(ValueError) in
       try options.lookUp.check()
       if options.exec != nil, !options.watches { throw ValueError("'--exec' requires '--watch'") }

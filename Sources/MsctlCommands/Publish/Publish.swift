@@ -109,6 +109,7 @@ enum Publish: Verb {
         "msctl consume orders --drain --envelope --through 'msctl publish archive --envelope --tee'",
         "Move messages to another queue"),
     ],
+    habits: .publishing,
     check: { options throws(ValueError) in
       if options.exchange == nil, (options.first ?? "").isEmpty, !options.asEnvelope {
         throw ValueError("'publish' requires QUEUE, or '--exchange NAME' with '--routing-key KEY'")
