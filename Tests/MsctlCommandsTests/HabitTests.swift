@@ -6,7 +6,8 @@ import Testing
 @Suite("Options of other tools")
 struct HabitTests {
   static let habits: [(String, [Habit])] = [
-    ("call", .curl), ("publish", .publishing), ("consume", .consuming), ("register", .consul), ("discover", .discovering),
+    ("call", .curl), ("publish", .publishing), ("consume", .consuming), ("register", .consul),
+    ("discover", .discovering),
   ]
 
   @Test("are named with what there is in their place", arguments: habits)
@@ -31,13 +32,17 @@ struct HabitTests {
     }
   }
 
-  @Test("that users write first", arguments: [
-    (["call", "-X", "DELETE", ":3000/a"], "'msctl call DELETE URL'"), (["call", "-I", ":3000/a"], "'msctl call HEAD URL"),
-    (["call", "-u", "a:b", ":3000"], "'--basic @FILE'"), (["call", "--max-time", "5", ":3000"], "'--timeout TIME'"),
-    (["call", "--json", ":3000"], "name=Ada"), (["publish", "q", "-d", "{}"], "MESSAGE"),
-    (["publish", "q", "--timeout", "5"], "'--confirm-timeout TIME'"), (["consume", "q", "--timeout", "5"], "'--for TIME'"),
-    (["consume", "-q", "q"], nil), (["consume", "-c", "5", "q"], "'--count N'"),
-  ] as [([String], String?)])
+  @Test(
+    "that users write first",
+    arguments: [
+      (["call", "-X", "DELETE", ":3000/a"], "'msctl call DELETE URL'"),
+      (["call", "-I", ":3000/a"], "'msctl call HEAD URL"),
+      (["call", "-u", "a:b", ":3000"], "'--basic @FILE'"), (["call", "--max-time", "5", ":3000"], "'--timeout TIME'"),
+      (["call", "--json", ":3000"], "name=Ada"), (["publish", "q", "-d", "{}"], "MESSAGE"),
+      (["publish", "q", "--timeout", "5"], "'--confirm-timeout TIME'"),
+      (["consume", "q", "--timeout", "5"], "'--for TIME'"),
+      (["consume", "-q", "q"], nil), (["consume", "-c", "5", "q"], "'--count N'"),
+    ] as [([String], String?)])
   func first(_ words: [String], _ part: String?) throws {
     let hint = AllCommands.check(words)?.hint(program: "msctl")
     #expect(hint?.contains(part ?? "") ?? (part == nil), "\(words): \(hint ?? "no hint")")

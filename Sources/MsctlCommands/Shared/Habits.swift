@@ -21,7 +21,8 @@ extension [Habit] {
     Habit(["-G", "--get", "--data-urlencode"], "Write 'name==value' for each part of the query."),
     Habit(["-A", "--user-agent"], "Write 'User-Agent:TEXT'."),
     Habit(["-b", "--cookie"], "Write 'Cookie:name=value'."),
-    Habit(["-s", "--silent", "-S", "--show-error"], "Progress is shown on a terminal alone; '--quiet' leaves remarks out."),
+    Habit(
+      ["-s", "--silent", "-S", "--show-error"], "Progress is shown on a terminal alone; '--quiet' leaves remarks out."),
     Habit(["--fail", "--fail-with-body"], "A status of 300 or more fails by itself; '--no-fail' turns that off."),
     Habit(["-x", "--proxy"], "Set http_proxy or https_proxy."),
     Habit(["-O", "--remote-name", "--download"], "Use '--output FILE'."),
@@ -36,7 +37,9 @@ extension [Habit] {
     Habit(["-u", "--url", "-s", "--server", "--uri"], "Use '--broker URL', or set AMQP_URL."),
     Habit(["--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
     Habit(["-r"], "Use '--routing-key KEY' with '--exchange NAME'; a QUEUE alone is the operand."),
-    Habit(["-b", "--body", "-d", "--data", "--payload", "-m"], "The message is the second operand: msctl publish QUEUE MESSAGE."),
+    Habit(
+      ["-b", "--body", "-d", "--data", "--payload", "-m"],
+      "The message is the second operand: msctl publish QUEUE MESSAGE."),
     Habit(["-t", "--topic", "--queue", "-Q"], "The queue is the first operand: msctl publish QUEUE."),
     Habit(["-p", "--persistent"], "Messages are persistent by themselves; '--transient' turns that off."),
     Habit(["-C"], "Use '--content-type TYPE'."),
@@ -57,7 +60,8 @@ extension [Habit] {
     Habit(["-A", "--no-ack"], "A message is acknowledged once its line is written; '--peek' puts it back."),
     Habit(["-d", "--declare"], "A queue that is not there is declared by itself; '--passive' turns that off."),
     Habit(["--timeout", "--max-time"], "Use '--for TIME' (the whole run) or '--idle TIME' (without a message)."),
-    Habit(["-f", "--format", "--json"], "Each message is a line of JSON by itself; '--envelope' has all that surrounds it."),
+    Habit(
+      ["-f", "--format", "--json"], "Each message is a line of JSON by itself; '--envelope' has all that surrounds it."),
   ]
 
   /// The consul command (https://developer.hashicorp.com/consul/commands).
