@@ -86,7 +86,7 @@ package enum AllCommands {
       console.report(failure)
       return ExitStatus(failure)
     } catch {
-      let failure = Failure(.failed, "\(error)")
+      let failure = Failure(.unknown("\(error)"))
       console.report(failure)
       return ExitStatus(failure)
     }
@@ -131,7 +131,7 @@ package enum AllCommands {
     }
     // As git does: what fits on the screen stays there, without a key to be pressed.
     setenv("LESS", "FRX", 0)
-    guard let pipe = popen(pager, "w") else { throw Failure(.failed, "cannot start the pager '\(pager)'") }
+    guard let pipe = popen(pager, "w") else { throw Failure(.noPager(pager)) }
     fputs(text, pipe)
     // A pager that is not there has said so; the text itself matters more.
     if pclose(pipe) >> 8 & 0xFF == 127 {

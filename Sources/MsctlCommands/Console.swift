@@ -156,8 +156,8 @@ package final class Console {
     if error == .wouldBlock || error == .interrupted { return false }
     buffer = []
     start = 0
-    if error == .brokenPipe { throw Failure(.outputClosed, "standard output is closed") }
-    throw Failure(.failed, "cannot write to standard output: \(error)")
+    if error == .brokenPipe { throw Failure(.outputClosed) }
+    throw Failure(.unwritableOutput(reason: "\(error)"))
   }
 
   /// Drops what is not written out: nobody reads it any more.

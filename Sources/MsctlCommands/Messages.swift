@@ -1,6 +1,80 @@
+import Glibc
 import MsctlCore
 
-// Sentences that users read, by their causes.
+// Sentences that users read, by their causes. What the core says of a cause is in its FailureText.swift.
+
+// MARK: causes of the core
+
+extension Failure {
+  /// What a user reads. Another sentence takes the place of the cause.
+  package var message: String {
+    get { description }
+    set { cause = .said(newValue, hint: hint) }
+  }
+
+  /// What to do, on this command line.
+  package var hint: String? {
+    get {
+      switch cause {
+      case .amqp(let errors): errors.first?.hint
+      case .http(let error, target: _):
+        error.kind == .tls ? "Give the CA certificate that signed the server's with '--cacert FILE'." : nil
+      case .consul(let error, agent: _): error.hint
+      case .definition(.noName): "Write it as {\"service\": {\"name\": \"user-service\", \"port\": 3000}}."
+      // Of an input; the size of a response is not the user's.
+      case .tooLarge: code == .badInput ? "Split it into smaller parts." : nil
+      case .noMemory: "Raise the limit ('ulimit -v')."
+      case .said(_, let hint): hint
+      case .messaging, .definition(.climbs), .spawn, .noEventLoop, .interrupted: nil
+      }
+    }
+    set { cause = .said(message, hint: newValue) }
+  }
+}
+
+extension BrokerError {
+  fileprivate var hint: String? {
+    switch error.kind {
+    case .unreachable: return "Start a broker there, or set AMQP_URL or '--broker' to another one."
+    case .tls: return "To trust another CA certificate, add '?cacertfile=FILE' to the URI."
+    case .denied:
+      let isVhost = error.reason.holds(text: "vhost")
+      return isVhost && uri.vhost.isEmpty
+        ? "Remove the '/' at the end of the URI: it selects the virtual host with the empty name."
+        : "Check \(isVhost ? "the virtual host" : "user name and password") in AMQP_URL or '--broker'."
+    case .unreadableFrame:
+      return
+        "A message's headers may be too large for a frame. Remove it with 'rabbitmqadmin' or RabbitMQ's management page."
+    case .noMemory: return "Raise the limit ('ulimit -v'), or hold fewer messages at a time ('--prefetch')."
+    case .timedOut, .broken, .violation, .channelClosed, .connectionClosed, .invalid: return nil
+    }
+  }
+}
+
+extension ConsulError {
+  fileprivate var hint: String? {
+    switch self {
+    case .http(let error):
+      error.kind == .tls
+        ? "Set CONSUL_CACERT to the CA certificate that signed the agent's."
+        : "Start one with 'consul agent -dev', or set CONSUL_HTTP_ADDR to another one."
+    case .returned(let status, method: _, path: _, _, isTransient: _):
+      status == 429 ? "Wait, or raise the agent's limits for requests." : nil
+    case .leaderless: "A leader is elected while most servers are up; 'consul operator raft list-peers' shows them."
+    case .denied(_, _, let hasToken):
+      hasToken
+        ? "Check the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE: it is unknown or lacks this permission."
+        : "Set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE to a token with this permission."
+    case .unexpected: "Check CONSUL_HTTP_ADDR."
+    case .noPort(_, let service, let ports):
+      ports.isEmpty
+        ? "Its instances have no named ports."
+        : "Named ports of '\(service)': \(ports.map { "'\($0)'" }.joined(separator: ", "))."
+    case .invalidToken: "Check CONSUL_HTTP_TOKEN or its file."
+    case .late, .climbs: nil
+    }
+  }
+}
 
 // MARK: call
 
@@ -25,7 +99,7 @@ extension LookUpFailure {
     case .nothingPassing(let all):
       Discover.nothingPassing(
         name, all, isNarrowed: isNarrowed, orElse: "If '\(name)' is a host, write 'http://\(name)\(path)'.")
-    case .late: Failure(.timedOut, "no response from the Consul agent at \(agent.shown) in time")
+    case .late: ConsulError.late.failure(agent)
     }
   }
 
@@ -79,6 +153,33 @@ func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ opti
       ? "Use '--follow' to follow the redirect." : nil)
 }
 
+// MARK: discover
+
+extension Discover {
+  /// No such service, or none of its instances passing: how many there are, and what their checks say.
+  static func nothingPassing(
+    _ name: String, _ all: [ServiceInstance], isNarrowed: Bool, orElse hint: String = ""
+  ) -> Failure {
+    guard !all.isEmpty || !isNarrowed else {
+      return Failure(
+        .nothingThere, "no instance of '\(name)' matches '--tag', '--filter', '--dc' or '--peer'",
+        hint: "'msctl discover \(name) --status any -o table' shows all instances.")
+    }
+    guard !all.isEmpty else {
+      return Failure(
+        .nothingThere, "no such service: '\(name)'",
+        hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
+    }
+    let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""
+    return Failure(
+      .nothingThere,
+      all.count == 1
+        ? "the only instance of '\(name)' is \(all[0].status.rawValue)\(complaint)"
+        : "none of the \(all.count) instances of '\(name)' is passing\(complaint)",
+      hint: "'msctl discover \(name) --status any -o table' shows them.")
+  }
+}
+
 // MARK: publish and consume
 
 /// - Parameter place: where the connection broke each time.
@@ -91,6 +192,40 @@ private func repeatedBreaksFailure(
       + "\(place): \(error.reason)",
     hint: "A message there may be unreadable, for example with headers larger than a frame; "
       + "inspect the queue with RabbitMQ's management page.")
+}
+
+extension BrokerOptions {
+  /// What went wrong with a queue, with a next step for what usually goes wrong.
+  func failure(_ error: AMQPError, queue: String, _ uri: AMQPURI) -> Failure {
+    var failure = error.failure(uri)
+    switch error.kind {
+    case .unreadableFrame:
+      failure.message = "cannot read what RabbitMQ at \(uri.shown) sent for '\(queue)': \(error.reason)"
+    case .channelClosed(code: 404):
+      failure.message = "no such queue: '\(queue)' at \(uri.shown)"
+      failure.hint = "'msctl publish' declares it; without '--passive', so does 'msctl consume'."
+    case .channelClosed(code: 405):
+      failure.message = "the queue '\(queue)' is exclusive to another connection: \(error.reason)"
+      failure.hint = "Only the connection that declared it can use it. Choose another queue."
+    case .channelClosed(code: 406) where error.reason.holds(text: "timed out"):
+      failure.code = .timedOut
+      failure.message = "the broker requeued the messages of '\(queue)' (consumer timeout): \(error.reason)"
+      failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
+    case .channelClosed(code: 406) where error.reason.holds(text: "inequivalent arg"):
+      failure.message = "the queue '\(queue)' exists with other arguments: \(error.reason)"
+      failure.hint = "Leave out '--queue-argument' to use it with its own arguments."
+    case .channelClosed(code: 406) where !queueArguments.isEmpty:
+      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
+      failure.hint = "Check '--queue-argument'."
+    case .connectionClosed where !queueArguments.isEmpty && error.reason.holds(text: "arg"):
+      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
+      failure.hint = "Check '--queue-argument'."
+    case .channelClosed(code: 403), .connectionClosed(code: 403):
+      failure.hint = "Grant the user '\(uri.user)' this permission (rabbitmqctl set_permissions)."
+    default: break
+    }
+    return failure
+  }
 }
 
 // MARK: publish
@@ -151,7 +286,7 @@ extension Publisher.Cause {
 
   private func failure(_ options: Publish.Options, _ uri: AMQPURI) -> Failure {
     switch self {
-    case .interrupted(let number): return Failure(.signal(number), "interrupted")
+    case .interrupted(let number): return .interrupted(by: number)
     case .input(let failure), .output(let failure), .driver(let failure), .unconnected(let failure): return failure
     case .broker(let error):
       var failure = error.failure(uri)
@@ -210,7 +345,7 @@ extension Consumer.Cause {
   func failure(_ names: ConsumeNames) -> Failure {
     let queue = names.queue
     switch self {
-    case .interrupted(let number): return Failure(.signal(number), "interrupted")
+    case .interrupted(let number): return .interrupted(by: number)
     case .tooFew(let handled, let count):
       return Failure(.timedOut, "received \(handled) of \(count) messages from '\(queue)' in time")
     case .output(let failure), .handling(let failure), .unconnected(let failure): return failure
@@ -247,10 +382,10 @@ extension HeldRegistration.Note {
     case .notListening:
       return "the command does not listen on port \(registration.port) yet; it is registered when it does"
         + (options.port == 0 ? " ($PORT)" : "")
-    case .registered: return "registered '\(registration.name)' as '\(id)' with \(agent.shown)"
+    case .registered: return CommandNote.registered(registration, agent).text
     case .registeringAgain: return "the agent no longer knows '\(id)'; registering it again"
     case .agentAway(let failure): return failure.message + "; the command keeps running"
-    case .agentBack: return "the Consul agent is back"
+    case .agentBack: return CommandNote.agentBack.text
     case .deregistered: return "deregistered '\(id)'"
     case .notDeregistered(let failure):
       let cause = failure?.message ?? "no response from the agent within \(HeldRegistration.farewell.shown)"
@@ -263,4 +398,128 @@ extension HeldRegistration.Note {
 
 func killedText(_ what: String) -> String {
   "\(what) did not end within \(ChildProcess.grace.shown) and was killed"
+}
+
+func counted(_ count: Int, _ noun: String = "message") -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
+
+extension Discover.Status {
+  fileprivate var text: String { self == .any ? "registered" : rawValue }
+}
+
+// MARK: causes of the commands
+
+extension CommandError {
+  var failure: Failure {
+    switch self {
+    case .unreadableFile(let path, let what, let reason):
+      Failure(.usage, "cannot read \(what) from '\(path)': \(reason)")
+    case .unwritableFile(let path, let reason):
+      Failure(.failed, "cannot write the file '\(path)'" + (reason.map { ": " + $0 } ?? ""))
+    case .unreadableInput(let reason): Failure(.badInput, "cannot read standard input: \(reason)")
+    case .inputNotJSON(let error): Failure(.badInput, "standard input is not JSON: \(error)")
+    case .outputClosed: Failure(.outputClosed, "standard output is closed")
+    case .unwritableOutput(let reason): Failure(.failed, "cannot write to standard output: \(reason)")
+    case .unsetVariable(let name): Failure(.usage, "the variable '\(name)' is not set")
+    case .emptySecret(let source): Failure(.usage, "the secret in '\(source)' is empty")
+    case .secretNotText(let source): Failure(.usage, "the secret in '\(source)' is not UTF-8 text")
+    case .noPager(let pager): Failure(.failed, "cannot start the pager '\(pager)'")
+    case .httpClient(let reason), .unknown(let reason): Failure(.failed, reason)
+
+    case .missingTarget: Failure(.usage, "missing TARGET")
+    case .tooFewDescriptors(let parallel, let wanted, let limit, let fits):
+      Failure(
+        .failed, "'--parallel \(parallel)' requires \(wanted) open files, but the limit is \(limit)",
+        hint: "Raise the limit ('ulimit -n')" + (fits.map { ", or use '--parallel \($0)'." } ?? "."))
+    case .unfillable(let reason): Failure(.badInput, "it \(reason)")
+    case .unsendableCredentials:
+      Failure(.usage, "the credentials contain control characters, which are not allowed in a header")
+    case .itemNotText(let name):
+      Failure(
+        .badInput, "the file of '\(name)' is not UTF-8 text and cannot become a JSON string",
+        hint: "'--form' with '\(name)@FILE' sends any file.")
+    case .itemNotJSON(let name, let error): Failure(.badInput, "the file of '\(name)' is not JSON: \(error)")
+    case .conflictingItem(let reason): Failure(.usage, "an item \(reason)")
+    case .noResponse(let url):
+      Failure(.unreachable, "the connection to \(shownURL(url)) broke: there was no response")
+    case .responseNotJSON(let error):
+      Failure(
+        .badInput, "the response is declared as JSON but is not: \(error)", hint: "Its bytes were written unchanged.")
+    case .callsFailed(let failed, let all, let code): Failure(code, "\(counted(failed, "call")) of \(all) failed")
+
+    case .messageNotJSON(let error):
+      Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, use '--text'.")
+    case .notEnvelope(let number, let reason):
+      Failure(
+        .badInput, "value \(number) of the input is not an envelope: it \(reason)",
+        hint: "'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form.")
+    case .undelivered(let failed, let all): Failure(.notDelivered, "\(counted(failed)) of \(all) not delivered")
+    case .unpublished(let count): Failure(.badInput, "\(counted(count, "value")) of the input not published")
+
+    case .tooMuchOutput(let limit):
+      Failure(.failed, "the command wrote more than \(limit >> 30) GiB; its output was dropped")
+    case .unkeptOutput(let folder, let reason):
+      Failure(.failed, "cannot keep the command's output in '\(folder)': \(reason)")
+    case .unreadableOutput(let folder, let reason):
+      Failure(.failed, "cannot read the command's output in '\(folder)': \(reason)")
+
+    case .noPort(let service):
+      Failure(.badInput, "the definition of '\(service)' has no port for COMMAND to listen on")
+    case .portInUse(let port):
+      Failure(
+        .usage, "port \(port) is already in use", hint: "Use '--port 0' to pick a free one; COMMAND finds it in $PORT.")
+    case .noFreePort: Failure(.failed, "no free port")
+    case .manyServices(let count): Failure(.usage, "COMMAND runs one service, but the file defines \(count)")
+    case .definitionNotJSON(let file, let error):
+      Failure(.badInput, "the definition in '\(file)' is not JSON: \(error)")
+    case .notPassing(let registration, let time, let complaint):
+      Failure(
+        .timedOut, "'\(registration.id)' is not passing after \(time.shown)" + (complaint.map { " (\($0))" } ?? ""),
+        hint: "It stays registered; 'msctl register \(registration.name) --remove' removes it.")
+    case .ended(let command, let signal):
+      Failure(
+        .command(128 + signal),
+        "'\(command)' was terminated by signal \(signal) (\(String(cString: strsignal(signal))))")
+    case .exited(let command, let status): Failure(.command(status), "'\(command)' exited with \(status)")
+
+    case .noInstance(let service, let status): Failure(.nothingThere, "no instance of '\(service)' is \(status.text)")
+    case .noWritableAddress(let service):
+      Failure(
+        .nothingThere, "no instance of '\(service)' has an address that can be written",
+        hint: "'msctl discover \(service) -o json' shows them.")
+    case .tooFewInstances(let count, let wanted, let service, let status, let time):
+      Failure(
+        time == nil ? .nothingThere : .timedOut,
+        "\(counted(count, "instance")) of '\(service)' \(count == 1 ? "is" : "are") \(status.text)"
+          + (time.map { " after \($0.shown)" } ?? "") + "; \(wanted) required",
+        hint: "'msctl discover \(service) --status any -o table' shows all of them.")
+    case .changeCommandFailed(let command, let status, let pause):
+      Failure(.command(status), "'\(command)' exited with \(status)", hint: "It runs again in \(pause.shown).")
+    }
+  }
+}
+
+extension CommandNote {
+  var text: String {
+    switch self {
+    case .killed(let command): killedText("'\(command)'")
+
+    case .waitingForBroker(let failure, let time): "\(failure.message); waiting for up to \(time.shown)"
+    case .declaredQueue(let queue): "declared the queue '\(queue)', which did not exist"
+    case .lowPrefetch(let count, let asked):
+      "using a prefetch of \(count), not \(asked): each requeued message counts towards the queue's delivery limit"
+    case .confirmed(let count, let unsent, let isInputLeft):
+      "\(counted(count)) confirmed" + (unsent == 0 ? "" : ", \(unsent) not sent")
+        + (isInputLeft ? "; standard input was not read to its end" : "")
+    case .unchangedFile(let path): "'\(path)' is unchanged, since it is the input and was not read to its end"
+    case .savingRest(let path): "saving the rest of standard input in '\(path)'; interrupt to stop"
+    case .restNotSaved(let path): "interrupted: '\(path)' does not have the rest of standard input"
+
+    case .registered(let registration, let agent):
+      "registered '\(registration.name)' as '\(registration.id)' with \(agent.shown)"
+    case .removed(let ids): "removed \(ids.map { "'\($0)'" }.joined(separator: ", "))"
+    case .notRegistered(let service, let agent): "'\(service)' was not registered with \(agent.shown)"
+    case .agentAway(let failure): "\(failure.message); trying again"
+    case .agentBack: "the Consul agent is back"
+    }
+  }
 }

@@ -1,6 +1,6 @@
-/// Why something was not done: what kind of failure it is, a sentence for people, and what to try next.
+/// Why something was not done: what kind of failure it is, and its cause.
 ///
-/// No message holds a secret: addresses are shown without their passwords.
+/// `description` says it in a sentence. Nothing in it holds a secret: addresses have no passwords.
 public struct Failure: Error, Equatable, Sendable {
   public enum Code: Equatable, Sendable {
     /// Failed in a way that no other code says.
@@ -25,14 +25,42 @@ public struct Failure: Error, Equatable, Sendable {
     case signal(Int32)
   }
 
+  /// What happened, for programs to look at; the one list of what can.
+  public indirect enum Cause: Equatable, Sendable {
+    /// What brokers said, or the way to them, in the order in which they were tried. Empty: none was given.
+    case amqp([BrokerError])
+    /// - Parameter target: the URL, without credentials, or the name of what was called.
+    case http(HTTPError, target: String)
+    /// - Parameter agent: the address of Consul's agent.
+    case consul(ConsulError, agent: String)
+    /// Publishing or consuming has ended, or a message was not delivered.
+    case messaging(MessagingError)
+    /// A definition of a service that cannot be registered.
+    case definition(DefinitionError)
+    case spawn(SpawnError)
+    /// Something is larger than it may be.
+    case tooLarge(String, limit: Int)
+    /// There is no memory for something of this size.
+    case noMemory(String, size: Int)
+    /// There are no more descriptors or threads for an event loop, by the error number.
+    case noEventLoop(Int32)
+    case interrupted
+    /// What the program that uses this library has to say.
+    case said(String, hint: String?)
+  }
+
   public var code: Code
-  public var message: String
-  /// A next step.
-  public var hint: String?
+  public var cause: Cause
+
+  public init(_ code: Code, _ cause: Cause) {
+    self.code = code
+    self.cause = cause
+  }
 
   public init(_ code: Code, _ message: String, hint: String? = nil) {
-    self.code = code
-    self.message = message
-    self.hint = hint
+    self.init(code, .said(message, hint: hint))
   }
+
+  /// A signal has ended it.
+  package static func interrupted(by number: Int32) -> Failure { Failure(.signal(number), .interrupted) }
 }

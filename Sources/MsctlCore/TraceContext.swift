@@ -36,6 +36,15 @@ public struct TraceContext: Sendable, Equatable {
     self = environment["TRACEPARENT"].flatMap { TraceContext($0) } ?? TraceContext()
   }
 
+  /// The context that a message belongs to: its own, or else that of the environment.
+  package init(of message: AMQPMessage, environment: [String: String]) {
+    if case .string(let text) = message.properties.header("traceparent"), let own = TraceContext(text) {
+      self = own
+    } else {
+      self.init(environment: environment)
+    }
+  }
+
   /// The same trace with a new step: what each request and message carries on.
   public func child() -> TraceContext {
     TraceContext(traceID: traceID, parentID: randomHex(bytes: 8), flags: flags)

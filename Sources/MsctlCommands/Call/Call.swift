@@ -242,7 +242,7 @@ enum Call: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let request = try request(options, environment: environment)
     let http = try makeHTTPClient(console)
-    guard let target = options.target else { throw Failure(.usage, "missing TARGET") }
+    guard let target = options.target else { throw Failure(.missingTarget) }
     if options.asCurl {
       let run = try CallRun(options, request, http, console)
       var instance: ServiceInstance?
@@ -301,7 +301,7 @@ enum Call: Verb {
       run.loop.turn(until: min(.after(.seconds(1)), call.wakeTime, run.wakeTime))
       if let number = signals?.take() {
         progress.clear()
-        throw Failure(.signal(number), "interrupted")
+        throw .interrupted(by: number)
       }
     }
     progress.clear()

@@ -67,13 +67,11 @@ struct CallMany {
     let wanted = options.parallel * 21 / 20 + Self.spareDescriptors
     let limit = DescriptorLimit.raised(to: wanted)
     guard limit < wanted else {
-      do { return try http.keep(connections: options.parallel) } catch { throw Failure(.failed, error.reason) }
+      do { return try http.keep(connections: options.parallel) } catch { throw Failure(.httpClient(reason: error.reason)) }
     }
+    let fits = (limit - Self.spareDescriptors) * 20 / 21
     throw Failure(
-      .failed, "'--parallel \(options.parallel)' requires \(wanted) open files, but the limit is \(limit)",
-      hint: limit > Self.spareDescriptors
-        ? "Raise the limit ('ulimit -n'), or use '--parallel \((limit - Self.spareDescriptors) * 20 / 21)'."
-        : "Raise the limit ('ulimit -n').")
+      .tooFewDescriptors(parallel: options.parallel, wanted: wanted, limit: limit, fits: fits > 0 ? fits : nil))
   }
 
   /// Makes a call for each value of standard input.
@@ -164,10 +162,10 @@ struct CallMany {
 
   /// The call for a value.
   private func call(_ number: Int, _ value: JSONValue) throws(Failure) -> PendingCall {
-    guard let target = options.target else { throw Failure(.usage, "missing TARGET") }
+    guard let target = options.target else { throw Failure(.missingTarget) }
     var request = base
     let filled: CallTarget
-    do { filled = try target.filled(with: value) } catch { throw Failure(.badInput, "it " + error.reason) }
+    do { filled = try target.filled(with: value) } catch { throw Failure(.unfillable(reason: error.reason)) }
     request.url = Call.url(filled, options)
     if options.bodyIsValue { request.body = .bytes(Array(value.text)) }
     return PendingCall(number, request, run, filled)
@@ -221,7 +219,7 @@ struct CallMany {
     if options.showsStatistics { console.note(statistics.summary) }
     if var failure = firstFailure {
       if options.keepsGoing || !options.isEach {
-        if ended == nil { throw Failure(failure.code, "\(counted(failed, "call")) of \(begun) failed") }
+        if ended == nil { throw Failure(.callsFailed(failed, of: begun, failure.code)) }
       } else {
         failure.message += "; \(counted(done, "call")) succeeded before it"
         if failure.hint == nil { failure.hint = "Use '--keep-going' to continue after a failure." }

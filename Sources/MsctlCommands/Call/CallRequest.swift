@@ -57,7 +57,7 @@ extension Call {
 
   private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {
     guard let header = HTTPHeader("Authorization", value) else {
-      throw Failure(.usage, "the credentials contain control characters, which are not allowed in a header")
+      throw Failure(.unsendableCredentials)
     }
     return header
   }
@@ -82,21 +82,19 @@ extension Call {
       case .string(let field, let source):
         name = field
         guard let text = String(validating: try bytes(source), as: UTF8.self) else {
-          throw Failure(
-            .badInput, "the file of '\(field)' is not UTF-8 text and cannot become a JSON string",
-            hint: "'--form' with '\(field)@FILE' sends any file.")
+          throw Failure(.itemNotText(field))
         }
         value = JSONValue(string: text)
       case .json(let field, let source):
         name = field
         let text = try bytes(source)
         do { value = try JSONValue(parsing: text) } catch {
-          throw Failure(.badInput, "the file of '\(field)' is not JSON: \(error)")
+          throw Failure(.itemNotJSON(field, error))
         }
       default: continue
       }
       var built = tree ?? .empty(for: name)
-      do { try built.set(name, value) } catch { throw Failure(.usage, "an item " + error.reason) }
+      do { try built.set(name, value) } catch { throw Failure(.conflictingItem(reason: error.reason)) }
       tree = built
     }
     return Array((tree ?? .object([])).value.text)
@@ -112,7 +110,7 @@ extension Call {
       case .upload(let name, let path):
         hasFile = true
         do { try FileDescriptor.open(FilePath(path), .readOnly).close() } catch {
-          throw Failure(.usage, "cannot read the file of '\(name)' from '\(path)': \(error)")
+          throw Failure(.unreadableFile(path, what: "the file of '\(name)'", reason: "\(error)"))
         }
         parts.append(HTTPFormPart(name: name, content: .file(path: path)))
       default: break

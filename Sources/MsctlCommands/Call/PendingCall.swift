@@ -89,7 +89,7 @@ final class PendingCall {
     do { try held.check(body.count + piece.count, "the response") } catch {
       run.http.cancel(transfer)
       return handle(
-        .attemptEnded(CallAttempt(.failure(HTTPError(kind: .tooLarge, reason: error.message)), hasSent: true)))
+        .attemptEnded(CallAttempt(.failure(HTTPError(kind: .tooLarge, reason: error.description)), hasSent: true)))
     }
     body += piece
     switch transfer.outcome {
@@ -162,7 +162,7 @@ final class PendingCall {
     case .response?, nil: break
     }
     guard let head else {
-      return Failure(.unreachable, "the connection to \(shownURL(request.url)) broke: there was no response")
+      return Failure(.noResponse(url: request.url))
     }
     return options.isFailure(head.status) ? callFailure(head, request, attempts: machine.attempts, options) : nil
   }

@@ -53,9 +53,7 @@ struct ResponseSink: ~Copyable {
     }
     if let fault {
       try console.flush()
-      throw Failure(
-        .badInput, "the response is declared as JSON but is not: \(fault)", hint: "Its bytes were written unchanged."
-      )
+      throw Failure(.responseNotJSON(fault))
     }
   }
 

@@ -274,7 +274,7 @@ enum Consume: Verb {
     } catch let failure as Failure {
       throw failure
     } catch {
-      throw Failure(.failed, "\(error)")
+      throw Failure(.unknown("\(error)"))
     }
   }
 
@@ -311,9 +311,7 @@ enum Consume: Verb {
     let countsReturns = connection.countsReturns && plan.traits.deliveryLimit != nil
     plan.prefetch = options.prefetch(countsReturns)
     if let asked = options.prefetch, asked > plan.prefetch, countsReturns, options.count == nil {
-      console.note(
-        "using a prefetch of \(plan.prefetch), not \(asked): each requeued message counts towards the queue's delivery limit"
-      )
+      console.note(.lowPrefetch(plan.prefetch, asked: asked))
     }
     return plan
   }
@@ -355,7 +353,7 @@ enum Consume: Verb {
     var broker = options.broker
     if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
     try broker.assertQueue(queue, on: second)
-    console.note("declared the queue '\(queue)', which did not exist")
+    console.note(.declaredQueue(queue))
     return (second, queue)
   }
 }

@@ -75,7 +75,7 @@ struct ConsumeRun: ~Copyable {
     takeOpened()
     takeSignal()
     if consumer.isRunning, consumer.taken == before, console.isOutputClosed {
-      handle(.outputLost(Failure(.outputClosed, "standard output is closed")))
+      handle(.outputLost(Failure(.outputClosed)))
     }
     handle(.turn(hasMore: isConnected && connection.hasEvents))
     pump()

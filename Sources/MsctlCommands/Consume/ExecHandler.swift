@@ -97,7 +97,7 @@ final class ExecHandler: MessageHandler {
     } catch {
       // Another message may fit.
       guard error.isTooLarge else { throw error.failure }
-      fail(number, delivery, 126, "its properties do not fit the environment of a command (\(error.failure.message))")
+      fail(number, delivery, 126, "its properties do not fit the environment of a command (\(error))")
     }
   }
 
@@ -169,16 +169,14 @@ final class ExecHandler: MessageHandler {
     let status = run.child.status ?? 0
     if status == 0, run.fault == nil { return succeeded.append(run) }
     if let output = try? run.output.tail(Self.shownOutput) { console.passOn(output) }
-    if var failure = cannotRun(command, status) {
+    if var failure = SpawnError(command, shellStatus: status)?.failure {
       if !traits.isStream { failure.hint = "Its message is requeued." }
       return stop(failure)
     }
     fail(
       run.number, run.delivery, status,
-      run.fault ?? (run.child.wasKilled ? killedText : "the command exited with \(status)"))
+      run.fault ?? (run.child.wasKilled ? killedText("the command") : "the command exited with \(status)"))
   }
-
-  private var killedText: String { "the command did not end within \(ChildProcess.grace.shown) and was killed" }
 
   /// Passes on the output of what has succeeded, in parts. A message is acknowledged once all of its output is written.
   private func writeOutput() {
@@ -265,22 +263,7 @@ final class ExecHandler: MessageHandler {
     var variables = environment
     // What the message does not have must not be left from a message around us.
     for (name, text) in texts { variables["MSCTL_" + name] = text.map(variableValue) }
-    variables["TRACEPARENT"] = trace(of: message, environment).child().traceparent
+    variables["TRACEPARENT"] = TraceContext(of: message, environment: environment).child().traceparent
     return variables
-  }
-}
-
-/// The trace that a message belongs to: its own, else that of the environment, else a new one.
-func trace(of message: AMQPMessage, _ environment: [String: String]) -> TraceContext {
-  if case .string(let text) = message.properties.header("traceparent"), let trace = TraceContext(text) { return trace }
-  return TraceContext(environment: environment)
-}
-
-/// The shell's word that a command cannot be run or was not found: then it does not help to run it again.
-func cannotRun(_ command: String, _ status: Int32) -> Failure? {
-  switch status {
-  case 126: Failure(.command(126), "'\(command)' could not be run")
-  case 127: Failure(.command(127), "'\(command)' was not found")
-  default: nil
   }
 }

@@ -220,7 +220,7 @@ final class FilterHandler: MessageHandler {
       hasEnded = true
       return []
     }
-    if var failure = cannotRun(command, status) {
+    if var failure = SpawnError(command, shellStatus: status)?.failure {
       if !traits.isStream, !unanswered.isEmpty { failure.hint = "Its messages are requeued." }
       throw over(failure)
     }

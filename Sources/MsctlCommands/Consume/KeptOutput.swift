@@ -34,7 +34,7 @@ final class KeptOutput {
 
   func add(_ bytes: [UInt8]) throws(Failure) {
     guard count + bytes.count <= Self.limit else {
-      throw Failure(.failed, "the command wrote more than \(Self.limit >> 30) GiB; its output was dropped")
+      throw Failure(.tooMuchOutput(limit: Self.limit))
     }
     count += bytes.count
     guard file != nil || count > ownLimit else { return memory += bytes }
@@ -47,7 +47,7 @@ final class KeptOutput {
       }
       try file?.writeAll(bytes)
     } catch {
-      throw Failure(.failed, "cannot keep the command's output in '\(folder)': \(error)")
+      throw Failure(.unkeptOutput(folder: folder, reason: "\(error)"))
     }
   }
 
@@ -55,7 +55,7 @@ final class KeptOutput {
   func next() throws(Failure) -> [UInt8] {
     let bytes = try part(from: position, Self.piece)
     guard !bytes.isEmpty || position == count else {
-      throw Failure(.failed, "cannot read the command's output in '\(folder)': the file ends early")
+      throw Failure(.unreadableOutput(folder: folder, reason: "the file ends early"))
     }
     position += bytes.count
     return bytes
@@ -71,7 +71,7 @@ final class KeptOutput {
         got = try file.read(fromAbsoluteOffset: Int64(clamping: start), into: UnsafeMutableRawBufferPointer(buffer))
       }
     } catch {
-      throw Failure(.failed, "cannot read the command's output in '\(folder)': \(error)")
+      throw Failure(.unreadableOutput(folder: folder, reason: "\(error)"))
     }
   }
 

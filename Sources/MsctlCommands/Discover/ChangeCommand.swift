@@ -47,13 +47,12 @@ struct ChangeCommand {
       child.checkEnd()
       guard let status = child.status else { return }
       self.child = nil
-      if let failure = cannotRun(command, status) { throw failure }
+      if let error = SpawnError(command, shellStatus: status) { throw error.failure }
       if status == 0 {
         backoff.reset()
       } else {
         let pause = max(.milliseconds(200), backoff.next())
-        console.report(
-          Failure(.command(status), "'\(command)' exited with \(status)", hint: "It runs again in \(pause.shown)."))
+        console.report(Failure(.changeCommandFailed(command, status, again: pause)))
         if news == nil {
           news = told
           latest = .never
@@ -90,7 +89,7 @@ struct ChangeCommand {
       if child.input >= 0 { polls.add(child.input, for: POLLOUT) }
       polls.wait(until: .after(.milliseconds(20)))
     }
-    if child.wasKilled { console.note("'\(command)' did not end within \(ChildProcess.grace.shown) and was killed") }
+    if child.wasKilled { console.note(.killed(command: command)) }
   }
 
   private mutating func feed(_ child: ChildProcess) {

@@ -155,21 +155,17 @@ enum Discover: Verb {
     guard !found.isEmpty else {
       throw options.status == .passing
         ? nothingPassing(name, all, isNarrowed: options.selection.isNarrow)
-        : Failure(
-          .nothingThere,
-          "no instance of '\(name)' is \(options.status == .any ? "registered" : options.status.rawValue)")
+        : Failure(.noInstance(service: name, options.status))
     }
     if [.url, .hostport, .env].contains(options.format) {
       let (writable, leftOut) = writable(found)
       if let remark = remark(leftOut) { console.note(remark) }
       guard !writable.isEmpty else {
-        throw Failure(
-          .nothingThere, "no instance of '\(name)' has an address that can be written",
-          hint: "'msctl discover \(name) -o json' shows them.")
+        throw Failure(.noWritableAddress(service: name))
       }
       found = writable
     }
-    guard found.count >= options.minimum else { throw tooFew(name, found.count, options, .nothingThere) }
+    guard found.count >= options.minimum else { throw tooFew(name, found.count, options) }
     if options.isOne || options.format == .env {
       var generator = SystemRandomNumberGenerator()
       found = (options.near == nil ? found.weightedRandom(using: &generator) : found.first).map { [$0] } ?? []
@@ -215,46 +211,18 @@ enum Discover: Verb {
       if count >= options.minimum { return }
       if deadline.isPast, watch.instances != nil || watch.trouble != nil || firstAnswer.isPast {
         if watch.instances == nil, watch.trouble == nil {
-          throw Failure(.timedOut, "no response from the Consul agent at \(agent.address.shown) in time")
+          throw ConsulError.late.failure(agent.address)
         }
-        throw watch.trouble ?? tooFew(name, count, options, .timedOut, after: " after \(time.shown)")
+        throw watch.trouble ?? tooFew(name, count, options, after: time)
       }
       loop.turn(until: min(deadline.isPast ? firstAnswer : deadline, watch.wakeTime))
     }
   }
 
   private static func tooFew(
-    _ name: String, _ count: Int, _ options: Options, _ code: Failure.Code, after: String = ""
+    _ name: String, _ count: Int, _ options: Options, after time: Duration? = nil
   ) -> Failure {
-    let status = options.status == .any ? "registered" : options.status.rawValue
-    return Failure(
-      code,
-      "\(counted(count, "instance")) of '\(name)' \(count == 1 ? "is" : "are") \(status)\(after); "
-        + "\(options.minimum) required",
-      hint: "'msctl discover \(name) --status any -o table' shows all of them.")
-  }
-
-  /// No such service, or none of its instances passing: how many there are, and what their checks say.
-  static func nothingPassing(
-    _ name: String, _ all: [ServiceInstance], isNarrowed: Bool, orElse hint: String = ""
-  ) -> Failure {
-    guard !all.isEmpty || !isNarrowed else {
-      return Failure(
-        .nothingThere, "no instance of '\(name)' matches '--tag', '--filter', '--dc' or '--peer'",
-        hint: "'msctl discover \(name) --status any -o table' shows all instances.")
-    }
-    guard !all.isEmpty else {
-      return Failure(
-        .nothingThere, "no such service: '\(name)'",
-        hint: "'msctl discover' lists the services." + (hint.isEmpty ? "" : " " + hint))
-    }
-    let complaint = all.lazy.flatMap(\.complaints).first.map { " (\($0))" } ?? ""
-    return Failure(
-      .nothingThere,
-      all.count == 1
-        ? "the only instance of '\(name)' is \(all[0].status.rawValue)\(complaint)"
-        : "none of the \(all.count) instances of '\(name)' is passing\(complaint)",
-      hint: "'msctl discover \(name) --status any -o table' shows them.")
+    Failure(.tooFewInstances(count, of: options.minimum, service: name, options.status, after: time))
   }
 
   private static func listServices(

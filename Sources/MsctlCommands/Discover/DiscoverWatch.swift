@@ -60,12 +60,12 @@ struct DiscoverWatch {
       try tellTrouble()
       try command?.work()
       try console.flush()
-      if console.isOutputClosed { throw Failure(.outputClosed, "standard output is closed") }
+      if console.isOutputClosed { throw Failure(.outputClosed) }
       let end = min(
         .after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
       loop.turn(until: end)
       if let number = signals.take() {
-        throw Failure(.signal(number), "interrupted")
+        throw .interrupted(by: number)
       }
     }
   }
@@ -109,9 +109,9 @@ struct DiscoverWatch {
   private mutating func tellTrouble() throws(Failure) {
     if let trouble = watch.trouble {
       if watch.instances == nil { throw trouble }
-      if !isInTrouble { console.note(trouble.message + "; trying again") }
+      if !isInTrouble { console.note(.agentAway(trouble)) }
     } else if isInTrouble {
-      console.note("the Consul agent is back")
+      console.note(.agentBack)
     }
     isInTrouble = watch.trouble != nil
   }

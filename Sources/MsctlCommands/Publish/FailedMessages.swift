@@ -32,7 +32,7 @@ final class FailedMessages {
   func keep(after source: MessageSource, _ console: Console) throws(Failure) {
     if isInput, !source.isExhausted {
       file = nil
-      return console.note("'\(path)' is unchanged, since it is the input and was not read to its end")
+      return console.note(.unchangedFile(path))
     }
     try file.take()?.keep()
   }
@@ -42,7 +42,7 @@ final class FailedMessages {
     do throws(Failure) { try addRest(of: &source, signals, console) } catch {
       try keep(after: source, console)
       guard case .signal = error.code else { throw error }
-      console.note("interrupted: '\(path)' does not have the rest of standard input")
+      console.note(.restNotSaved(path))
       throw error
     }
     try keep(after: source, console)
@@ -51,7 +51,7 @@ final class FailedMessages {
   private func addRest(of source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
     guard file != nil else { return }
     if source.readsStandardInput, !source.isExhausted {
-      console.note("saving the rest of standard input in '\(path)'; interrupt to stop")
+      console.note(.savingRest(path))
     }
     while !source.isExhausted {
       switch try source.next() {

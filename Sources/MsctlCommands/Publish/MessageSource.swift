@@ -27,7 +27,7 @@ struct MessageSource {
       given = Array(message.utf8)
     } else {
       do { given = Array(try JSONValue(parsing: message.utf8).text) } catch {
-        throw Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, use '--text'.")
+        throw Failure(.messageNotJSON(error))
       }
     }
   }
@@ -61,10 +61,7 @@ struct MessageSource {
     }
     let line = Array(value.text)
     do { return .message(try message(value), line: line) } catch {
-      return .unusable(
-        Failure(
-          .badInput, "value \(count) of the input is not an envelope: it \(error.reason)",
-          hint: "'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form."), line: line)
+      return .unusable(Failure(.notEnvelope(number: count, reason: error.reason)), line: line)
     }
   }
 

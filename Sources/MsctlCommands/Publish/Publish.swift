@@ -194,5 +194,3 @@ enum Publish: Verb {
     }
   }
 }
-
-func counted(_ count: Int, _ noun: String = "message") -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }

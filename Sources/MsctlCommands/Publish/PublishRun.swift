@@ -141,7 +141,7 @@ final class PublishRun {
       try console.flushReady()
     } catch { loseOutput(error) }
     isOutputBusy = console.hasUnwritten
-    if isOutputBusy, outputEnd.isPast { loseOutput(Failure(.signal(SIGTERM), "interrupted")) }
+    if isOutputBusy, outputEnd.isPast { loseOutput(.interrupted(by: SIGTERM)) }
   }
 
   private func loseOutput(_ failure: Failure) {
@@ -183,7 +183,7 @@ final class PublishRun {
       handle(.interrupted(number))
       outputEnd = .after(Self.patience)
       // Nobody reads what is left.
-      if isOutputBusy, !console.isOutputReady { loseOutput(Failure(.signal(number), "interrupted")) }
+      if isOutputBusy, !console.isOutputReady { loseOutput(.interrupted(by: number)) }
     } else if let input, polls.isReady(input) {
       source.readMore()
     }
@@ -259,7 +259,12 @@ final class PublishRun {
     // The output may be lost after all is confirmed.
     let (failure, isBroken) = (told?.failure ?? outputFailure, told?.isBroken ?? false)
     if publisher.hasOpened {
-      console.note("\(counted(publisher.confirmed)) confirmed" + (failure.map { remainder($0, isBroken) } ?? ""))
+      // An error in the input says where it was read to, and `--failed-to` takes the rest if the broker is gone.
+      let isTold = failure.map { $0.code == .badInput || isBroken && options.failedFile != nil } ?? true
+      console.note(
+        .confirmed(
+          publisher.confirmed, unsent: failure == nil ? 0 : publisher.unsent,
+          isInputLeft: !isTold && source.readsStandardInput && !source.isExhausted))
     }
     // Whether what is still in flight has arrived is not known.
     if failure != nil { for outgoing in publisher.left { try failures.add(outgoing.message) } }
@@ -270,18 +275,7 @@ final class PublishRun {
     }
     if let failure { throw failure }
     let (confirmed, failed) = (publisher.confirmed, publisher.failed)
-    if failed > 0 { throw Failure(.notDelivered, "\(counted(failed)) of \(confirmed + failed) not delivered") }
-    if unusable > 0 { throw Failure(.badInput, "\(counted(unusable, "value")) of the input not published") }
-  }
-
-  /// What a failure has left of the input, as the end of a sentence.
-  private func remainder(_ failure: Failure, _ isBroken: Bool) -> String {
-    var text = publisher.unsent == 0 ? "" : ", \(publisher.unsent) not sent"
-    // An error in the input says where it was read to. `--failed-to` takes the rest if the broker is gone.
-    let isTold = failure.code == .badInput || isBroken && options.failedFile != nil
-    if !isTold, source.readsStandardInput, !source.isExhausted {
-      text += "; standard input was not read to its end"
-    }
-    return text
+    if failed > 0 { throw Failure(.undelivered(failed, of: confirmed + failed)) }
+    if unusable > 0 { throw Failure(.unpublished(unusable)) }
   }
 }

@@ -21,16 +21,12 @@ struct HeldService {
   ) throws(Failure) {
     let port = registration.port
     guard (1...65535).contains(port) else {
-      throw Failure(.badInput, "the definition of '\(registration.name)' has no port for COMMAND to listen on")
+      throw Failure(.noPort(service: registration.name))
     }
     loop.add(HostResolver.system)
     let probe = PortProbe(registration, loop)
     while probe.result == nil { loop.turn(until: probe.wakeTime) }
-    guard probe.result == false else {
-      throw Failure(
-        .usage, "port \(port) is already in use",
-        hint: "Use '--port 0' to pick a free one; COMMAND finds it in $PORT.")
-    }
+    guard probe.result == false else { throw Failure(.portInUse(port)) }
     var registration = registration
     var ttl = Register.heldTTL
     for case .ttl(let time) in options.checks { ttl = time }
@@ -63,7 +59,7 @@ struct HeldService {
       handle(.tick)
       child.checkEnd()
       if child.status != nil, !machine.isLeaving {
-        if child.wasKilled { console.note(killedText("'\(options.command.first ?? "")'")) }
+        if child.wasKilled { console.note(.killed(command: options.command.first ?? "")) }
         handle(.commandEnded)
       }
       if machine.awaitsGroup, child.isGroupGone { handle(.groupEnded) }
@@ -150,13 +146,12 @@ struct HeldService {
     if let signal = child.endSignal {
       // Of the others most would leave a second core file, and SIGKILL would look like an end of msctl's own.
       if [SIGTERM, SIGINT, SIGHUP, SIGPIPE].contains(signal) {
-        throw Failure(.signal(signal), "ended by a signal")
+        throw .interrupted(by: signal)
       }
-      throw Failure(
-        .command(128 + signal), "'\(name)' was terminated by signal \(signal) (\(String(cString: strsignal(signal))))")
+      throw Failure(.ended(command: name, signal: signal))
     }
     if let status = child.status, status != 0 {
-      throw Failure(.command(status), "'\(name)' exited with \(status)")
+      throw Failure(.exited(command: name, status))
     }
   }
 }

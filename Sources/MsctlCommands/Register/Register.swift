@@ -174,14 +174,14 @@ enum Register: Verb {
     }
     guard options.command.isEmpty else {
       guard let registration = registrations.first, registrations.count == 1 else {
-        throw Failure(.usage, "COMMAND runs one service, but the file defines \(registrations.count)")
+        throw Failure(.manyServices(registrations.count))
       }
       var held = try HeldService(registration, options, agent, loop, console, environment)
       return try held.run()
     }
     for registration in registrations {
       try loop.answer(to: agent.registering(registration))
-      console.note("registered '\(registration.name)' as '\(registration.id)' with \(agent.address.shown)")
+      console.note(.registered(registration, agent.address))
     }
     if options.waits { try wait(for: registrations, agent, loop) }
   }
@@ -194,14 +194,14 @@ enum Register: Verb {
     let text = try readFile(file, what: "the definition")
     let value: JSONValue
     do { value = try JSONValue(parsing: text) } catch {
-      throw Failure(.badInput, "the definition in '\(file)' is not JSON: \(error)")
+      throw Failure(.definitionNotJSON(file: file, error))
     }
     return try ServiceRegistration.definitions(in: value)
   }
 
   private static func port(_ options: Options) throws(Failure) -> Int {
     guard options.port == 0 else { return options.port ?? 0 }
-    guard let port = freePort() else { throw Failure(.failed, "no free port") }
+    guard let port = freePort() else { throw Failure(.noFreePort) }
     return port
   }
 
@@ -245,10 +245,7 @@ enum Register: Verb {
     for id in removed.filter(ConsulAgent.isSegment) + removed.filter({ !ConsulAgent.isSegment($0) }) {
       try loop.answer(to: agent.deregistering(id: id))
     }
-    console.note(
-      removed.isEmpty
-        ? "'\(name)' was not registered with \(agent.address.shown)"
-        : "removed \(removed.map { "'\($0)'" }.joined(separator: ", "))")
+    console.note(removed.isEmpty ? .notRegistered(name, agent.address) : .removed(removed))
   }
 
   /// Waits until all instances are passing.
@@ -261,10 +258,7 @@ enum Register: Verb {
       func own() -> ServiceInstance? { watch.instances?.first { $0.id.isSame(as: registration.id) } }
       while own()?.status != .passing {
         guard !deadline.isPast else {
-          let complaint = own()?.complaints.first.map { " (\($0))" } ?? ""
-          throw Failure(
-            .timedOut, "'\(registration.id)' is not passing after \(patience.shown)\(complaint)",
-            hint: "It stays registered; 'msctl register \(registration.name) --remove' removes it.")
+          throw Failure(.notPassing(registration, after: patience, complaint: own()?.complaints.first))
         }
         _ = try watch.advance()
         loop.turn(until: min(deadline, watch.wakeTime))

@@ -120,6 +120,6 @@ extension Bool: ArgumentValue {
 func makeHTTPClient(_ console: Console) throws(Failure) -> HTTPClient {
   HTTPClient.deferTLS()
   do { return try HTTPClient(trace: console.options.isVerbose ? { console.trace($0) } : nil) } catch {
-    throw Failure(.failed, error.reason)
+    throw Failure(.httpClient(reason: error.reason))
   }
 }

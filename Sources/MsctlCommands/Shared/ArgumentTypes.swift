@@ -144,16 +144,16 @@ enum SecretSource: ArgumentValue {
       bytes = try readFile(path, what: "the secret")[...]
     case .variable(let name):
       guard let value = environment[name] else {
-        throw Failure(.usage, "the variable '\(name)' is not set")
+        throw Failure(.unsetVariable(name))
       }
       bytes = Array(value.utf8)[...]
     }
     func isSpace(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0D).contains(byte) }
     bytes = bytes.drop(while: isSpace)
     while let last = bytes.last, isSpace(last) { bytes.removeLast() }
-    guard !bytes.isEmpty else { throw Failure(.usage, "the secret in '\(shown)' is empty") }
+    guard !bytes.isEmpty else { throw Failure(.emptySecret(shown)) }
     guard let text = String(validating: bytes, as: UTF8.self) else {
-      throw Failure(.usage, "the secret in '\(shown)' is not UTF-8 text")
+      throw Failure(.secretNotText(shown))
     }
     return text
   }

@@ -77,12 +77,8 @@ struct BrokerOptions: Defaulted {
         console.trace("< connected to \(connection.uri.shown)")
         return connection
       } catch {
-        // A virtual host may still be starting, and a password file may be about to be replaced.
-        let isWaitedFor =
-          error.code == .denied
-          ? passwordFile != nil || error.message.holds(text: " down") : [.unreachable, .timedOut].contains(error.code)
-        guard isWaitedFor, !deadline.isPast else { throw error }
-        if isFirst { console.note("\(error.message); waiting for up to \(wait.shown)") }
+        guard error.isTransient(awaitsPassword: passwordFile != nil), !deadline.isPast else { throw error }
+        if isFirst { console.note(.waitingForBroker(error, upTo: wait)) }
         isFirst = false
         try pause(until: min(deadline, .after(backoff.next())), signals)
       }
@@ -135,38 +131,6 @@ struct BrokerOptions: Defaulted {
     _ = try connection.declareQueue(name)
   }
 
-  /// What went wrong with a queue, with a next step for what usually goes wrong.
-  func failure(_ error: AMQPError, queue: String, _ uri: AMQPURI) -> Failure {
-    var failure = error.failure(uri)
-    switch error.kind {
-    case .unreadableFrame:
-      failure.message = "cannot read what RabbitMQ at \(uri.shown) sent for '\(queue)': \(error.reason)"
-    case .channelClosed(code: 404):
-      failure.message = "no such queue: '\(queue)' at \(uri.shown)"
-      failure.hint = "'msctl publish' declares it; without '--passive', so does 'msctl consume'."
-    case .channelClosed(code: 405):
-      failure.message = "the queue '\(queue)' is exclusive to another connection: \(error.reason)"
-      failure.hint = "Only the connection that declared it can use it. Choose another queue."
-    case .channelClosed(code: 406) where error.reason.holds(text: "timed out"):
-      failure.code = .timedOut
-      failure.message = "the broker requeued the messages of '\(queue)' (consumer timeout): \(error.reason)"
-      failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
-    case .channelClosed(code: 406) where error.reason.holds(text: "inequivalent arg"):
-      failure.message = "the queue '\(queue)' exists with other arguments: \(error.reason)"
-      failure.hint = "Leave out '--queue-argument' to use it with its own arguments."
-    case .channelClosed(code: 406) where !queueArguments.isEmpty:
-      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
-      failure.hint = "Check '--queue-argument'."
-    case .connectionClosed where !queueArguments.isEmpty && error.reason.holds(text: "arg"):
-      failure.message = "cannot declare the queue '\(queue)': \(error.reason)"
-      failure.hint = "Check '--queue-argument'."
-    case .channelClosed(code: 403), .connectionClosed(code: 403):
-      failure.hint = "Grant the user '\(uri.user)' this permission (rabbitmqctl set_permissions)."
-    default: break
-    }
-    return failure
-  }
-
   private var fields: [AMQPField] {
     queueArguments.map { argument in
       let value: AMQPValue =
@@ -193,5 +157,5 @@ func waitOnce(for descriptor: Int32?, until end: Deadline, _ signals: Signals?) 
   if let descriptor { polls.add(descriptor) }
   if let signals { polls.add(signals.descriptor) }
   polls.wait(until: end)
-  if let number = signals?.take() { throw Failure(.signal(number), "interrupted") }
+  if let number = signals?.take() { throw .interrupted(by: number) }
 }

@@ -14,7 +14,7 @@ func readFile(_ path: String, what: String) throws(Failure) -> [UInt8] {
   } catch let failure as Failure {
     throw failure
   } catch {
-    throw Failure(.usage, "cannot read \(what) from '\(path)': \(error)")
+    throw Failure(.unreadableFile(path, what: what, reason: "\(error)"))
   }
 }
 
@@ -120,12 +120,12 @@ struct WholeFile: ~Copyable {
     guard case .draft(let draft, let file, let target) = place else { return }
     // Some file systems say only now that the disk is full.
     do { try file.close() } catch { throw Self.failure(path, error) }
-    guard rename(draft, to: target) else { throw Failure(.failed, "cannot write the file '\(path)'") }
+    guard rename(draft, to: target) else { throw Failure(.unwritableFile(path, reason: nil)) }
     isKept = true
   }
 
   private static func failure(_ path: String, _ error: any Error) -> Failure {
-    Failure(.failed, "cannot write the file '\(path)': \(error)")
+    Failure(.unwritableFile(path, reason: "\(error)"))
   }
 }
 

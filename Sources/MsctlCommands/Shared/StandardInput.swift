@@ -60,7 +60,7 @@ struct StandardInput {
         pending += piece
       }
     } catch {
-      failure = error as? Failure ?? Failure(.badInput, "cannot read standard input: \(error)")
+      failure = error as? Failure ?? Failure(.unreadableInput(reason: "\(error)"))
       hasEnded = true
     }
   }
@@ -80,7 +80,7 @@ struct StandardInput {
     switch kind {
     case .json, .exactJSON:
       do { item = try reader.next().map { .json($0) } } catch {
-        throw Failure(.badInput, "standard input is not JSON: \(error)")
+        throw Failure(.inputNotJSON(error))
       }
     case .lines:
       item = nextLine().map { .bytes($0) }

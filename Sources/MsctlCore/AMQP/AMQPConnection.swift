@@ -148,17 +148,16 @@ public final class AMQPConnection {
   package static func open(
     anyOf uris: [AMQPURI], name: String, _ setup: Setup? = nil, trace: ((String) -> Void)? = nil
   ) throws(Failure) -> AMQPConnection {
-    var failures: [Failure] = []
+    var errors: [BrokerError] = []
     for uri in uris {
       do throws(AMQPError) {
         let connection = try open(uri, name: name, setup ?? Setup(), trace: trace)
         if setup == nil, let error = connection.setup.error { throw error }
         return connection
-      } catch { failures.append(error.failure(uri)) }
+      } catch { errors.append(BrokerError(error, of: uri)) }
     }
-    guard var failure = failures.first else { throw Failure(.usage, "no broker given") }
-    failure.message = failures.map(\.message).joined(separator: "; ")
-    throw failure
+    // They may fail in different ways; the first is the one that was wanted.
+    throw Failure(errors.first.map { $0.error.failure($0.uri).code } ?? .usage, .amqp(errors))
   }
 
   private init(_ uri: AMQPURI, _ state: amqp_connection_state_t, _ trace: ((String) -> Void)?) {
@@ -802,7 +801,7 @@ public final class AMQPConnection {
   /// An array that cannot grow ends the process by a trap: so it is asked before whether there is memory for a piece of a body.
   private func checkMemory(_ size: Int) throws(AMQPError) {
     do { try held.check((partial?.message.body.count ?? 0) + size, "a message") } catch {
-      throw dead(.noMemory, error.message)
+      throw dead(.noMemory, error.description)
     }
     unasked += size
     guard unasked > Self.memoryStep else { return }

@@ -97,6 +97,12 @@ public struct AMQPURI: Sendable, Equatable {
       + (vhost == "/" ? "" : "/" + Percent.encode(vhost))
   }
 
+  var withoutPassword: AMQPURI {
+    var uri = self
+    uri.password = ""
+    return uri
+  }
+
   private mutating func readHost(_ text: Substring) throws(AMQPURIError) {
     var name = text
     var portText: Substring?

@@ -106,10 +106,7 @@ public final class ConsulAgent {
     guard let name = selection.portName else { return all }
     let found = all.compactMap { $0.at(port: name) }
     guard found.isEmpty, let ports = all.first?.ports else { return found }
-    let names = ports.map { "'\($0.name)'" }.joined(separator: ", ")
-    throw Failure(
-      .nothingThere, "no instance of '\(service)' has a port named '\(name)'",
-      hint: names.isEmpty ? "Its instances have no named ports." : "Named ports of '\(service)': \(names).")
+    throw failure(.noPort(name, service: service, ports: ports.map(\.name)))
   }
 
   static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
@@ -129,9 +126,9 @@ public final class ConsulAgent {
 
   func list(in answer: Answer) throws(Failure) -> [ServiceInstance] {
     var instances: [ServiceInstance] = []
-    guard answer.value.kind == .array else { throw unexpected(answer, "a list of instances") }
+    guard answer.value.kind == .array else { throw unexpected(answer, .instances) }
     for entry in answer.value.elements {
-      guard let instance = ServiceInstance(health: entry) else { throw unexpected(answer, "a list of instances") }
+      guard let instance = ServiceInstance(health: entry) else { throw unexpected(answer, .instances) }
       instances.append(instance)
     }
     return instances
@@ -152,9 +149,9 @@ public final class ConsulAgent {
   func services(in answer: Answer) throws(Failure) -> [(name: String, tags: [String])] {
     let members = answer.value.members
     guard answer.value.kind == .object, members.allSatisfy({ [.array, .null].contains($0.value.kind) }) else {
-      throw unexpected(answer, "a list of services")
+      throw unexpected(answer, .services)
     }
-    if answer.isFiltered, members.isEmpty { throw denied("reading the catalog") }
+    if answer.isFiltered, members.isEmpty { throw denied(.catalog) }
     return members.map { ($0.name, $0.value.elements.compactMap(\.string).sorted()) }.sorted { $0.name < $1.name }
   }
 
@@ -171,11 +168,11 @@ public final class ConsulAgent {
 
   func checks(in answer: Answer) throws(Failure) -> [CheckState] {
     var checks: [CheckState] = []
-    guard answer.value.kind == .array else { throw unexpected(answer, "a list of checks") }
+    guard answer.value.kind == .array else { throw unexpected(answer, .checks) }
     for entry in answer.value.elements {
       let parts = entry[["Node", "ServiceName", "ServiceID", "Status", "ModifyIndex"]]
       guard let node = parts[0]?.string, let status = parts[3]?.string else {
-        throw unexpected(answer, "a list of checks")
+        throw unexpected(answer, .checks)
       }
       checks.append(
         CheckState(
@@ -221,7 +218,7 @@ public final class ConsulAgent {
     let path = "/v1/agent/services"
     return ConsulReading(try ConsulQuestion(self, "GET", path)) { response throws(Failure) in
       let answer = try self.answer(response, to: path)
-      guard answer.value.kind == .object else { throw self.unexpected(answer, "a list of services") }
+      guard answer.value.kind == .object else { throw self.unexpected(answer, .services) }
       let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
       guard ids.isEmpty else { return .answer(ids) }
       if answer.isFiltered { throw self.deniedReading(service) }
@@ -326,15 +323,15 @@ public final class ConsulAgent {
     response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true"
   }
 
-  func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, "JSON (\(error))") }
+  func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, .json(error)) }
 
   /// An answer of another shape than the API's is never an empty list.
-  private func unexpected(_ answer: Answer, _ expected: String) -> Failure { unexpected(answer.path, expected) }
+  private func unexpected(_ answer: Answer, _ expected: ConsulError.Expected) -> Failure {
+    unexpected(answer.path, expected)
+  }
 
-  func unexpected(_ path: String, _ expected: String) -> Failure {
-    Failure(
-      .failed, "unexpected response from \(address.shown): \(path) did not return \(expected)",
-      hint: "Check CONSUL_HTTP_ADDR.")
+  func unexpected(_ path: String, _ expected: ConsulError.Expected) -> Failure {
+    failure(.unexpected(path: path, expected))
   }
 
   /// Why the agent cannot answer now, though it may soon: it limits us (429, 503), or cannot reach its servers (500).
@@ -350,14 +347,9 @@ public final class ConsulAgent {
     let refusals = ["No path to datacenter", "Failed to create boolean expression"]
     if status == 500, refusals.contains(where: { text.holds(text: $0) }) { return nil }
     if isLeaderless(response) {
-      return Failure(
-        .unreachable, "the Consul cluster of the agent at \(address.shown) has no leader: \(text)",
-        hint: "A leader is elected while most servers are up; 'consul operator raft list-peers' shows them.")
+      return failure(.leaderless(text))
     }
-    return Failure(
-      .unreachable,
-      "the Consul agent at \(address.shown) returned \(status) for \(method) \(path)\(text.isEmpty ? "" : ": " + text)",
-      hint: status == 429 ? "Wait, or raise the agent's limits for requests." : nil)
+    return failure(.returned(status: status, method: method, path: path, text, isTransient: true))
   }
 
   /// Whether a name or an id stays a segment of its own in a path: these two would climb, and are not encoded.
@@ -368,8 +360,7 @@ public final class ConsulAgent {
     until deadline: Deadline? = nil
   ) throws(Failure) -> ConsulExchange {
     if let part = path.parts(between: "/").first(where: { !Self.isSegment(String($0)) }) {
-      throw Failure(
-        .badInput, "'\(part)' cannot be the name of a service or the id of an instance: it would climb in a URL")
+      throw failure(.climbs(String(part)))
     }
     let place = [("ns", settings.namespace), ("partition", settings.partition)]
     let all = query + place.compactMap { name, value in value.map { (name, $0) } }
@@ -381,15 +372,13 @@ public final class ConsulAgent {
     try aim(&request)
     if let token = settings.token {
       guard let header = HTTPHeader("X-Consul-Token", token) else {
-        throw Failure(
-          .usage, "the Consul token contains control characters", hint: "Check CONSUL_HTTP_TOKEN or its file.")
+        throw failure(.invalidToken)
       }
       request.headers.append(header)
     }
-    if let login = settings.login {
-      guard let header = HTTPHeader("Authorization", "Basic " + Base64.encode(Array(login.utf8))) else {
-        throw Failure(.usage, "CONSUL_HTTP_AUTH is not of the form user:password")
-      }
+    if let login = settings.login,
+      let header = HTTPHeader("Authorization", "Basic " + Base64.encode(Array(login.utf8)))
+    {
       request.headers.append(header)
     }
     if method == "PUT" {
@@ -399,25 +388,20 @@ public final class ConsulAgent {
     do { return ConsulExchange(self, http, try http.start(request), method, path) } catch { throw failure(error) }
   }
 
-  fileprivate func failure(_ error: HTTPError) -> Failure {
-    error.failure(
-      reaching: "the Consul agent at \(address.shown)",
-      hint: error.kind == .tls
-        ? "Set CONSUL_CACERT to the CA certificate that signed the agent's."
-        : "Start one with 'consul agent -dev', or set CONSUL_HTTP_ADDR to another one.")
-  }
+  fileprivate func failure(_ error: HTTPError) -> Failure { failure(.http(error)) }
+
+  private func failure(_ error: ConsulError) -> Failure { error.failure(address) }
 
   package func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
     guard response.head.status != 200 else { return }
-    if response.head.status == 403 { throw denied("\(method) \(path)", words(of: response.body)) }
-    throw Failure(.failed, refusal(response, method, path))
+    guard response.head.status != 403 else { throw denied(.request(method: method, path: path), words(of: response.body)) }
+    throw refusal(response, method, path)
   }
 
-  /// A sentence that says what the agent answered.
-  func refusal(_ response: HTTPResponse, _ method: String, _ path: String) -> String {
-    let text = words(of: response.body)
-    return "the Consul agent at \(address.shown) returned \(response.head.status) for \(method) \(path)"
-      + (text.isEmpty ? "" : ": " + text)
+  func refusal(_ response: HTTPResponse, _ method: String, _ path: String) -> Failure {
+    failure(
+      .returned(
+        status: response.head.status, method: method, path: path, words(of: response.body), isTransient: false))
   }
 
   private func aim(_ request: inout HTTPRequest) throws(Failure) {
@@ -435,14 +419,10 @@ public final class ConsulAgent {
     }
   }
 
-  func deniedReading(_ service: String) -> Failure { denied("reading the service '\(service)'") }
+  func deniedReading(_ service: String) -> Failure { denied(.service(service)) }
 
-  private func denied(_ what: String, _ words: String = "") -> Failure {
-    Failure(
-      .denied, "the Consul agent at \(address.shown) denied \(what)\(words.isEmpty ? "" : ": " + words)",
-      hint: settings.token == nil
-        ? "Set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE to a token with this permission."
-        : "Check the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE: it is unknown or lacks this permission.")
+  private func denied(_ access: ConsulError.Access, _ words: String = "") -> Failure {
+    failure(.denied(access, words, hasToken: settings.token != nil))
   }
 }
 
@@ -479,7 +459,7 @@ package final class ConsulExchange {
   package func take() throws(Failure) -> HTTPResponse? {
     let piece = transfer.takeBody()
     do { try held.check(body.count + piece.count, "the agent's response") } catch {
-      throw Failure(.failed, error.message)
+      throw Failure(.failed, error.cause)
     }
     if body.isEmpty { body = piece } else { body += piece }
     guard let outcome = transfer.outcome else { return nil }

@@ -142,28 +142,34 @@ package final class ConsulLookUp: LoopQuestion {
       let answer = try agent.answer(response, to: path)
       return (try agent.list(in: answer), answer.isFiltered)
     }
-    do {
-      guard let all = try list.finish() else { throw agent.unexpected(path, "a list of instances") }
-      return (all, agent.isFiltered(response))
-    } catch let error as JSONError {
-      throw agent.notJSON(error, path)
-    } catch {
-      throw error as? Failure ?? Failure(.failed, "\(error)")
+    let all: [ServiceInstance]?
+    do throws(InstanceList.Fault) { all = try list.finish() } catch {
+      switch error {
+      case .json(let error): throw agent.notJSON(error, path)
+      case .tooLong(let failure): throw failure
+      }
     }
+    guard let all else { throw agent.unexpected(path, .instances) }
+    return (all, agent.isFiltered(response))
   }
 }
 
 /// A list of instances that is read as it comes: a long one is never held whole.
 final class InstanceList {
+  enum Fault: Error {
+    case json(JSONError)
+    case tooLong(Failure)
+  }
+
   private var reader = JSONStreamReader(elementsAfter: 1)
   private var held = HeldBytes(limit: HTTPClient.bodyLimit)
   private var size = 0
   private var instances: [ServiceInstance]? = []
-  private var error: (any Error)?
+  private var fault: Fault?
   private var isRefused = false
 
   /// That it is too long, which ends the look-up at once.
-  var failure: Failure? { error as? Failure }
+  var failure: Failure? { if case .tooLong(let failure) = fault { failure } else { nil } }
 
   /// Whether it has taken anything.
   var isBegun: Bool { size > 0 }
@@ -176,25 +182,26 @@ final class InstanceList {
     }
     let rest = isBegun ? bytes[...] : bytes.dropFirst()
     size += bytes.count
-    do { try held.check(size, "the agent's response") } catch { self.error = Failure(.failed, error.message) }
+    do { try held.check(size, "the agent's response") } catch {
+      fault = .tooLong(Failure(.failed, error.cause))
+    }
     // What follows a fault is not kept.
-    guard error == nil, instances != nil else { return true }
+    guard fault == nil, instances != nil else { return true }
     reader.append(rest)
     readOn()
     return true
   }
 
   /// The instances; nil where an element is none.
-  /// - Throws: `JSONError`, or a `Failure` where it is too long.
-  func finish() throws -> [ServiceInstance]? {
+  func finish() throws(Fault) -> [ServiceInstance]? {
     reader.finish()
     readOn()
-    if let error { throw error }
+    if let fault { throw fault }
     return instances
   }
 
   private func readOn() {
-    guard error == nil, instances != nil else { return }
+    guard fault == nil, instances != nil else { return }
     do {
       while let entry = try reader.next() {
         guard let instance = ServiceInstance(health: entry) else {
@@ -203,6 +210,6 @@ final class InstanceList {
         }
         instances?.append(instance)
       }
-    } catch { self.error = error }
+    } catch { fault = .json(error) }
   }
 }

@@ -231,7 +231,7 @@ public final class HealthWatch {
       }
       // A name that the agent cannot look up, such as one with a '/', must not hold up the others.
       if (300..<500).contains(response.head.status), ![403, 429].contains(response.head.status) {
-        leaveOut(service, agent.refusal(response, "GET", path))
+        leaveOut(service, agent.refusal(response, "GET", path).description)
         continue
       }
       unreadable.remove(service)

@@ -1,3 +1,12 @@
+/// Why a definition of a service is refused before an agent sees it.
+public enum DefinitionError: Error, Equatable, Sendable {
+  case noName
+  /// Its name or id is `.` or `..`, which would climb in a URL.
+  case climbs
+
+  var failure: Failure { Failure(.badInput, .definition(self)) }
+}
+
 /// A service to be registered with the local agent (https://developer.hashicorp.com/consul/api-docs/agent/service#register-service).
 public struct ServiceRegistration: Sendable, Equatable {
   /// How the agent finds out whether the service is well.
@@ -63,15 +72,13 @@ public struct ServiceRegistration: Sendable, Equatable {
       definition.members.first { Self.canonical($0.name) == name }?.value
     }
     guard definition.kind == .object, let name = member("name")?.string, !name.isEmpty else {
-      throw Failure(
-        .badInput, "the definition has no service with a \"name\"",
-        hint: "Write it as {\"service\": {\"name\": \"user-service\", \"port\": 3000}}.")
+      throw DefinitionError.noName.failure
     }
     self.name = name
     // As for `consul services register`: an id of its own, or the name.
     id = member("id")?.string ?? name
     guard ConsulAgent.isSegment(name), ConsulAgent.isSegment(id) else {
-      throw Failure(.badInput, "invalid name or id in the definition: '.' and '..' would climb in a URL")
+      throw DefinitionError.climbs.failure
     }
     address = member("address")?.string ?? ""
     port = Int(clamping: member("port")?.integer ?? 0)

@@ -41,7 +41,7 @@ public final class Broker: Sendable {
     var parsed: [AMQPURI] = []
     for text in uris {
       do throws(AMQPURIError) { parsed.append(try AMQPURI(text)) } catch {
-        throw Failure(.usage, "the address of a broker \(error.reason)")
+        throw MessagingError.invalidAddress(error).failure
       }
     }
     return try await connect(to: parsed, options: options)

@@ -54,11 +54,11 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
   /// - Returns: why nothing becomes of it; nil where it is settled.
   func settle(_ number: Int, _ outcome: Consumer.Settlement.Outcome) -> Failure? {
     guard !consumer.isEnded else {
-      return Failure(.failed, "consuming has ended; the message goes back to its queue")
+      return MessagingError.ended.failure
     }
-    guard outstanding.remove(number) != nil else { return Failure(.usage, "the message was settled before") }
+    guard outstanding.remove(number) != nil else { return MessagingError.settledBefore.failure }
     guard consumer.isUnderWay(number) else {
-      return Failure(.failed, "consuming has ended; the message goes back to its queue")
+      return MessagingError.ended.failure
     }
     handle(.settled([Consumer.Settlement(number, outcome)], state))
     return nil
@@ -184,13 +184,13 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
     switch cause {
     case .broker(let error), .repeatedBreaks(let error, _, _, _): return error.failure(uri)
     case .unconnected(let failure), .handling(let failure), .output(let failure): return failure
-    case .queueDeleted: return Failure(.nothingThere, "the queue '\(consumer.queue)' was deleted")
+    case .queueDeleted: return MessagingError.queueDeleted(consumer.queue).failure
     case .consumerTimeout(let reason):
-      return Failure(.timedOut, "the broker requeued the messages of '\(consumer.queue)': \(reason)")
+      return MessagingError.consumerTimeout(queue: consumer.queue, reason).failure
     case .unacknowledged(let count, let error):
-      return error?.failure(uri) ?? Failure(.unreachable, "\(count) messages are handled and not acknowledged")
+      return error?.failure(uri) ?? MessagingError.unacknowledged(count).failure
     case .interrupted, .tooFew, .neverEmpties, .spent, .rejected, .noMessages:
-      return Failure(.failed, "consuming '\(consumer.queue)' has ended")
+      return MessagingError.ended.failure
     }
   }
 }

@@ -59,7 +59,7 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
   func close() {
     connection?.close()
     isConnected = false
-    fail(Failure(.failed, "the broker was closed"))
+    fail(MessagingError.closed.failure)
   }
 
   private func begin() {
@@ -205,9 +205,8 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     case .unconnected(let failure), .driver(let failure), .input(let failure), .output(let failure): return failure
     case .broker(let error), .unprepared(let error), .repeatedBreaks(let error, _, _, _): return error.failure(uri)
     case .unconfirmed(let blocked):
-      let reason = blocked.map { "the broker accepts no messages (\($0))" } ?? "no confirm came"
-      return Failure(.notDelivered, "\(reason) within \(options.confirmTimeout.shown)")
-    case .interrupted, .noReply: return Failure(.failed, "the publisher has ended")
+      return MessagingError.unconfirmed(within: options.confirmTimeout, blocked: blocked).failure
+    case .interrupted, .noReply: return MessagingError.closed.failure
     }
   }
 }
@@ -215,11 +214,11 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 extension Publisher.Reason {
   fileprivate var failure: Failure {
     switch self {
-    case .returned(let code, let text): Failure(.notDelivered, "the message was returned: \(text) (\(code))")
-    case .nacked: Failure(.notDelivered, "the broker refused the message (basic.nack)")
-    case .refused(let error): Failure(.notDelivered, "the broker refused the message: \(error.reason)")
-    case .tooLarge(let limit): Failure(.notDelivered, "the message is larger than the broker takes (\(limit) bytes)")
-    case .unsendable(let error): Failure(.badInput, "the message cannot be sent: \(error.reason)")
+    case .returned(let code, let text): MessagingError.returned(code: code, text).failure
+    case .nacked: MessagingError.nacked.failure
+    case .refused(let error): MessagingError.refused(error).failure
+    case .tooLarge(let limit): MessagingError.tooLarge(limit: limit).failure
+    case .unsendable(let error): MessagingError.unsendable(error).failure
     }
   }
 }

@@ -235,24 +235,16 @@ public struct HTTPError: Error, Sendable, Equatable {
     self.reason = reason
   }
 
-  /// As a failure: which address it was, and what to look at.
-  public func failure(reaching target: String, hint: String? = nil) -> Failure {
-    let target = shownURL(target)
-    return switch kind {
-    case .malformedURL:
-      Failure(.usage, "'\(target)' is not a URL: \(reason)", hint: hint)
-    case .unreachable:
-      Failure(.unreachable, "cannot connect to \(target): \(reason)", hint: hint)
-    case .timedOut:
-      Failure(.timedOut, "no response from \(target) in time: \(reason)", hint: hint)
-    case .tls:
-      Failure(
-        .unreachable, "no trusted connection to \(target): \(reason)",
-        hint: hint ?? "Give the CA certificate that signed the server's with '--cacert FILE'.")
-    case .broken:
-      Failure(.unreachable, "the connection to \(target) broke: \(reason)", hint: hint)
-    case .tooLarge:
-      Failure(.failed, "\(target): \(reason)", hint: hint)
+  var code: Failure.Code {
+    switch kind {
+    case .malformedURL: .usage
+    case .unreachable, .tls, .broken: .unreachable
+    case .timedOut: .timedOut
+    case .tooLarge: .failed
     }
   }
+
+  /// As a failure.
+  /// - Parameter target: the URL, or the name of what was called.
+  public func failure(reaching target: String) -> Failure { Failure(code, .http(self, target: shownURL(target))) }
 }

@@ -248,7 +248,7 @@ extension Consumer {
 
   mutating func connectFailed(_ failure: Failure) {
     guard link == .connecting else { return }
-    guard Outage.isTransient(failure, awaitsPassword: options.awaitsPassword), !isLastAttempt else {
+    guard failure.isTransient(awaitsPassword: options.awaitsPassword), !isLastAttempt else {
       link = .none
       return unconnected(.unconnected(failure))
     }

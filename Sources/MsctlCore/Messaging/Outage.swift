@@ -45,21 +45,24 @@ struct Outage: Sendable {
     return now < deadline
   }
 
-  /// Whether another attempt to connect may succeed.
-  static func isTransient(_ failure: Failure, awaitsPassword: Bool) -> Bool {
-    switch failure.code {
-    case .unreachable, .timedOut: true
-    // A node that is coming up may refuse for a while, and a password file may be about to be replaced.
-    case .denied: awaitsPassword || failure.message.holds(text: " is down")
-    default: failure.message.holds(text: " is down")
-    }
-  }
-
   mutating func pause(using generator: inout SplitMix) -> Duration { backoff.next(using: &generator) }
 
   /// Whether a refused login is to be told; only the first one is.
   mutating func tellsRefusal() -> Bool {
     defer { isRefusalTold = true }
     return !isRefusalTold
+  }
+}
+
+extension Failure {
+  /// Whether another attempt to connect to a broker may succeed.
+  /// - Parameter awaitsPassword: whether a password file may be about to be replaced.
+  package func isTransient(awaitsPassword: Bool) -> Bool {
+    switch code {
+    case .unreachable, .timedOut: true
+    case .denied where awaitsPassword: true
+    // A node or a virtual host that is coming up refuses for a while.
+    default: if case .amqp(let errors) = cause { errors.contains { $0.error.reason.holds(text: " is down") } } else { false }
+    }
   }
 }

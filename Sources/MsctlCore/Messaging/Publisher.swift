@@ -411,7 +411,7 @@ package struct Publisher: Sendable {
 
   private mutating func connectFailed(_ failure: Failure) {
     guard case .connecting(let occasion) = state else { return }
-    guard case .reconnection(false) = occasion, Outage.isTransient(failure, awaitsPassword: options.awaitsPassword)
+    guard case .reconnection(false) = occasion, failure.isTransient(awaitsPassword: options.awaitsPassword)
     else { return end(.unconnected(failure)) }
     if failure.code == .denied, options.awaitsPassword, outage.tellsRefusal() {
       actions.append(.note(.loginRefused(failure)))

@@ -2,13 +2,32 @@ import CPosix
 import Glibc
 
 /// Why a process could not be started.
-package struct SpawnError: Error {
-  /// The error number.
-  let number: Int32
-  package let failure: Failure
+public struct SpawnError: Error, Equatable, Sendable {
+  /// What could not be run; nil: no process could be started at all.
+  public let command: String?
+  /// The error number; nil where only a shell knows it.
+  public let number: Int32?
+
+  package init(_ command: String?, _ number: Int32?) {
+    self.command = command
+    self.number = number
+  }
+
+  /// A shell's word that a command was not found or cannot be run: then it does not help to run it again.
+  package init?(_ command: String, shellStatus status: Int32) {
+    switch status {
+    case 126: self.init(command, nil)
+    case 127: self.init(command, ENOENT)
+    default: return nil
+    }
+  }
 
   /// Whether its arguments and environment are larger than the system takes.
   package var isTooLarge: Bool { number == E2BIG }
+
+  package var failure: Failure {
+    Failure(command == nil ? .failed : .command(number == ENOENT ? 127 : 126), .spawn(self))
+  }
 }
 
 /// A child process: a line of shell with pipes to its standard input and output, or a program with ours. It has a process
@@ -67,8 +86,7 @@ package final class ChildProcess {
     guard !hasInput || pipe2(&toChild, O_CLOEXEC) == 0, !hasOutput || pipe2(&fromChild, O_CLOEXEC) == 0 else {
       let number = errno
       for descriptor in toChild where descriptor >= 0 { close(descriptor) }
-      throw SpawnError(
-        number: number, failure: Failure(.failed, "cannot start a process: \(String(cString: strerror(number)))"))
+      throw SpawnError(nil, number)
     }
 
     var actions = posix_spawn_file_actions_t()
@@ -114,12 +132,7 @@ package final class ChildProcess {
       isReaped = true
       closeInput()
       closeOutput()
-      throw SpawnError(
-        number: result,
-        failure: result == ENOENT
-          ? Failure(.command(127), "'\(line[0])' was not found")
-          : Failure(
-            .command(126), "'\(line[0])' could not be run: \(String(cString: strerror(result)).lowercasedASCII)"))
+      throw SpawnError(line[0], result)
     }
   }
 

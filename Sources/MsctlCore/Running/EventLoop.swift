@@ -147,8 +147,8 @@ package final class LoopThread: Sendable {
 
   /// - Throws: where there are no more threads or descriptors.
   package init() throws(Failure) {
-    guard bell.descriptor >= 0 else { throw Failure(.failed, "no event loop: \(String(cString: strerror(errno)))") }
-    guard let thread = startThread({ self.run() }) else { throw Failure(.failed, "no event loop: no more threads") }
+    guard bell.descriptor >= 0 else { throw Failure(.failed, .noEventLoop(errno)) }
+    guard let thread = startThread({ self.run() }) else { throw Failure(.failed, .noEventLoop(EAGAIN)) }
     pthread_detach(thread)
   }
 

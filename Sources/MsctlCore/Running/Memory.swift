@@ -28,15 +28,12 @@ package struct HeldBytes {
   ///   - what: what they are, as the subject of a sentence.
   package mutating func check(_ count: Int, _ what: @autoclosure () -> String) throws(Failure) {
     guard count <= limit else {
-      throw Failure(
-        .badInput, "\(what()) is larger than \(limit >> 20) MiB, the limit", hint: "Split it into smaller parts.")
+      throw Failure(.badInput, .tooLarge(what(), limit: limit))
     }
     guard count > asked else { return }
     while asked < count { asked *= 2 }
     guard hasMemory(for: asked * Self.copies) else {
-      throw Failure(
-        .failed, "not enough memory: \(what()) is larger than \(count >> 20) MiB",
-        hint: "Raise the limit ('ulimit -v').")
+      throw Failure(.failed, .noMemory(what(), size: count))
     }
   }
 

@@ -129,7 +129,7 @@ package final class Signals {
     let loop = EventLoop(member)
     if let current { loop.add(current) }
     while true {
-      if let number = current?.take() { throw Failure(.signal(number), "interrupted") }
+      if let number = current?.take() { throw .interrupted(by: number) }
       guard isBusy(), !deadline.isPast else { return }
       loop.turn(until: deadline)
     }

@@ -1,0 +1,109 @@
+import MsctlCore
+
+/// Why a command fails, where the core does not know of it. `Messages.swift` has the sentences.
+enum CommandError {
+  // MARK: input and output
+
+  /// - Parameter what: what was to be read from the file.
+  case unreadableFile(String, what: String, reason: String)
+  /// - Parameter reason: nil where the system gives none.
+  case unwritableFile(String, reason: String?)
+  case unreadableInput(reason: String)
+  case inputNotJSON(JSONError)
+  case outputClosed
+  case unwritableOutput(reason: String)
+  case unsetVariable(String)
+  case emptySecret(String)
+  case secretNotText(String)
+  case noPager(String)
+  /// libcurl could not be set up, or its sockets not be waited for.
+  case httpClient(reason: String)
+  /// What no other case says.
+  case unknown(String)
+
+  // MARK: call
+
+  case missingTarget
+  /// - Parameter fits: how many calls at a time the limit has room for; nil: none.
+  case tooFewDescriptors(parallel: Int, wanted: Int, limit: Int, fits: Int?)
+  /// A value does not fill the target's fields.
+  case unfillable(reason: String)
+  case unsendableCredentials
+  case itemNotText(String)
+  case itemNotJSON(String, JSONError)
+  /// The items of the body contradict each other.
+  case conflictingItem(reason: String)
+  /// The connection ended without a response.
+  case noResponse(url: String)
+  case responseNotJSON(JSONError)
+  case callsFailed(Int, of: Int, Failure.Code)
+
+  // MARK: publish
+
+  case messageNotJSON(JSONError)
+  /// - Parameter number: the place of the value in the input.
+  case notEnvelope(number: Int, reason: String)
+  case undelivered(Int, of: Int)
+  case unpublished(Int)
+
+  // MARK: consume
+
+  case tooMuchOutput(limit: Int)
+  case unkeptOutput(folder: String, reason: String)
+  case unreadableOutput(folder: String, reason: String)
+
+  // MARK: register
+
+  case noPort(service: String)
+  case portInUse(Int)
+  case noFreePort
+  case manyServices(Int)
+  case definitionNotJSON(file: String, JSONError)
+  case notPassing(ServiceRegistration, after: Duration, complaint: String?)
+  case ended(command: String, signal: Int32)
+  case exited(command: String, Int32)
+
+  // MARK: discover
+
+  case noInstance(service: String, Discover.Status)
+  case noWritableAddress(service: String)
+  case tooFewInstances(Int, of: Int, service: String, Discover.Status, after: Duration?)
+  /// - Parameter again: when it runs again.
+  case changeCommandFailed(String, Int32, again: Duration)
+}
+
+extension Failure {
+  init(_ error: CommandError) {
+    self = error.failure
+  }
+}
+
+/// What a command tells while it goes on, where the core does not know of it.
+enum CommandNote {
+  /// A command did not end when it was asked to.
+  case killed(command: String)
+
+  // MARK: publish and consume
+
+  case waitingForBroker(Failure, upTo: Duration)
+  case declaredQueue(String)
+  /// - Parameter asked: what the command line asks for.
+  case lowPrefetch(Int, asked: Int)
+  case confirmed(Int, unsent: Int, isInputLeft: Bool)
+  /// The file of what was not confirmed is the input, too.
+  case unchangedFile(String)
+  case savingRest(String)
+  case restNotSaved(String)
+
+  // MARK: register and discover
+
+  case registered(ServiceRegistration, ConsulAddress)
+  case removed([String])
+  case notRegistered(String, ConsulAddress)
+  case agentAway(Failure)
+  case agentBack
+}
+
+extension Console {
+  func note(_ note: CommandNote) { self.note(note.text) }
+}
