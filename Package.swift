@@ -48,7 +48,8 @@ let package = Package(
       exclude: ["Simulation", "Simulate", "mutants.toml"], swiftSettings: strict),
     .testTarget(name: "CommandTableTests", dependencies: ["CommandTable"], swiftSettings: strict),
     .testTarget(name: "MsctlCoreTests", dependencies: ["MsctlCore"], swiftSettings: strict),
-    .testTarget(name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], swiftSettings: strict),
+    .testTarget(
+      name: "MsctlCommandsTests", dependencies: ["MsctlCommands"], exclude: ["wording.txt"], swiftSettings: strict),
     .testTarget(
       name: "IntegrationTests", dependencies: ["Support", "MsctlCore", "MsctlCommands", "msctl"], swiftSettings: strict),
   ],
