@@ -78,10 +78,11 @@ extension Sampled {
   fileprivate var label: String { Mirror(reflecting: self).children.first?.label ?? "\(self)" }
 
   fileprivate static var samples: [Self] {
-    Array(sequence(state: Self?.none) { last in
-      last = sample(after: last)
-      return last
-    })
+    Array(
+      sequence(state: Self?.none) { last in
+        last = sample(after: last)
+        return last
+      })
   }
 
   /// The values by their names; of two of one case the second has a number.
@@ -120,11 +121,14 @@ extension Entry {
           + [
             Entry("broker none", Failure(.usage, cause)),
             Entry("broker denied vhost", AMQPError(kind: .denied, reason: "<reason>vhost<reason>").failure(uri)),
-            Entry("broker denied empty vhost", AMQPError(kind: .denied, reason: "<reason>vhost<reason>").failure(emptyVhost)),
+            Entry(
+              "broker denied empty vhost", AMQPError(kind: .denied, reason: "<reason>vhost<reason>").failure(emptyVhost)
+            ),
           ]
       case .http:
         HTTPError.Kind.named.map {
-          Entry("http \($0)", HTTPError(kind: $1, reason: "<reason>").failure(reaching: "http://user:hunter2@host/path"))
+          Entry(
+            "http \($0)", HTTPError(kind: $1, reason: "<reason>").failure(reaching: "http://user:hunter2@host/path"))
         }
       case .consul:
         someAgent.map { agent in
@@ -138,7 +142,8 @@ extension Entry {
               ConsulError.Access.named.map {
                 let words = if case .request = $1 { "<words>" } else { "" }
                 let token = hasToken ? "" : " without token"
-                return Entry("consul denied \($0)\(token)", ConsulError.denied($1, words, hasToken: hasToken).failure(agent))
+                return Entry(
+                  "consul denied \($0)\(token)", ConsulError.denied($1, words, hasToken: hasToken).failure(agent))
               }
             case .unexpected:
               ConsulError.Expected.named.map {
@@ -177,10 +182,12 @@ extension Entry {
   fileprivate static var usage: [Entry] {
     guard let operand = Call.command.spec.operands.first else { return [] }
     return [
-      ("noCommand", UsageError.noCommand(overview: "")), ("unknownCommand", .unknownCommand("<word>", known: ["<words>"])),
+      ("noCommand", UsageError.noCommand(overview: "")),
+      ("unknownCommand", .unknownCommand("<word>", known: ["<words>"])),
       ("unknownCommand 2", .unknownCommand("<word>", known: ["<name>", "<other>", "<third>"])),
       ("unknownFlag", .unknownFlag("--word", known: ["--words"], command: "<verb>")),
-      ("unknownFlag 2", .unknownFlag("-1", known: [], command: "<verb>")), ("missingValue", .missingValue("--<name>", "<value>")),
+      ("unknownFlag 2", .unknownFlag("-1", known: [], command: "<verb>")),
+      ("missingValue", .missingValue("--<name>", "<value>")),
       ("valueLooksLikeFlag", .valueLooksLikeFlag("--<name>", "<value>", word: "<word>")),
       ("unexpectedValue", .unexpectedValue("--<name>", "<value>")),
       ("invalidValue", .invalidValue("--<name>", "<word>", ValueError("is not a number"))),
@@ -437,12 +444,15 @@ extension Entry {
         Entry("publish broker with unconfirmed", Publisher.Cause.broker(amqpError).failure(options, uri, 3).failure),
         Entry(
           "publish broker no exchange",
-          Publisher.Cause.broker(AMQPError(kind: .channelClosed(code: 404), reason: "<reason>")).failure(options, uri, 0)
-            .failure),
+          Publisher.Cause.broker(AMQPError(kind: .channelClosed(code: 404), reason: "<reason>")).failure(
+            options, uri, 0
+          )
+          .failure),
       ]
       + Publisher.Reason.named.map { Entry("message \($0)", $1.failure(of: message)) }
       + [
-        Entry("message returned by exchange", Publisher.Reason.returned(code: 312, text: "<reason>").failure(of: exchanged))
+        Entry(
+          "message returned by exchange", Publisher.Reason.returned(code: 312, text: "<reason>").failure(of: exchanged))
       ]
       + Publisher.Note.named.map { Entry("publish \($0)", note: $1.text(uri)) }
   }
@@ -573,7 +583,7 @@ extension HeldRegistration.Note: Sampled {
 // MARK: the commands
 
 extension Entry {
-  fileprivate static var commands: [Entry] { 
+  fileprivate static var commands: [Entry] {
     CommandError.named.map { Entry($0, $1.failure) } + CommandNote.named.map { Entry("note \($0)", note: $1.text) }
   }
 }

@@ -19,7 +19,8 @@ private enum Wording {
   private static let samples: [(pattern: String, meaning: String)] = [
     (#"<[a-z]+>"#, ".*?"), (#"(amqp|http)://[^ ']*"#, "[^ \n]+"),
     (#"\b[0-9]+ (ms|s|min|h)\b"#, "[0-9.]+ (ms|s|min|h)"),
-    (#"\b[0-9]+ (message|value|call|instance|attempt)s?\b"#, "[0-9]+ $1s?"), (#"\b[0-9]+\b"#, "[0-9]+"), (#"\n  "#, "\n +"),
+    (#"\b[0-9]+ (message|value|call|instance|attempt)s?\b"#, "[0-9]+ $1s?"), (#"\b[0-9]+\b"#, "[0-9]+"),
+    (#"\n  "#, "\n +"),
   ]
 
   static func pattern(_ name: String, _ values: [String: String]) -> String {
@@ -35,7 +36,9 @@ private enum Wording {
       let text = String(rest[range])
       var meaning = text.replacingOccurrences(of: sample.pattern, with: sample.meaning, options: .regularExpression)
       if let value = values[text.trimmingCharacters(in: ["<", ">"])] { meaning = quoted(value) }
-      if let number = text.split(separator: " ").first, let value = values[String(number)], number.allSatisfy(\.isNumber) {
+      if let number = text.split(separator: " ").first, let value = values[String(number)],
+        number.allSatisfy(\.isNumber)
+      {
         meaning = meaning.replacingOccurrences(of: "[0-9]+", with: value)
       }
       pattern += quoted(rest[..<range.lowerBound]) + meaning

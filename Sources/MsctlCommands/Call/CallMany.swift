@@ -67,7 +67,9 @@ struct CallMany {
     let wanted = options.parallel * 21 / 20 + Self.spareDescriptors
     let limit = DescriptorLimit.raised(to: wanted)
     guard limit < wanted else {
-      do { return try http.keep(connections: options.parallel) } catch { throw Failure(.httpClient(reason: error.reason)) }
+      do { return try http.keep(connections: options.parallel) } catch {
+        throw Failure(.httpClient(reason: error.reason))
+      }
     }
     let fits = (limit - Self.spareDescriptors) * 20 / 21
     throw Failure(

@@ -394,7 +394,9 @@ public final class ConsulAgent {
 
   package func check(_ response: HTTPResponse, _ method: String, _ path: String) throws(Failure) {
     guard response.head.status != 200 else { return }
-    guard response.head.status != 403 else { throw denied(.request(method: method, path: path), words(of: response.body)) }
+    guard response.head.status != 403 else {
+      throw denied(.request(method: method, path: path), words(of: response.body))
+    }
     throw refusal(response, method, path)
   }
 

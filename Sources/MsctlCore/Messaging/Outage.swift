@@ -62,7 +62,8 @@ extension Failure {
     case .unreachable, .timedOut: true
     case .denied where awaitsPassword: true
     // A node or a virtual host that is coming up refuses for a while.
-    default: if case .amqp(let errors) = cause { errors.contains { $0.error.reason.holds(text: " is down") } } else { false }
+    default:
+      if case .amqp(let errors) = cause { errors.contains { $0.error.reason.holds(text: " is down") } } else { false }
     }
   }
 }
