@@ -1,3 +1,4 @@
+import CPosix
 import CommandTable
 import Glibc
 import MsctlCore
@@ -36,8 +37,10 @@ package final class Console {
 
   private let environment: [String: String]
   private let output = FileDescriptor.standardOutput
-  /// How much is written at once when `poll` says that there is room. A regular file takes everything.
+  /// How much is written at once when `poll` says that there is room: a regular file takes everything.
   private let slice: Int
+  /// How much standard output holds where it is a pipe.
+  private let pipeSize: Int
   private var errors = ErrorStream()
   /// The beginning of a character, on a terminal, whose rest may come.
   private var halfCharacter: [UInt8] = []
@@ -55,6 +58,7 @@ package final class Console {
     var status = stat()
     let isFile = fstat(STDOUT_FILENO, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
     slice = isFile ? Self.turn : Self.pipeSlice
+    pipeSize = Int(clamping: msctl_pipe_size(STDOUT_FILENO))
   }
 
   private var usesColours: Bool {
@@ -111,7 +115,7 @@ package final class Console {
     while hasUnwritten {
       // A write that blocks would outlast the signal.
       if Signals.areCaught { try Signals.wait(for: outputDescriptor, POLLOUT) }
-      let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, slice) : bufferedBytes)
+      let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, room) : bufferedBytes)
       if !isTaken { try Signals.wait(for: outputDescriptor, POLLOUT) }
     }
   }
@@ -128,12 +132,17 @@ package final class Console {
   /// Whether the output takes something without blocking, or has failed.
   package var isOutputReady: Bool { PollSet.isReady(outputDescriptor, for: POLLOUT) }
 
+  /// How much the output takes without blocking once `poll` says that it has room: an empty pipe takes as much as it holds.
+  private var room: Int {
+    bufferedBytes > slice && pipeSize > slice && msctl_pipe_fill(outputDescriptor) == 0 ? pipeSize : slice
+  }
+
   /// Writes out what goes without blocking, up to a bound, so that others have their turn.
   package func flushReady() throws(Failure) {
     var left = Self.turn
     while hasUnwritten, left > 0, isOutputReady {
       let before = bufferedBytes
-      _ = try writeOut(min(before, slice))
+      _ = try writeOut(min(before, room))
       left -= before - bufferedBytes
     }
   }

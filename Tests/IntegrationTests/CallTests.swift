@@ -215,6 +215,19 @@ struct CallTests {
     #expect(output.status == 8)
   }
 
+  @Test("a body larger than what is kept of it flows on whenever the output has taken the part before")
+  func largeBody() async throws {
+    let port = try Services.freePort()
+    // To wait a second for each part of 4 MiB would take longer than this.
+    let output = try await Tool.shell(
+      """
+      cd $HOME; truncate -s 160M big; python3 -m http.server \(port) --bind 127.0.0.1 > log 2>&1 & trap "kill $!" EXIT
+      until msctl call :\(port)/log -q > got 2>&1; do sleep 0.1; done
+      set -o pipefail; msctl call :\(port)/big --timeout 30s | wc -c
+      """)
+    #expect(output.out == "\(160 << 20)\n" && output.status == 0, "\(output)")
+  }
+
   @Test("results that nobody reads hold up no call that has begun, and none of them is lost")
   func unreadResults() async throws {
     let server = try TestServer { _ in .ok("\"" + String(repeating: "x", count: 100_000) + "\"") }

@@ -282,21 +282,24 @@ enum Call: Verb {
     var fault: Failure?
     while true {
       for (_, result) in run.takeLookUps() { call.take(result) }
-      // More of the body is taken once what has come is out.
-      if !console.hasUnwritten, !(try sink?.isBusy() ?? false) { call.advance() }
-      // Not before there is something to write: until then, another attempt may bring another head.
-      if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.isOver {
-        let file = options.isFailure(head.status) ? nil : options.outputFile
-        if sink == nil {
-          sink = try ResponseSink(head, file: file)
-          if let stream = sink?.stream { run.loop.add(stream) }
-        }
-        received += call.body.count
-        if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
-        if file != nil, options.writesFile { progress.show(Self.progressText(received, head)) }
-      }
       try console.flushReady()
-      if call.isOver, !(try sink?.isBusy() ?? false) { break }
+      // More of the body is taken once what has come is out.
+      if !console.hasUnwritten, !(try sink?.isBusy() ?? false) {
+        call.advance()
+        // Not before there is something to write: until then, another attempt may bring another head.
+        if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.isOver {
+          let file = options.isFailure(head.status) ? nil : options.outputFile
+          if sink == nil {
+            sink = try ResponseSink(head, file: file)
+            if let stream = sink?.stream { run.loop.add(stream) }
+          }
+          received += call.body.count
+          if !call.body.isEmpty { try sink?.write(call.takeBody(), console) }
+          if file != nil, options.writesFile { progress.show(Self.progressText(received, head)) }
+        }
+        try console.flushReady()
+        if call.isOver, !(try sink?.isBusy() ?? false) { break }
+      }
       output.isWanted = console.hasUnwritten
       run.loop.turn(until: min(.after(.seconds(1)), call.wakeTime, run.wakeTime))
       if let number = signals?.take() {
