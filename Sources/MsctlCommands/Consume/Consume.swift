@@ -244,46 +244,68 @@ enum Consume: Verb {
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
-    let (connection, queue) = try prepare(options, console)
-    let signals = Signals(children: true)
-    var last = connection
-    // Whatever is not acknowledged goes back to the queue with this.
-    defer { last.close() }
-    do {
-      var traits = QueueTraits()
-      traits.isStream = options.isStream
+    let loop = EventLoop()
+    let (connection, queue) = try connect(options, console, loop)
+    let run: ConsumeRun
+    do throws(Failure) {
+      let plan = try queue.plan.get()
+      for note in queue.notes { console.note(note) }
+      let signals = Signals(children: true)
       let handler: any MessageHandler =
         if let command = options.exec {
-          ExecHandler(command, options, traits, environment, console)
+          ExecHandler(command, options, plan.traits, environment, console)
         } else if let command = options.through {
-          try FilterHandler(command, options, traits, environment, console)
+          try FilterHandler(command, options, plan.traits, environment, console)
         } else {
           OutputHandler(options.format, console)
         }
-      let plan = try plan(for: queue, on: connection, options, console)
-      handler.traits = plan.traits
       let saver: SpentMessages? =
         if options.peeks, let limit = plan.traits.deliveryLimit {
-          try SpentMessages(of: queue, options.broker, limit, console)
+          try SpentMessages(of: queue.name, options.broker, limit, console)
         } else { nil }
-      var run = ConsumeRun(options, plan, connection, handler, saver, console, signals)
-      defer { last = run.connection }
-      try run.run()
-    } catch let error as AMQPError {
-      throw options.broker.failure(error, queue: queue, last.uri)
-    } catch let failure as Failure {
-      throw failure
+      run = ConsumeRun(options, handler, saver, console, signals)
+      try run.run(plan, on: connection, loop)
     } catch {
-      throw Failure(.unknown("\(error)"))
+      // Whatever was delivered goes back to the queue with this.
+      connection.close()
+      throw error
     }
+  }
+
+  /// What the broker has said of the queue before the first message, and what a run does accordingly.
+  private final class PreparedQueue: @unchecked Sendable {
+    var name = ""
+    var plan = Result<Consumer.Options, Failure>.failure(Failure(.unknown("no connection")))
+    var notes: [CommandNote] = []
+  }
+
+  /// Connects, makes sure of the queue, and asks what a run depends on.
+  private static func connect(
+    _ options: Options, _ console: Console, _ loop: EventLoop
+  ) throws(Failure) -> (AMQPConnection, PreparedQueue) {
+    var setup: AMQPConnection.Setup?
+    if let queue = options.queue?.text {
+      var asked = AMQPConnection.Setup()
+      asked.queue = queue
+      // A filter that cannot be started should not have got anything.
+      if options.through == nil { asked.consumer = firstConsumer(of: queue, options) }
+      setup = asked
+    }
+    let prepared = PreparedQueue()
+    let connection = try options.broker.connect(as: "consume", console, loop, nil, setup) { connection in
+      do throws(Failure) { prepared.plan = .success(try prepare(prepared, on: connection, options)) } catch {
+        prepared.plan = .failure(error)
+      }
+    }
+    return (connection, prepared)
   }
 
   /// What the consumer is to do, as far as it depends on the broker and the queue.
   private static func plan(
-    for queue: String, on connection: AMQPConnection, _ options: Options, _ console: Console
+    for queue: PreparedQueue, on connection: AMQPConnection, _ options: Options
   ) throws(AMQPError) -> Consumer.Options {
     var plan = Consumer.Options(
-      options.exchange.map { .exchange($0.text, keys: options.bindingKeys, queue: queue) } ?? .queue(queue))
+      options.exchange.map { .exchange($0.text, keys: options.bindingKeys, queue: queue.name) } ?? .queue(queue.name))
     plan.handling = options.handling
     plan.traits.isStream = options.isStream
     plan.offset = options.firstOffset
@@ -295,14 +317,14 @@ enum Consume: Verb {
     plan.began = unixTime()
     if !options.isStream, options.exchange == nil,
       connection.countsReturns || options.deliveryLimit != nil || options.peeks && connection.countsLimitedReturns,
-      try connection.isQuorum(queue)
+      try connection.isQuorum(queue.name)
     {
-      let declared = options.peeks ? try connection.declaredDeliveryLimit(of: queue) : nil
+      let declared = options.peeks ? try connection.declaredDeliveryLimit(of: queue.name) : nil
       plan.traits.deliveryLimit = connection.deliveryLimit(set: options.deliveryLimit ?? declared)
     }
     if options.peeks {
       // No more are taken than are shown, since all of them come back marked as redelivered; 0 is no bound.
-      let wanted = try min(options.count ?? .max, connection.inspectQueue(queue).messages)
+      let wanted = try min(options.count ?? .max, connection.inspectQueue(queue.name).messages)
       plan.limit = wanted
       // Where that counts, the first one says whether the others can be looked at.
       plan.prefetch = plan.traits.deliveryLimit != nil ? 1 : wanted > UInt16.max ? 0 : max(1, wanted)
@@ -311,7 +333,7 @@ enum Consume: Verb {
     let countsReturns = connection.countsReturns && plan.traits.deliveryLimit != nil
     plan.prefetch = options.prefetch(countsReturns)
     if let asked = options.prefetch, asked > plan.prefetch, countsReturns, options.count == nil {
-      console.note(.lowPrefetch(plan.prefetch, asked: asked))
+      queue.notes.append(.lowPrefetch(plan.prefetch, asked: asked))
     }
     return plan
   }
@@ -325,35 +347,41 @@ enum Consume: Verb {
         ? [AMQPField("x-stream-offset", options.firstOffset)] : Consumer.Options.queueArguments)
   }
 
-  /// Connects, and makes sure of the queue: taken as it is where it exists, so that a consumer need not know its arguments.
-  private static func prepare(_ options: Options, _ console: Console) throws(Failure) -> (AMQPConnection, String) {
-    guard let queue = options.queue?.text else {
-      let connection = try options.broker.connect(as: "consume", console)
-      let exchange = options.exchange?.text ?? ""
-      do { return (connection, try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)) } catch {
-        var failure = error.failure(connection.uri)
-        if case .channelClosed(code: 404) = error.kind {
-          failure.hint = "'msctl consume' does not declare exchanges; check the name."
-        }
-        throw failure
+  /// Makes sure of the queue, which is taken as it is where it exists, so that a consumer need not know its arguments; and asks the
+  /// broker what the run depends on.
+  private static func prepare(
+    _ prepared: PreparedQueue, on connection: AMQPConnection, _ options: Options
+  ) throws(Failure) -> Consumer.Options {
+    prepared.name =
+      if let queue = options.queue?.text { queue } else { try declareOwnQueue(on: connection, options) }
+    let name = prepared.name
+    let isStanding = connection.setup.hasQueue || options.queue == nil
+    if !isStanding, let error = connection.setup.error {
+      guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
+        throw options.broker.failure(error, queue: name, connection.uri)
       }
+      var broker = options.broker
+      if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
+      // The refusal has closed the channel.
+      do throws(AMQPError) { try connection.openChannel() } catch { throw error.failure(connection.uri) }
+      try broker.assertQueue(name, on: connection)
+      prepared.notes.append(.declaredQueue(name))
     }
-    var setup = AMQPConnection.Setup()
-    setup.queue = queue
-    // A filter that cannot be started should not have got anything.
-    if options.through == nil { setup.consumer = firstConsumer(of: queue, options) }
-    let connection = try options.broker.connect(as: "consume", console, nil, setup)
-    guard let error = connection.setup.error, !connection.setup.hasQueue else { return (connection, queue) }
-    guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
-      throw options.broker.failure(error, queue: queue, connection.uri)
+    do throws(AMQPError) { return try plan(for: prepared, on: connection, options) } catch {
+      throw options.broker.failure(error, queue: name, connection.uri)
     }
-    // The refusal has closed the channel.
-    connection.close()
-    let second = try options.broker.connect(as: "consume", console)
-    var broker = options.broker
-    if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
-    try broker.assertQueue(queue, on: second)
-    console.note(.declaredQueue(queue))
-    return (second, queue)
+  }
+
+  private static func declareOwnQueue(on connection: AMQPConnection, _ options: Options) throws(Failure) -> String {
+    let exchange = options.exchange?.text ?? ""
+    do throws(AMQPError) {
+      return try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)
+    } catch {
+      var failure = error.failure(connection.uri)
+      if case .channelClosed(code: 404) = error.kind {
+        failure.hint = "'msctl consume' does not declare exchanges; check the name."
+      }
+      throw failure
+    }
   }
 }

@@ -149,13 +149,14 @@ enum Publish: Verb {
     let failures = try FailedMessages(options.failedFile)
     let signals = Signals()
     let first = try firstMessage(&source, options)
+    let loop = EventLoop()
     let connection: AMQPConnection
-    do { connection = try connect(options, first, console, signals) } catch {
+    do { connection = try connect(options, first, console, loop, signals) } catch {
       if let first { try failures.add(first) }
       try failures.keep(restOf: &source, signals, console)
       throw error
     }
-    try PublishRun(options, console, signals, connection, source, failures).run(first: first)
+    try PublishRun(options, console, signals, source, failures).run(on: connection, first: first, loop)
   }
 
   /// What is sent along with the opening of the connection: a small message of the command line.
@@ -168,7 +169,7 @@ enum Publish: Verb {
 
   /// Connects, and asks for the queue along with that.
   private static func connect(
-    _ options: Options, _ first: AMQPMessage?, _ console: Console, _ signals: Signals
+    _ options: Options, _ first: AMQPMessage?, _ console: Console, _ loop: EventLoop, _ signals: Signals
   ) throws(Failure) -> AMQPConnection {
     var setup = AMQPConnection.Setup()
     setup.queue = options.declaredQueue
@@ -176,7 +177,7 @@ enum Publish: Verb {
     if options.wantsReply { setup.consumer = .init(AMQPConnection.directReply, isAutomatic: true) }
     setup.selectsConfirms = true
     if let first, first.body.count <= Publisher.safeSize { setup.message = first }
-    return try options.broker.connect(as: "publish", console, signals, setup)
+    return try options.broker.connect(as: "publish", console, loop, signals, setup)
   }
 
   private static func showMessages(

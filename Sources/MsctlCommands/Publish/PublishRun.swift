@@ -1,102 +1,74 @@
-import DequeModule
 import Glibc
 import MsctlCore
 
-/// One run of `publish`: hands to a `Publisher` what happens, and carries out what it decides.
-final class PublishRun {
-  /// How much is sent, in bytes, before the broker is listened to: between large messages it may want no more.
-  private static let burst = 256 << 10
-  /// How many events are taken in before other things are looked at: a broker may send without end.
-  private static let turn = 4096
-  /// Time limit for a line that stands half written when a signal comes.
-  private static let patience: Duration = .seconds(2)
-
+/// One run of `publish`, as the host of a `PublisherDriver`: reads the input, writes what is confirmed, and hears signals.
+final class PublishRun: PublisherHost {
   private let options: Publish.Options
   private let console: Console
   private let signals: Signals
   private let failures: FailedMessages
   private var source: MessageSource
-  private var publisher: Publisher
-  private var connection: AMQPConnection
-  /// Whether it stands, as far as is known.
-  private var isConnected = true
-  private var opening: AMQPOpening?
-  private var events = Deque<Publisher.Event>()
-  private var actions: [Publisher.Action] = []
-  private var isHandling = false
-  private var now = Deadline.now
+  private var output: OutputFlow
+  /// Why no more is written.
+  private var outputFailure: Failure?
   private var progress: Progress
   /// How many values of the input are not messages.
   private var unusable = 0
-  /// Whether the input has nothing for now.
+  /// Whether more of the input has to be read first, and whether there is something.
   private var needsInput = false
-  /// Whether the output did not take all of what was written, why it never will, and until when that is waited for once a signal
-  /// came.
-  private var isOutputBusy = false
-  private var outputFailure: Failure?
-  private var outputEnd = Deadline.never
+  private let input = Readiness(STDIN_FILENO, isWanted: false)
+  private var signal: Int32?
 
   init(
-    _ options: Publish.Options, _ console: Console, _ signals: Signals, _ connection: AMQPConnection,
-    _ source: MessageSource, _ failures: FailedMessages
+    _ options: Publish.Options, _ console: Console, _ signals: Signals, _ source: MessageSource,
+    _ failures: FailedMessages
   ) {
-    (self.options, self.console, self.signals, self.connection) = (options, console, signals, connection)
-    (self.source, self.failures) = (source, failures)
-    publisher = Publisher(options.plan, seed: .random(in: 0 ... .max), at: now)
-    progress = Progress(console)
-    connection.limitStall(to: options.confirmTimeout)
+    (self.options, self.console, self.signals, self.source) = (options, console, signals, source)
+    (self.failures, output, progress) = (failures, OutputFlow(console), Progress(console))
   }
 
-  /// - Parameter first: read from the source already, and sent along with the opening where the connection says so.
-  func run(first: AMQPMessage?) throws(Failure) {
-    let (setup, outgoing) = (connection.setup, first.map { OutgoingMessage($0) })
-    let isSent = setup.isSent && (setup.error == nil || connection.isSetupInDoubt)
-    if let outgoing, !isSent { handle(.message(outgoing)) }
-    if let error = setup.error, !isSent {
-      handle(.connected(.refused(error)))
-    } else {
-      handle(.connected(.prepared(sent: isSent ? outgoing : nil)))
-      if let error = setup.error { lose(error) }
-    }
-    while true {
-      now = .now
-      if !isOutputBusy {
-        readInput()
-        readBroker()
-        takeOpened()
-        handle(.tick)
-      }
-      write()
-      if publisher.isEnded, !isOutputBusy { break }
-      progress.show("\(publisher.confirmed) confirmed")
-      wait()
-    }
-    try finish()
+  /// - Parameters:
+  ///   - connection: where the queue and confirms were asked for along with the opening.
+  ///   - first: read from the source already, and sent along with the opening where the connection says so.
+  func run(on connection: AMQPConnection, first: AMQPMessage?, _ loop: EventLoop) throws(Failure) {
+    let driver = PublisherDriver(options.plan, self, on: connection, sending: first.map { OutgoingMessage($0) })
+    loop.add(input)
+    loop.add(driver)
+    while !driver.isOver || output.isBusy { loop.turn() }
+    loop.remove(driver)
+    loop.remove(input)
+    try finish(driver.publisher, driver.uri)
   }
 
-  // MARK: What happens
+  // MARK: Messages
 
-  private func readInput() {
-    needsInput = false
-    var sent = 0
-    while publisher.wantsMessage, sent < Self.burst {
-      if source.isExhausted { return handle(.inputEnded(nil)) }
-      do throws(Failure) {
+  var hasInput: Bool { !needsInput }
+
+  func nextInput() -> Publisher.Event? {
+    if needsInput {
+      guard input.isReady else { return nil }
+      needsInput = false
+      source.readMore()
+    }
+    do throws(Failure) {
+      while !source.isExhausted {
         switch try source.next() {
-        case .message(let message, let line):
-          sent += message.body.count
-          handle(.message(outgoing(message, line)))
+        case .message(let message, let line): return .message(outgoing(message, line))
         case .unusable(let failure, let line):
           unusable += 1
           progress.clear()
           console.report(failure)
-          keep(line)
+          do throws(Failure) { try failures.add(line: line) } catch { return .failed(error) }
         case nil:
           // The end of the input may have been found now.
-          guard source.isExhausted else { return needsInput = true }
+          guard source.isExhausted else {
+            needsInput = true
+            return nil
+          }
         }
-      } catch { handle(.inputEnded(error)) }
-    }
+      }
+      return .inputEnded(nil)
+    } catch { return .inputEnded(error) }
   }
 
   private func outgoing(_ message: AMQPMessage, _ line: [UInt8]) -> OutgoingMessage {
@@ -110,152 +82,71 @@ final class PublishRun {
     return OutgoingMessage(message)
   }
 
-  private func readBroker() {
-    do throws(AMQPError) {
-      for _ in 0..<Self.turn {
-        guard isConnected, let event = try connection.nextEvent() else { return }
-        handle(.broker(event))
-      }
-    } catch { lose(error) }
+  func confirmed(_ outgoing: OutgoingMessage) {
+    if options.tees { console.write(line: outgoing.token ?? outgoing.message.body) }
   }
 
-  private func takeOpened() {
-    guard let result = opening?.result else { return }
-    opening = nil
-    switch result {
-    case .success(let connection):
-      self.connection = connection
-      isConnected = true
-      connection.limitStall(to: options.confirmTimeout)
-      handle(.connected(.bare))
-    case .failure(let failure): handle(.connectFailed(failure))
-    }
-  }
-
-  /// Writes out what is confirmed, as far as the output takes it. Where that is no longer possible nothing more is sent; what is
-  /// in flight is still settled.
-  private func write() {
-    console.moveErrors()
-    if outputFailure != nil { console.discard() }
-    do throws(Failure) {
-      try console.flushReady()
-    } catch { loseOutput(error) }
-    isOutputBusy = console.hasUnwritten
-    if isOutputBusy, outputEnd.isPast { loseOutput(.interrupted(by: SIGTERM)) }
-  }
-
-  private func loseOutput(_ failure: Failure) {
-    if outputFailure == nil { outputFailure = failure }
-    isOutputBusy = false
-    console.discard()
-    handle(.outputLost(failure))
-  }
-
-  private func lose(_ error: AMQPError) {
-    guard isConnected else { return }
-    isConnected = false
+  func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) throws(Failure) {
     progress.clear()
-    handle(.lost(error))
+    console.report(reason.failure(of: outgoing.message))
+    try failures.add(outgoing.message)
   }
 
-  /// Waits for whatever comes first.
-  private func wait() {
-    var polls = PollSet()
-    let signal = polls.add(signals.descriptor)
-    var input: Int?
-    var deadline = Deadline.after(.seconds(1))
-    if isOutputBusy {
-      polls.add(console.outputDescriptor, for: POLLOUT)
-      deadline = min(deadline, outputEnd)
-      if isConnected { do { try connection.pump() } catch { return lose(error) } }
-    } else {
-      deadline = min(deadline, publisher.wakeTime)
-      if publisher.wantsMessage {
-        if needsInput { input = polls.add(STDIN_FILENO) } else { deadline = .now }
-      }
-      if isConnected, connection.hasInput { deadline = .now }
+  func reply(_ message: AMQPMessage) {
+    console.write(value: BodyText(message.body, contentType: message.properties.contentType).value)
+  }
+
+  func note(_ note: Publisher.Note, _ driver: PublisherDriver) {
+    progress.clear()
+    console.note(note.text(driver.uri))
+  }
+
+  func connect() throws(Failure) -> any BrokerOpening { try options.broker.reopen(as: "publish", console) }
+
+  // MARK: A turn
+
+  /// Where the output takes no more for now, nothing more is confirmed.
+  var isReady: Bool { !output.isBusy }
+
+  func work(_ driver: PublisherDriver) {
+    takeSignal(driver)
+    write(driver)
+    input.isWanted = needsInput && isReady && driver.publisher.wantsMessage
+    if !driver.publisher.isEnded { progress.show("\(driver.publisher.confirmed) confirmed") }
+  }
+
+  private func takeSignal(_ driver: PublisherDriver) {
+    guard let number = signals.take() else { return }
+    signal = number
+    output.interrupt()
+    driver.tell(.interrupted(number))
+  }
+
+  /// Writes out what is confirmed. Where that is no longer possible nothing more is sent; what is in flight is still settled.
+  private func write(_ driver: PublisherDriver) {
+    let failure: Failure
+    switch output.move() {
+    case .out, .busy: return
+    case .late: failure = .interrupted(by: signal ?? SIGTERM)
+    case .failed(let cause): failure = cause
     }
-    if isConnected, !(isOutputBusy && connection.isFull) { polls.add(connection.descriptor) }
-    if let opening { polls.add(opening.descriptor) }
-    polls.wait(until: deadline)
-    if polls.isReady(signal), let number = signals.take() {
-      now = .now
-      handle(.interrupted(number))
-      outputEnd = .after(Self.patience)
-      // Nobody reads what is left.
-      if isOutputBusy, !console.isOutputReady { loseOutput(.interrupted(by: number)) }
-    } else if let input, polls.isReady(input) {
-      source.readMore()
-    }
+    if outputFailure == nil { outputFailure = failure }
+    output.lose()
+    driver.tell(.outputLost(failure))
   }
 
-  // MARK: What is decided
-
-  private func handle(_ event: Publisher.Event) {
-    events.append(event)
-    guard !isHandling else { return }
-    isHandling = true
-    defer { isHandling = false }
-    while let event = events.popFirst() {
-      actions.removeAll(keepingCapacity: true)
-      publisher.handle(event, at: now, into: &actions)
-      for action in actions { carryOut(action) }
-    }
+  func addInterests(to polls: inout PollSet) {
+    polls.add(signals.descriptor)
+    output.addInterests(to: &polls)
   }
 
-  private func carryOut(_ action: Publisher.Action) {
-    switch action {
-    case .send(let method): send(method)
-    case .confirmed(let outgoing):
-      if options.tees { console.write(line: outgoing.token ?? outgoing.message.body) }
-    case .failed(let outgoing, let reason):
-      keep(outgoing.message)
-      progress.clear()
-      console.report(reason.failure(of: outgoing.message))
-    case .reply(let message):
-      console.write(value: BodyText(message.body, contentType: message.properties.contentType).value)
-    case .note(let note): console.note(note.text(connection.uri))
-    case .connect: connect()
-    case .disconnect:
-      isConnected = false
-      connection.close()
-    }
-  }
-
-  private func send(_ method: AMQPMethod) {
-    // The broker has closed the channel, and nothing else.
-    if case .openChannel = method { isConnected = true }
-    // What follows a method that could not be sent is dropped.
-    guard isConnected else { return }
-    do { try connection.send(method) } catch {
-      if error.kind == .invalid, case .publish(let message) = method {
-        handle(.unsendable(number: message.number, error))
-      } else {
-        lose(error)
-      }
-    }
-  }
-
-  private func connect() {
-    do throws(Failure) { opening = try options.broker.reopen(as: "publish", console) } catch {
-      handle(.connectFailed(error))
-    }
-  }
-
-  private func keep(_ message: AMQPMessage) {
-    do throws(Failure) { try failures.add(message) } catch { handle(.failed(error)) }
-  }
-
-  private func keep(_ line: [UInt8]) {
-    do throws(Failure) { try failures.add(line: line) } catch { handle(.failed(error)) }
-  }
+  var wakeTime: Deadline { min(output.wakeTime, .after(.seconds(1))) }
 
   // MARK: The end
 
-  private func finish() throws(Failure) {
+  private func finish(_ publisher: Publisher, _ uri: AMQPURI) throws(Failure) {
     progress.clear()
-    connection.close()
-    let told = publisher.cause?.failure(options, connection.uri, publisher.unconfirmed)
+    let told = publisher.cause?.failure(options, uri, publisher.unconfirmed)
     // The output may be lost after all is confirmed.
     let (failure, isBroken) = (told?.failure ?? outputFailure, told?.isBroken ?? false)
     if publisher.hasOpened {

@@ -59,40 +59,15 @@ struct BrokerOptions: Defaulted {
     }
   }
 
-  /// Makes the first connection, for as long as `--wait` says.
-  /// - Parameters:
-  ///   - signals: what ends the wait, where signals are caught.
-  ///   - setup: what the channel is to be; what has become of that, the connection says.
+  /// Makes the first connection, for as long as `--wait` says: see `FirstConnection`.
   func connect(
-    as verb: String, _ console: Console, _ signals: Signals? = nil, _ setup: AMQPConnection.Setup? = nil
+    as verb: String, _ console: Console, _ loop: EventLoop, _ signals: Signals? = nil,
+    _ setup: AMQPConnection.Setup? = nil, preparing prepare: ((AMQPConnection) -> Void)? = nil
   ) throws(Failure) -> AMQPConnection {
-    let deadline = Deadline.after(wait)
-    var backoff = Backoff(to: .seconds(2))
-    var isFirst = true
-    while true {
-      do {
-        let uris = try currentURIs()
-        for uri in uris { console.trace("> connect \(uri.shown)") }
-        let connection = try open(uris, as: verb, console, signals, setup)
-        console.trace("< connected to \(connection.uri.shown)")
-        return connection
-      } catch {
-        guard error.isTransient(awaitsPassword: passwordFile != nil), !deadline.isPast else { throw error }
-        if isFirst { console.note(.waitingForBroker(error, upTo: wait)) }
-        isFirst = false
-        try pause(until: min(deadline, .after(backoff.next())), signals)
-      }
-    }
-  }
-
-  private func open(
-    _ uris: [AMQPURI], as verb: String, _ console: Console, _ signals: Signals?, _ setup: AMQPConnection.Setup?
-  ) throws(Failure) -> AMQPConnection {
-    let (name, trace) = ("msctl \(verb)", console.amqpTrace)
-    guard let signals else { return try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace) }
-    return try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace) { descriptor throws(Failure) in
-      try waitOnce(for: descriptor, until: .never, signals)
-    }
+    let first = FirstConnection(self, as: verb, console, signals, setup, preparing: prepare)
+    loop.add(first)
+    defer { loop.remove(first) }
+    return try loop.answer(to: first)
   }
 
   /// Begins another connection, after one that was lost.
@@ -144,18 +119,4 @@ struct BrokerOptions: Defaulted {
       return AMQPField(argument.name, value)
     }
   }
-}
-
-/// Waits, but not longer than until a signal comes.
-func pause(until end: Deadline, _ signals: Signals?) throws(Failure) {
-  while !end.isPast { try waitOnce(for: nil, until: end, signals) }
-}
-
-/// Waits once: until the descriptor is readable, time has run out or a signal comes, which it throws.
-func waitOnce(for descriptor: Int32?, until end: Deadline, _ signals: Signals?) throws(Failure) {
-  var polls = PollSet()
-  if let descriptor { polls.add(descriptor) }
-  if let signals { polls.add(signals.descriptor) }
-  polls.wait(until: end)
-  if let number = signals?.take() { throw .interrupted(by: number) }
 }

@@ -10,20 +10,25 @@ package final class AMQPOpening {
     private let name: String
     private let setup: AMQPConnection.Setup?
     private let trace: ((String) -> Void)?
+    private let prepare: ((AMQPConnection) -> Void)?
     /// Closed by the thread at its end.
     private let end: Int32
     /// Written by the thread, and read once it is joined.
     private(set) var result: Result<AMQPConnection, Failure>?
 
     init(
-      _ uris: [AMQPURI], _ name: String, _ setup: AMQPConnection.Setup?, _ trace: ((String) -> Void)?, end: Int32
+      _ uris: [AMQPURI], _ name: String, _ setup: AMQPConnection.Setup?, _ trace: ((String) -> Void)?,
+      _ prepare: ((AMQPConnection) -> Void)?, end: Int32
     ) {
-      (self.uris, self.name, self.setup, self.trace, self.end) = (uris, name, setup, trace, end)
+      (self.uris, self.name, self.setup, self.trace) = (uris, name, setup, trace)
+      (self.prepare, self.end) = (prepare, end)
     }
 
     func run() {
       do throws(Failure) {
-        result = .success(try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace))
+        let connection = try AMQPConnection.open(anyOf: uris, name: name, setup, trace: trace)
+        prepare?(connection)
+        result = .success(connection)
       } catch { result = .failure(error) }
       if end >= 0 { Glibc.close(end) }
     }
@@ -38,13 +43,15 @@ package final class AMQPOpening {
   /// - Parameters:
   ///   - setup: what the channel is to be; whether it is, `setup` of the connection says, where anything was asked for.
   ///   - trace: see `AMQPConnection.open`.
+  ///   - prepare: asks the connection what is to be known before it is used, on the thread, too: each question waits for its reply.
   package init(
-    anyOf uris: [AMQPURI], name: String, _ setup: AMQPConnection.Setup? = nil, trace: ((String) -> Void)?
+    anyOf uris: [AMQPURI], name: String, _ setup: AMQPConnection.Setup? = nil, trace: ((String) -> Void)?,
+    preparing prepare: ((AMQPConnection) -> Void)? = nil
   ) {
     var ends: [Int32] = [-1, -1]
     pipe2(&ends, O_CLOEXEC | O_NONBLOCK)
     descriptor = ends[0]
-    attempt = Attempt(uris, name, setup, trace, end: ends[1])
+    attempt = Attempt(uris, name, setup, trace, prepare, end: ends[1])
     guard ends[0] >= 0 else {
       attempt.run()
       return
@@ -68,21 +75,5 @@ package final class AMQPOpening {
       self.thread = nil
     }
     return attempt.result
-  }
-}
-
-extension AMQPConnection {
-  /// Connects to the first broker of the list that lets us in, while the caller goes on.
-  /// - Parameter serve: waits until the descriptor is readable, or something else is to be done. What it throws abandons the
-  ///   attempt.
-  package static func open(
-    anyOf uris: [AMQPURI], name: String, _ setup: Setup? = nil, trace: ((String) -> Void)?,
-    serving serve: (Int32) throws(Failure) -> Void
-  ) throws(Failure) -> AMQPConnection {
-    let opening = AMQPOpening(anyOf: uris, name: name, setup, trace: trace)
-    while true {
-      if let result = opening.result { return try result.get() }
-      try serve(opening.descriptor)
-    }
   }
 }

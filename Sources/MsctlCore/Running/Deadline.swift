@@ -6,6 +6,8 @@ public struct Deadline: Sendable, Comparable {
   private let nanoseconds: Int64
 
   public static let never = Deadline(nanoseconds: .max)
+  /// A moment that is over, whatever the clock: what is due then is due at once.
+  package static let past = Deadline(nanoseconds: 0)
   public static var now: Deadline { Deadline(nanoseconds: clock(CLOCK_MONOTONIC)) }
 
   public static func after(_ duration: Duration) -> Deadline { now + duration }

@@ -97,12 +97,6 @@ private final class ConsumeRun {
     options = Self.options(end, handling, kind, total, limit, release, choices)
     machine = Consumer(options, handler: lastState, seed: choices.seed(), at: timeline.now)
     broker.onAcknowledged = { [unowned self] stored in acknowledge(stored) }
-    network.onEvent = { [unowned self] link, event in arrive(event, on: link) }
-    network.onLoss = { [unowned self] link, error in
-      guard link === self.link else { return }
-      breaks += 1
-      loss = error
-    }
     story.tell(
       timeline.now,
       "\(total) messages in a \(kind.rawValue) queue of \(release.rawValue), \(handling), \(end), prefetch \(options.prefetch)"
@@ -261,6 +255,12 @@ private final class ConsumeRun {
         return hand(.connectFailed(Failure(.unreachable, "connection refused")))
       }
       let link = network.open()
+      link.onEvent = { [unowned self] event in arrive(event, on: link) }
+      link.onLoss = { [unowned self] error in
+        guard link === self.link else { return }
+        breaks += 1
+        loss = error
+      }
       self.link = link
       inbox = []
       loss = nil

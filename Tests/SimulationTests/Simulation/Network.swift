@@ -71,6 +71,9 @@ package final class Link {
   /// Whether the client has been told of its end, or has closed it.
   package fileprivate(set) var isOver = false
   package fileprivate(set) var isCut = false
+  /// What arrives at the client: an event, or the end of the connection.
+  package var onEvent: (AMQPEvent) -> Void = { _ in }
+  package var onLoss: (AMQPError) -> Void = { _ in }
 
   init(_ id: UInt64, _ toBroker: Pipe<AMQPMethod>, _ toClient: Pipe<AMQPEvent>) {
     (self.id, self.toBroker, self.toClient) = (id, toBroker, toClient)
@@ -87,10 +90,6 @@ package final class Network {
   /// The greatest delay of one item, in milliseconds.
   private let delay: Int
 
-  /// What arrives at the client: an event of its connection, or the end of it.
-  package var onEvent: (Link, AMQPEvent) -> Void = { _, _ in }
-  package var onLoss: (Link, AMQPError) -> Void = { _, _ in }
-
   package init(_ timeline: Timeline, _ choices: Choices, _ story: Story, _ broker: SimulatedBroker) {
     (self.timeline, self.choices, self.story, self.broker) = (timeline, choices, story, broker)
     delay = choices.pick(from: [1, 5, 50])
@@ -104,9 +103,9 @@ package final class Network {
     let toBroker = Pipe<AMQPMethod>(timeline) { [self] method in
       broker.take(method, on: id)
     }
-    let toClient = Pipe<AMQPEvent>(timeline) { [self] event in
+    let toClient = Pipe<AMQPEvent>(timeline) { event in
       guard let link, !link.isOver else { return }
-      onEvent(link, event)
+      link.onEvent(event)
     }
     let made = Link(id, toBroker, toClient)
     link = made
@@ -169,7 +168,7 @@ package final class Network {
   private func lose(_ link: Link, _ error: AMQPError) {
     guard !link.isOver else { return }
     if case .channelClosed = error.kind {} else { link.isOver = true }
-    onLoss(link, error)
+    link.onLoss(error)
   }
 }
 

@@ -1,16 +1,17 @@
-import DequeModule
 import MsctlCore
 
-/// One run of a publisher: the real machine against a broker and a network that do what they can against it.
+/// One run of a publisher: the real machine and its driver against a broker and a network that do what they can against them.
 enum PublishingWorld: World {
   static let name = "publishing"
 
   static func run(_ choices: Choices, _ story: Story) throws(Violation) {
-    try PublishRun(choices, story).run()
+    let run = PublishRun(choices, story)
+    defer { run.leave() }
+    try run.run()
   }
 }
 
-private final class PublishRun {
+private final class PublishRun: PublisherHost {
   /// No schedule has this many turns, unless it goes round without end.
   private static let turnLimit = 20_000
 
@@ -23,15 +24,14 @@ private final class PublishRun {
   private let options: Publisher.Options
   /// The longest that a run may take after the end was asked for.
   private let endLimit: Duration
-  private var machine: Publisher
-  private var actions: [Publisher.Action] = []
-  private var pending = Deque<Publisher.Event>()
-  private var link: Link?
-  private var inbox = Deque<AMQPEvent>()
-  private var loss: AMQPError?
-  private var isConnecting = false
-  /// Replies to what was asked for along with the opening, which the machine does not hear of.
-  private var swallowed = 0
+  /// Nil before the first connection, where that is not the driver's.
+  private var driver: PublisherDriver?
+  /// What it is told once it is there.
+  private var early: [Publisher.Event] = []
+  private var connection: SimulatedConnection?
+  /// Until when the output takes nothing.
+  private var busyEnd = Clock.start
+  private let isOutputSlow: Bool
 
   // The input:
   private var input: [AMQPMessage] = []
@@ -69,7 +69,7 @@ private final class PublishRun {
     options.reconnectFor = choices.pick(from: [.seconds(60), .seconds(60), .seconds(3), .zero])
     self.options = options
     endLimit = options.confirmTimeout * 3 + options.reconnectFor + .seconds(100)
-    machine = Publisher(options, seed: choices.seed(), at: timeline.now)
+    isOutputSlow = choices.chance(10)
     if choices.chance(15) { broker.sizeLimit = 20 }
     let isNamed = !choices.chance(10)
     // One that is sent alone.
@@ -80,15 +80,11 @@ private final class PublishRun {
       var message = AMQPMessage(
         body: Array("body \(number)\(isLarge ? ", much longer than others" : "")".utf8), exchange: "",
         routingKey: isLostOnTheWay ? "nowhere" : "q")
+      if choices.chance(2) { message.properties.type = AMQPMessage.unsendable }
       if number == huge { message.body += [UInt8](repeating: 0x20, count: Publisher.safeSize) }
       message.number = number
       if isNamed { message.properties.messageID = "id \(number)" }
       input.append(message)
-    }
-    network.onEvent = { [unowned self] link, event in arrive(event, on: link) }
-    network.onLoss = { [unowned self] link, error in
-      guard link === self.link else { return }
-      loss = error
     }
     story.tell(
       timeline.now,
@@ -101,118 +97,127 @@ private final class PublishRun {
   func run() throws(Violation) {
     planInput()
     planFaults()
-    connect(isFirst: true)
+    try connectFirst()
+    guard let driver else { return }
     var turns = 0
-    while !machine.isEnded {
+    while !driver.publisher.isEnded {
       turns += 1
       guard turns < Self.turnLimit else { throw Violation("every wait is bounded", "it goes round without end") }
-      turn()
+      driver.proceed()
       if let violation { throw violation }
-      if machine.isEnded { break }
+      if driver.publisher.isEnded { break }
       if let askedToEnd, timeline.now - askedToEnd > endLimit {
         throw Violation("every wait is bounded", "still there \(endLimit.shown) after its end was asked for")
       }
-      let time = min(timeline.next, machine.wakeTime, machine.wantsMessage && hasInput ? timeline.now : .never)
-      guard time != .never else { throw Violation("every wait is bounded", "it waits for nothing") }
-      timeline.advance(to: max(time, timeline.now))
-      if let violation { throw violation }
+      try pass(to: driver.wakeTime)
     }
-    story.tell(timeline.now, "ended: \(machine.cause.map { "\($0)" } ?? "done")")
+    story.tell(timeline.now, "ended: \(driver.publisher.cause.map { "\($0)" } ?? "done")")
     // The process has ended: its connection goes, and the broker takes in what has arrived.
-    if let link, !link.isOver { network.cut(link) }
+    if let link = connection?.link, !link.isOver { network.cut(link) }
     let end = timeline.now + .seconds(130)
     while timeline.next <= end { timeline.advance(to: timeline.next) }
-    try judge()
+    try judge(driver.publisher)
   }
 
-  private func turn() {
-    if let loss, inbox.isEmpty {
-      self.loss = nil
-      inbox = []
-      breaks += 1
-      for outgoing in machine.left { doubts[outgoing.message.key, default: 0] += 1 }
-      hand(.lost(loss))
-    }
-    var burst = 8
-    while machine.wantsMessage, hasInput, burst > 0 {
-      burst -= 1
-      if read < available {
-        read += 1
-        hand(.message(OutgoingMessage(input[read - 1])))
-      } else {
-        isInputEnded = true
-        hand(.inputEnded(inputFailure))
-      }
-    }
-    while let event = inbox.popFirst() { hand(.broker(event)) }
-    hand(.tick)
+  /// Driver and host hold each other.
+  func leave() { driver = nil }
+
+  /// Time passes until something happens.
+  private func pass(to wakeTime: Deadline) throws(Violation) {
+    let time = min(timeline.next, wakeTime)
+    guard time != .never else { throw Violation("every wait is bounded", "it waits for nothing") }
+    timeline.advance(to: max(time, timeline.now))
+    if let violation { throw violation }
   }
 
-  private var hasInput: Bool {
-    read < available || !isInputEnded && (inputFailure != nil || available == input.count)
-  }
-
-  private func hand(_ event: Publisher.Event) {
-    pending.append(event)
-    while let next = pending.popFirst(), !machine.isEnded {
-      actions.removeAll(keepingCapacity: true)
-      machine.handle(next, at: timeline.now, into: &actions)
-      for action in actions { perform(action) }
-    }
-  }
-
-  private func perform(_ action: Publisher.Action) {
-    story.tell(timeline.now, "> \(action.told)")
-    switch action {
-    case .send(let method): if let link { network.send(method, on: link) }
-    case .connect: connect(isFirst: false)
-    case .disconnect:
-      if let link { network.close(link) {} }
-      link = nil
-      loss = nil
-    case .confirmed(let outgoing): confirm(outgoing.message)
-    case .failed(let outgoing, let reason): fail(outgoing.message, reason)
-    case .reply, .note: break
-    }
-  }
-
-  private func connect(isFirst: Bool) {
-    isConnecting = true
-    timeline.after(isFirst ? .zero : choices.time(100)) { [unowned self] in
-      guard isConnecting, !machine.isEnded else { return }
-      isConnecting = false
-      guard !broker.isDown else {
-        return hand(.connectFailed(Failure(.unreachable, "connection refused")))
-      }
-      let link = network.open()
-      self.link = link
-      inbox = []
-      loss = nil
-      story.tell(timeline.now, "connected")
-      guard isFirst, choices.chance(50) else { return hand(.connected(.bare)) }
-      // The queue and confirms are asked for along with the opening, and a first message may go with that.
-      swallowed = 2
-      network.send(.declare("q", arguments: []), on: link)
-      network.send(.selectConfirms, on: link)
-      var first: OutgoingMessage?
+  /// As the verb does it, which asks for the queue, and sends a first message, along with the opening; or as the door does.
+  private func connectFirst() throws(Violation) {
+    var first: OutgoingMessage?
+    var opened: SimulatedConnection?
+    if choices.chance(50) {
       if choices.chance(50), available > 0 {
         read = 1
         first = OutgoingMessage(input[0])
-        network.send(.publish(input[0]), on: link)
       }
-      hand(.connected(.prepared(sent: first)))
+      var asked = [AMQPMethod.selectConfirms]
+      if let queue = options.queue {
+        asked.insert(options.arguments.map { .declare(queue, arguments: $0) } ?? .inspect(queue), at: 0)
+      }
+      let opening = open(after: .zero, asking: asked, sending: first?.message)
+      do throws(Failure) {
+        repeat {
+          opened = try opening.finished()
+          if opened == nil { timeline.advance(to: timeline.next) }
+        } while opened == nil
+      } catch { story.tell(timeline.now, "no first connection: \(error)") }
+      if opened?.setup.error != nil, let first { doubts[first.message.key, default: 0] += 1 }
     }
+    let driver = PublisherDriver(
+      options, self, on: opened, sending: opened == nil ? nil : first, seed: choices.seed(),
+      clock: { [timeline] in timeline.now })
+    if opened == nil { read = 0 }
+    self.driver = driver
+    for event in early { driver.tell(event) }
   }
 
-  private func arrive(_ event: AMQPEvent, on link: Link) {
-    guard link === self.link else { return }
-    switch event {
-    case .queue where swallowed > 0, .confirmsSelected where swallowed > 0: swallowed -= 1
-    default:
-      story.tell(timeline.now, "< \(event.shown)")
-      inbox.append(event)
-    }
+  private func open(
+    after delay: Duration, asking methods: [AMQPMethod] = [], sending message: AMQPMessage? = nil
+  ) -> SimulatedOpening {
+    SimulatedOpening(
+      network, after: delay,
+      refusal: { [unowned self] in broker.isDown ? Failure(.unreachable, "connection refused") : nil },
+      { [unowned self] connection in
+        self.connection = connection
+        connection.isUnsendable = { $0.isUnsendable }
+        connection.onLoss = { [unowned self] in lost() }
+      }, asking: methods, sending: message)
   }
+
+  private func lost() {
+    breaks += 1
+    for outgoing in driver?.publisher.left ?? [] { doubts[outgoing.message.key, default: 0] += 1 }
+  }
+
+  private func tell(_ event: Publisher.Event) { if let driver { driver.tell(event) } else { early.append(event) } }
+
+  private var isEnded: Bool { driver?.publisher.isEnded ?? false }
+
+  // MARK: What the driver asks for
+
+  var hasInput: Bool {
+    read < available || !isInputEnded && (inputFailure != nil || available == input.count)
+  }
+
+  func nextInput() -> Publisher.Event? {
+    if read < available {
+      read += 1
+      return .message(OutgoingMessage(input[read - 1]))
+    }
+    guard hasInput else { return nil }
+    isInputEnded = true
+    return .inputEnded(inputFailure)
+  }
+
+  var isReady: Bool { timeline.now >= busyEnd }
+  var wakeTime: Deadline { isReady ? .never : busyEnd }
+
+  func connect() -> any BrokerOpening { open(after: choices.time(100)) }
+
+  func confirmed(_ outgoing: OutgoingMessage) {
+    story.tell(timeline.now, "> confirmed: \(outgoing.message.key)")
+    confirm(outgoing.message)
+    if isOutputSlow, choices.chance(20) { busyEnd = timeline.now + choices.time(3000) }
+  }
+
+  func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) {
+    story.tell(timeline.now, "> failed: \(outgoing.message.key): \(reason)")
+    fail(outgoing.message, reason)
+  }
+
+  func reply(_ message: AMQPMessage) {}
+  func note(_ note: Publisher.Note, _ driver: PublisherDriver) { story.tell(timeline.now, "> \(note)") }
+  func work(_ driver: PublisherDriver) {}
+  func addInterests(to polls: inout PollSet) {}
 
   // MARK: What may happen
 
@@ -240,34 +245,34 @@ private final class PublishRun {
     }
     if choices.chance(10) {
       timeline.after(choices.time(1000)) { [unowned self] in
-        guard !machine.isEnded else { return }
+        guard !isEnded else { return }
         isQuiet = false
         askedToEnd = askedToEnd ?? timeline.now
-        hand(.outputLost(Failure(.outputClosed, "standard output is closed")))
+        tell(.outputLost(Failure(.outputClosed, "standard output is closed")))
       }
     }
     if choices.chance(20) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [100, 1000, 10_000])))) { [unowned self] in
-        guard !machine.isEnded else { return }
+        guard !isEnded else { return }
         story.tell(timeline.now, "-- SIGTERM")
         isQuiet = false
         askedToEnd = askedToEnd ?? timeline.now
-        hand(.interrupted(15))
+        tell(.interrupted(15))
       }
     }
     timeline.after(.seconds(900)) { [unowned self] in
-      if !machine.isEnded { violation = Violation("every wait is bounded", "still there after 15 minutes") }
+      if !isEnded { violation = Violation("every wait is bounded", "still there after 15 minutes") }
     }
   }
 
   private func fault() {
-    guard !machine.isEnded else { return }
+    guard !isEnded else { return }
     isQuiet = false
     switch choices.pick(10) {
-    case 0...4: if let link { network.cut(link) }
+    case 0...4: if let link = connection?.link { network.cut(link) }
     case 5:
       let outage: Duration = choices.chance(20) ? .seconds(100) : .milliseconds(choices.pick(5000))
-      broker.crash(for: outage) { if let link { network.cut(link, "the broker died") } }
+      broker.crash(for: outage) { if let link = connection?.link { network.cut(link, "the broker died") } }
     case 6...7:
       broker.loseLeader(of: queue, for: choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000)))
     default:
@@ -305,11 +310,14 @@ private final class PublishRun {
         violation = Violation("only what the broker refuses is told to be", message.key)
       }
       hasRefusals = true
-    case .nacked, .unsendable: hasRefusals = true
+    case .unsendable:
+      if !message.isUnsendable { violation = Violation("only what cannot be sent is told to be", message.key) }
+      hasRefusals = true
+    case .nacked: hasRefusals = true
     }
   }
 
-  private func judge() throws(Violation) {
+  private func judge(_ machine: Publisher) throws(Violation) {
     let contents = broker.contents(of: queue)
     var present: [String: Int] = [:]
     for stored in contents { present[stored.message.key, default: 0] += 1 }
@@ -353,16 +361,8 @@ private final class PublishRun {
 extension AMQPMessage {
   /// What tells it from others.
   fileprivate var key: String { String(decoding: body.prefix(30), as: UTF8.self) }
-}
 
-extension Publisher.Action {
-  fileprivate var told: String {
-    switch self {
-    case .send(.publish(let message)): "publish \(message.key) to \(message.routingKey)"
-    case .send(let method): "\(method)".split(separator: "MsctlCore.").joined()
-    case .confirmed(let outgoing): "confirmed: \(outgoing.message.key)"
-    case .failed(let outgoing, let reason): "failed: \(outgoing.message.key): \(reason)"
-    default: "\(self)".split(separator: "MsctlCore.").joined()
-    }
-  }
+  /// Whether it does not fit into a frame.
+  fileprivate var isUnsendable: Bool { properties.type == Self.unsendable }
+  fileprivate static let unsendable = "with headers that no frame holds"
 }
