@@ -100,8 +100,6 @@ enum CommandNote {
   case registered(ServiceRegistration, ConsulAddress)
   case removed([String])
   case notRegistered(String, ConsulAddress)
-  case agentAway(Failure)
-  case agentBack
 }
 
 extension Console {

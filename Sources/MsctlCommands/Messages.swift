@@ -155,6 +155,28 @@ func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ opti
 
 // MARK: discover
 
+extension ConsulAgent.Note {
+  func text(_ agent: ConsulAddress) -> String {
+    switch self {
+    case .leaderless:
+      "the Consul cluster of the agent at \(agent.shown) has no leader; its responses may be out of date"
+    }
+  }
+}
+
+extension HealthWatch.Note {
+  func text(_ agent: ConsulAddress) -> String {
+    switch self {
+    case .leaderless: ConsulAgent.Note.leaderless.text(agent)
+    case .leftOut(let service, .unaddressable): "left out the service '\(service)': its name cannot stand in a URL"
+    case .leftOut(let service, .mayNotRead): "left out the service '\(service)': the token may not read it"
+    case .leftOut(let service, .refused(let failure)): "left out the service '\(service)': \(failure.message)"
+    case .agentAway(let failure): failure.message + "; trying again"
+    case .agentBack: "the Consul agent is back"
+    }
+  }
+}
+
 extension Discover {
   /// No such service, or none of its instances passing: how many there are, and what their checks say.
   static func nothingPassing(
@@ -385,7 +407,7 @@ extension HeldRegistration.Note {
     case .registered: return CommandNote.registered(registration, agent).text
     case .registeringAgain: return "the agent no longer knows '\(id)'; registering it again"
     case .agentAway(let failure): return failure.message + "; the command keeps running"
-    case .agentBack: return CommandNote.agentBack.text
+    case .agentBack: return HealthWatch.Note.agentBack.text(agent)
     case .deregistered: return "deregistered '\(id)'"
     case .notDeregistered(let failure):
       let cause = failure?.message ?? "no response from the agent within \(HeldRegistration.farewell.shown)"
@@ -518,8 +540,6 @@ extension CommandNote {
       "registered '\(registration.name)' as '\(registration.id)' with \(agent.shown)"
     case .removed(let ids): "removed \(ids.map { "'\($0)'" }.joined(separator: ", "))"
     case .notRegistered(let service, let agent): "'\(service)' was not registered with \(agent.shown)"
-    case .agentAway(let failure): "\(failure.message); trying again"
-    case .agentBack: "the Consul agent is back"
     }
   }
 }

@@ -188,7 +188,7 @@ enum FakeAgent {
     case 2: _ = try? loop.answer(to: agent.beginLocalIDs(of: "s"))
     case 3: _ = try? loop.answer(to: agent.deregistering(id: "s"))
     case 4:
-      let watch = HealthWatch(agent, service: kind & 8 == 0 ? nil : "s") { _ in true }
+      let watch = ConsulWatch(agent, service: kind & 8 == 0 ? nil : "s") { _ in true }
       for _ in 0..<4 {
         _ = try? watch.advance()
         loop.turn(until: .after(.milliseconds(5)))

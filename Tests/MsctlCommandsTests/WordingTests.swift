@@ -63,7 +63,7 @@ private struct Entry {
   init(_ name: String, note: String) { (self.name, status, message, hint) = (name, nil, note, nil) }
 
   static var all: [Entry] {
-    core + usage + commands + lookUps + calls + queues + published + consumed + registered
+    core + usage + commands + lookUps + calls + queues + published + consumed + watched + registered
   }
 }
 
@@ -552,6 +552,39 @@ extension Consumer.Note: Sampled {
   }
 }
 
+// MARK: discover
+
+extension Entry {
+  fileprivate static var watched: [Entry] {
+    guard let agent = someAgent else { return [] }
+    return ConsulAgent.Note.named.map { Entry("agent \($0)", note: $1.text(agent)) }
+      + HealthWatch.Note.named.map { Entry("watch \($0)", note: $1.text(agent)) }
+  }
+}
+
+extension ConsulAgent.Note: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .leaderless
+    case .leaderless: nil
+    }
+  }
+}
+
+extension HealthWatch.Note: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .leaderless
+    case .leaderless: .leftOut("<service>", .unaddressable)
+    case .leftOut(_, .unaddressable): .leftOut("<service>", .mayNotRead)
+    case .leftOut(_, .mayNotRead): .leftOut("<service>", .refused(someFailure))
+    case .leftOut(_, .refused): .agentAway(someFailure)
+    case .agentAway: .agentBack
+    case .agentBack: nil
+    }
+  }
+}
+
 // MARK: register
 
 extension Entry {
@@ -660,9 +693,7 @@ extension CommandNote: Sampled {
     case .restNotSaved: .registered(registration, agent)
     case .registered: .removed(["<id>", "<id>"])
     case .removed: .notRegistered("<service>", agent)
-    case .notRegistered: .agentAway(someFailure)
-    case .agentAway: .agentBack
-    case .agentBack: nil
+    case .notRegistered: nil
     }
   }
 }

@@ -1,25 +1,17 @@
 import Glibc
 import MsctlCore
 
-/// Runs a command whenever something has changed: once it is quiet, never two at once, and again after a failure.
-struct ChangeCommand {
-  /// How long nothing may have changed before it is run, and how long a restless service can put that off.
-  private static let quiet: Duration = .milliseconds(200)
-  private static let longestDelay: Duration = .seconds(2)
-  /// How long a command that runs may go on at the end, before it is asked to end.
-  private static let grace: Duration = .seconds(5)
-
+/// The command of `--exec`, which is told of every change: runs it when its `ChangeRuns` says so.
+final class ChangeCommand: LoopMember {
   private let command: String
   private let environment: [String: String]
   private let console: Console
+  private var machine = ChangeRuns(SplitMix())
   private var child: ChildProcess?
+  /// What it is to read, and what is left of that for the one that runs.
+  private var text: [UInt8] = []
   private var input: ArraySlice<UInt8> = []
-  /// What it is to be told, where it has not been.
-  private var news: [UInt8]?
-  private var quietEnd = Deadline.never
-  private var latest = Deadline.never
-  private var backoff = Backoff(from: .seconds(1), to: .seconds(30))
-  private var told: [UInt8] = []
+  private var hasChanged = false
 
   init(_ command: String, _ environment: [String: String], _ console: Console) {
     self.command = command
@@ -27,72 +19,76 @@ struct ChangeCommand {
     self.console = console
   }
 
-  var wakeTime: Deadline {
-    if let child { return child.input >= 0 ? .after(.milliseconds(50)) : .never }
-    return news == nil ? .never : min(quietEnd, latest)
+  /// Whether it was told to finish, and nothing runs any more.
+  var isOver: Bool { machine.isOver }
+
+  var wakeTime: Deadline { min(machine.wakeTime, child?.wakeTime ?? .never) }
+
+  func addInterests(to polls: inout PollSet) {
+    if let child, child.input >= 0 { polls.add(child.input, for: POLLOUT) }
   }
 
+  /// Who runs the loop calls `work()`.
+  func proceed() {}
+
   /// Something has changed: this is what the command is to read.
-  mutating func tell(_ text: [UInt8]) {
-    if news == nil { latest = .after(Self.longestDelay) }
-    news = text
-    quietEnd = .after(Self.quiet)
+  func tell(_ text: [UInt8]) {
+    self.text = text
+    hasChanged = true
+  }
+
+  /// Lets what runs come to its end; nothing more is run.
+  func finish() {
+    var actions: [ChangeRuns.Action] = []
+    machine.handle(.finish, at: .now, into: &actions)
   }
 
   /// Starts what is due, feeds what runs, and takes in how it ended.
   /// - Throws: what no other run can mend: the command is not there.
-  mutating func work() throws(Failure) {
+  func work() throws(Failure) {
+    if hasChanged { try handle(.changed) }
+    hasChanged = false
     if let child {
       feed(child)
       child.checkEnd()
-      guard let status = child.status else { return }
-      self.child = nil
-      if let error = SpawnError(command, shellStatus: status) { throw error.failure }
-      if status == 0 {
-        backoff.reset()
-      } else {
-        let pause = max(.milliseconds(200), backoff.next())
-        console.report(Failure(.changeCommandFailed(command, status, again: pause)))
-        if news == nil {
-          news = told
-          latest = .never
-          quietEnd = .after(pause)
+      if let status = child.status {
+        self.child = nil
+        if child.wasKilled { console.note(.killed(command: command)) }
+        if let error = SpawnError(command, shellStatus: status) {
+          try handle(.cannotRun)
+          throw error.failure
         }
+        try handle(.ended(status))
       }
     }
-    guard let text = news, min(quietEnd, latest).isPast else { return }
-    news = nil
-    told = text
+    try handle(.tick)
+  }
+
+  private func handle(_ event: ChangeRuns.Event) throws(Failure) {
+    var actions: [ChangeRuns.Action] = []
+    machine.handle(event, at: .now, into: &actions)
+    for action in actions {
+      switch action {
+      case .run: try run()
+      case .terminate: child?.terminate()
+      case .note(.failed(let status, let pause)):
+        console.report(Failure(.changeCommandFailed(command, status, again: pause)))
+      }
+    }
+  }
+
+  private func run() throws(Failure) {
     input = text[...]
     let new: ChildProcess
     do { new = try ChildProcess(shell: command, environment: environment, readsOutput: false) } catch {
+      try handle(.cannotRun)
       throw error.failure
     }
     child = new
     feed(new)
   }
 
-  /// Lets what runs come to its end. What does not is terminated, and killed in the end.
-  mutating func finish() {
-    guard let child else { return }
-    let deadline = Deadline.after(Self.grace)
-    var isAsked = false
-    while true {
-      feed(child)
-      child.checkEnd()
-      if child.status != nil { break }
-      if deadline.isPast, !isAsked {
-        isAsked = true
-        child.terminate()
-      }
-      var polls = PollSet()
-      if child.input >= 0 { polls.add(child.input, for: POLLOUT) }
-      polls.wait(until: .after(.milliseconds(20)))
-    }
-    if child.wasKilled { console.note(.killed(command: command)) }
-  }
-
-  private mutating func feed(_ child: ChildProcess) {
+  private func feed(_ child: ChildProcess) {
     while !input.isEmpty {
       guard let count = child.write(input) else { break }
       if count == 0 { return }

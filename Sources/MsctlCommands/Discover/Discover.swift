@@ -140,7 +140,7 @@ enum Discover: Verb {
     }
     guard let name = options.service?.text else {
       guard options.format == .nginx else { return try listServices(agent, loop, options, console) }
-      let watch = HealthWatch(agent, service: nil, options.selection, where: options.status.accepts)
+      let watch = agent.watch(nil, options.selection, where: options.status.accepts, console)
       while try !watch.advance() {
         if let trouble = watch.trouble { throw trouble }
         loop.turn(until: watch.wakeTime)
@@ -148,7 +148,7 @@ enum Discover: Verb {
       try write(watch.instances ?? [], services: watch.services, loop, options, console)
       return
     }
-    if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, loop) }
+    if let wait = options.wait { try waitForInstances(of: name, for: wait, options, agent, loop, console) }
 
     let all = try loop.answer(to: agent.beginInstances(of: name, options.selection))
     var found = all.filter { options.status.accepts($0.status) }
@@ -199,12 +199,12 @@ enum Discover: Verb {
 
   /// Waits until there are enough instances. An agent that is away may come yet.
   private static func waitForInstances(
-    of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ loop: EventLoop
+    of name: String, for time: Duration, _ options: Options, _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console
   ) throws(Failure) {
     let deadline = Deadline.after(time)
     // Whatever the time: what is passing now must have been seen, from an agent that answers.
     let firstAnswer = Deadline.after(max(time, firstAnswerPatience))
-    let watch = HealthWatch(agent, service: name, options.selection, where: options.status.accepts)
+    let watch = agent.watch(name, options.selection, where: options.status.accepts, console)
     while true {
       _ = try watch.advance()
       let count = watch.instances?.count ?? 0

@@ -5,12 +5,15 @@ struct DiscoverWatch {
   private let options: Discover.Options
   private let loop: EventLoop
   private let console: Console
-  private let watch: HealthWatch
   private let signals = Signals(children: true)
-  private var command: ChangeCommand?
+  private let output: Readiness
+  /// Nil at the end, when nobody is to be told any more.
+  private var watch: ConsulWatch?
+  private let command: ChangeCommand?
+  /// Whether instances have changed since they were told.
+  private var hasChanged = false
   /// What was told last.
   private var told: [ServiceInstance] = []
-  private var isInTrouble = false
   /// The names of hosts that are being looked up for instances to be told.
   private var lookUp: (instances: [ServiceInstance], question: HostLookUp)?
   /// How often names of hosts had come to mean something else when instances were told last.
@@ -22,52 +25,68 @@ struct DiscoverWatch {
     _ options: Discover.Options, _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console,
     _ environment: [String: String]
   ) {
-    self.options = options
-    self.loop = loop
-    loop.add(signals)
-    if options.exec != nil { loop.add(HostResolver.system) }
-    self.console = console
-    watch = HealthWatch(agent, service: options.service?.text, options.selection, where: options.status.accepts)
+    (self.options, self.loop, self.console) = (options, loop, console)
+    output = console.outputReadiness
+    watch = agent.watch(
+      options.service?.text, options.selection, where: options.status.accepts, console, tellsOutages: true)
     command = options.exec.map { line in
       var variables = options.children.variables(environment)
       variables["MSCTL_SERVICE"] = options.service?.text
       return ChangeCommand(line, variables, console)
     }
+    loop.add(signals)
+    loop.add(output)
+    if let command {
+      loop.add(command)
+      loop.add(HostResolver.system)
+    }
   }
 
   mutating func run() throws(Failure) {
-    do { try watchOn() } catch {
-      command?.finish()
-      throw error
+    var cause: Failure?
+    while true {
+      do throws(Failure) {
+        if let number = signals.take() { throw .interrupted(by: number) }
+        if cause == nil { try goOn() }
+        try command?.work()
+      } catch {
+        if cause == nil { cause = error }
+        watch = nil
+        command?.finish()
+      }
+      if let cause, command?.isOver ?? true { throw cause }
+      wait()
     }
   }
 
-  private mutating func watchOn() throws(Failure) {
-    while true {
-      let isResolved = command != nil && resolved != HostResolver.system.changes
-      if try watch.advance() || isResolved, let instances = watch.instances {
-        if command == nil {
-          tell(instances)
-        } else {
-          resolved = HostResolver.system.changes
-          lookUp = (instances, HostResolver.system.lookUp(Discover.hosts(instances, options)))
-        }
-      }
-      if let (instances, question) = lookUp, let addresses = question.take() {
-        lookUp = nil
-        tellCommand(instances, addresses)
-      }
-      try tellTrouble()
-      try command?.work()
-      try console.flush()
-      if console.isOutputClosed { throw Failure(.outputClosed) }
-      let end = min(
-        .after(.seconds(1)), watch.wakeTime, command?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
-      loop.turn(until: end)
-      if let number = signals.take() {
-        throw .interrupted(by: number)
-      }
+  /// The one wait.
+  private func wait() {
+    console.moveErrors()
+    output.isWanted = console.hasUnwritten && watch != nil
+    let own = min(watch?.wakeTime ?? .never, lookUp?.question.wakeTime ?? .never)
+    loop.turn(until: min(.after(.seconds(1)), own))
+  }
+
+  /// Tells what has changed.
+  /// - Throws: what ends the watch.
+  private mutating func goOn() throws(Failure) {
+    guard let watch else { return }
+    if try watch.advance() { hasChanged = true }
+    // An agent that is away at the beginning is a wrong address; one that goes away later comes back.
+    if watch.instances == nil, let trouble = watch.trouble { throw trouble }
+    if command != nil { tellCommand(watch) } else { try tell(watch) }
+    if console.isOutputClosed { throw Failure(.outputClosed) }
+  }
+
+  // MARK: Events
+
+  private mutating func tell(_ watch: ConsulWatch) throws(Failure) {
+    // What the output has yet to take comes first, so that it is never more than one list.
+    if hasChanged, !console.hasUnwritten, let instances = watch.instances {
+      hasChanged = false
+      tell(instances)
     }
+    try console.flushReady()
   }
 
   /// Writes an event for each instance that has come, gone or changed since.
@@ -89,13 +108,6 @@ struct DiscoverWatch {
     told = instances
   }
 
-  private mutating func tellCommand(_ instances: [ServiceInstance], _ addresses: [ByteKey: [String]]) {
-    let rendering = Discover.text(instances, services: watch.services, options, resolved: addresses)
-    if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
-    lastRemark = rendering.remark
-    command?.tell(rendering.text)
-  }
-
   private func write(_ event: String, _ instance: ServiceInstance) {
     var writer = JSONWriter()
     writer.object { object in
@@ -105,14 +117,20 @@ struct DiscoverWatch {
     console.write(value: writer.value)
   }
 
-  /// An agent that is away at the beginning is a wrong address; one that goes away later comes back.
-  private mutating func tellTrouble() throws(Failure) {
-    if let trouble = watch.trouble {
-      if watch.instances == nil { throw trouble }
-      if !isInTrouble { console.note(.agentAway(trouble)) }
-    } else if isInTrouble {
-      console.note(.agentBack)
+  // MARK: The command
+
+  private mutating func tellCommand(_ watch: ConsulWatch) {
+    let changes = HostResolver.system.changes
+    if hasChanged || resolved != changes, let instances = watch.instances {
+      hasChanged = false
+      resolved = changes
+      lookUp = (instances, HostResolver.system.lookUp(Discover.hosts(instances, options)))
     }
-    isInTrouble = watch.trouble != nil
+    guard let (instances, question) = lookUp, let addresses = question.take() else { return }
+    lookUp = nil
+    let rendering = Discover.text(instances, services: watch.services, options, resolved: addresses)
+    if let remark = rendering.remark, remark != lastRemark { console.note(remark) }
+    lastRemark = rendering.remark
+    command?.tell(rendering.text)
   }
 }

@@ -183,7 +183,7 @@ enum Register: Verb {
       try loop.answer(to: agent.registering(registration))
       console.note(.registered(registration, agent.address))
     }
-    if options.waits { try wait(for: registrations, agent, loop) }
+    if options.waits { try wait(for: registrations, agent, loop, console) }
   }
 
   /// What is to be registered: as the options say, or the file.
@@ -250,11 +250,11 @@ enum Register: Verb {
 
   /// Waits until all instances are passing.
   private static func wait(
-    for registrations: [ServiceRegistration], _ agent: ConsulAgent, _ loop: EventLoop
+    for registrations: [ServiceRegistration], _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console
   ) throws(Failure) {
     let deadline = Deadline.after(patience)
     for registration in registrations {
-      let watch = HealthWatch(agent, service: registration.name, ConsulAgent.Selection()) { _ in true }
+      let watch = agent.watch(registration.name, ConsulAgent.Selection(), where: { _ in true }, console)
       func own() -> ServiceInstance? { watch.instances?.first { $0.id.isSame(as: registration.id) } }
       while own()?.status != .passing {
         guard !deadline.isPast else {

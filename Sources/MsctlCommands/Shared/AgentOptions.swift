@@ -69,7 +69,24 @@ struct AgentOptions: Defaulted {
   ) throws(Failure) -> ConsulAgent {
     var settings = try settings(lookUp)
     if let timeout { settings.timeout = timeout }
-    return ConsulAgent(settings, over: http, remark: { console.note($0) })
+    return ConsulAgent(settings, over: http, notes: { console.note($0.text(settings.address)) })
+  }
+}
+
+extension ConsulAgent {
+  /// A watch of a service, or of all.
+  /// - Parameter tellsOutages: whether it is told where the agent goes away and comes back.
+  func watch(
+    _ service: String?, _ selection: ConsulAgent.Selection, where accepts: (HealthStatus) -> Bool, _ console: Console,
+    tellsOutages: Bool = false
+  ) -> ConsulWatch {
+    let address = address
+    return ConsulWatch(self, service: service, selection, where: accepts) { note in
+      switch note {
+      case .agentAway, .agentBack: if tellsOutages { console.note(note.text(address)) }
+      case .leaderless, .leftOut: console.note(note.text(address))
+      }
+    }
   }
 }
 

@@ -39,17 +39,22 @@ public final class ConsulAgent {
 
   let settings: Settings
   private let http: HTTPClient
-  /// Is told what people should know of an answer: that it may be out of date.
-  private let remark: ((String) -> Void)?
+  private let notes: ((Note) -> Void)?
 
-  public convenience init(_ settings: Settings, over http: HTTPClient) {
-    self.init(settings, over: http, remark: nil)
+  /// What people should know of an answer.
+  package enum Note: Sendable {
+    /// There is no leader, so that it may be out of date.
+    case leaderless
   }
 
-  package init(_ settings: Settings, over http: HTTPClient, remark: ((String) -> Void)?) {
+  public convenience init(_ settings: Settings, over http: HTTPClient) {
+    self.init(settings, over: http, notes: nil)
+  }
+
+  package init(_ settings: Settings, over http: HTTPClient, notes: ((Note) -> Void)?) {
     self.settings = settings
     self.http = http
-    self.remark = remark
+    self.notes = notes
   }
 
   public var address: ConsulAddress { settings.address }
@@ -110,19 +115,13 @@ public final class ConsulAgent {
   }
 
   static func healthPath(of service: String) -> String { "/v1/health/service/" + Percent.encode(service) }
+  /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
+  /// Since 1.11 a header says so (see `Terms`); before, this refuses who may not read.
   static func ownHealthPath(of service: String) -> String {
     "/v1/agent/health/service/name/" + Percent.encode(service)
   }
   static let catalogPath = "/v1/catalog/services"
   static let allChecksPath = "/v1/health/state/any"
-
-  func instances(
-    in answer: Answer, of service: String, until deadline: Deadline = .never
-  ) throws(Failure) -> [ServiceInstance] {
-    let instances = try list(in: answer)
-    if instances.isEmpty { try checkMayRead(service, answer.isFiltered, until: deadline) }
-    return instances
-  }
 
   func list(in answer: Answer) throws(Failure) -> [ServiceInstance] {
     var instances: [ServiceInstance] = []
@@ -142,7 +141,10 @@ public final class ConsulAgent {
     let path = Self.catalogPath
     let question = try ConsulQuestion(self, "GET", path, selection.place, as: settings.consistency)
     return ConsulReading(question) { response throws(Failure) in
-      .answer(try self.services(in: self.answer(response, to: path)))
+      let answer = try self.answer(response, to: path)
+      let services = try self.services(in: answer)
+      if services.isEmpty, answer.terms.isFiltered { throw self.deniedReading(nil) }
+      return .answer(services)
     }
   }
 
@@ -151,12 +153,11 @@ public final class ConsulAgent {
     guard answer.value.kind == .object, members.allSatisfy({ [.array, .null].contains($0.value.kind) }) else {
       throw unexpected(answer, .services)
     }
-    if answer.isFiltered, members.isEmpty { throw denied(.catalog) }
     return members.map { ($0.name, $0.value.elements.compactMap(\.string).sorted()) }.sorted { $0.name < $1.name }
   }
 
   /// What a check says, as `GET /v1/health/state/any` lists it.
-  struct CheckState {
+  package struct CheckState: Sendable {
     let node: String
     /// Empty: a check of the node, which counts for all of its instances.
     let service: String
@@ -164,6 +165,10 @@ public final class ConsulAgent {
     let status: String
     /// When it was changed last.
     let index: UInt64
+
+    package init(node: String, service: String, instance: String, status: String, index: UInt64) {
+      (self.node, self.service, self.instance, self.status, self.index) = (node, service, instance, status, index)
+    }
   }
 
   func checks(in answer: Answer) throws(Failure) -> [CheckState] {
@@ -221,21 +226,13 @@ public final class ConsulAgent {
       guard answer.value.kind == .object else { throw self.unexpected(answer, .services) }
       let ids = answer.value.members.filter { $0.value["Service"]?.string?.isSame(as: service) == true }.map(\.name)
       guard ids.isEmpty else { return .answer(ids) }
-      if answer.isFiltered { throw self.deniedReading(service) }
+      if answer.terms.isFiltered { throw self.deniedReading(service) }
       let question = try ConsulQuestion(self, "GET", Self.ownHealthPath(of: service))
       return .ask(question) { response throws(Failure) in
         if response.head.status == 403 { throw self.deniedReading(service) }
         return .answer([])
       }
     }
-  }
-
-  /// Tells a list that is empty from one that the token may not see: for the latter, too, Consul answers with an empty list.
-  /// Since 1.11 a header says so; before, `GET /v1/agent/health/service/name/:service` refuses who may not read.
-  private func checkMayRead(_ service: String, _ isFiltered: Bool, until deadline: Deadline) throws(Failure) {
-    if isFiltered { throw deniedReading(service) }
-    let question = try ConsulQuestion(self, "GET", Self.ownHealthPath(of: service), until: deadline)
-    if try EventLoop(http).answer(to: question).head.status == 403 { throw deniedReading(service) }
   }
 
   /// `PUT /v1/agent/check/pass/:check_id`, for a TTL check.
@@ -262,65 +259,60 @@ public final class ConsulAgent {
   // MARK: Requests
 
   /// What an agent says to a query.
-  package struct Answer {
+  struct Answer {
     let path: String
-    package let value: JSONValue
-    /// Whether the token may not see all that is there.
-    package let isFiltered: Bool
-    /// Changes with what was asked for, and sometimes without (`X-Consul-Index`).
-    package let index: UInt64
+    let value: JSONValue
+    let terms: Terms
   }
 
-  /// Begins a query that is answered once something has changed
-  /// (https://developer.hashicorp.com/consul/api-docs/features/blocking).
-  /// - Parameters:
-  ///   - index: the index of the last answer; 0: is answered at once.
-  ///   - wait: how long nothing may change.
-  package func beginBlocking(
-    _ path: String, _ query: [(String, String)], after index: UInt64, wait: Duration, _ consistency: Consistency
-  ) throws(Failure) -> ConsulExchange {
-    guard index > 0 else {
-      // A server that has just been started answers before it has read its own log again, unless it is asked to be consistent.
-      return try beginLookUp(path, query, consistency == .standard ? .consistent : consistency)
+  /// What an agent says beside an answer.
+  package struct Terms: Sendable {
+    /// Changes with what was asked for, and sometimes without (`X-Consul-Index`).
+    package let index: UInt64
+    /// Whether the token may not see all that is there.
+    let isFiltered: Bool
+    /// Whether the server that answered knows of a leader.
+    let hasLeader: Bool
+
+    package init(index: UInt64, isFiltered: Bool, hasLeader: Bool) {
+      (self.index, self.isFiltered, self.hasLeader) = (index, isFiltered, hasLeader)
     }
+
+    init(_ head: HTTPHead) {
+      index = head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0
+      isFiltered = head.header("X-Consul-Results-Filtered-By-ACLs") == "true"
+      hasLeader = head.header("X-Consul-KnownLeader") == "true"
+    }
+  }
+
+  /// Begins a look-up.
+  /// - Parameters:
+  ///   - index: the index of an earlier answer, beyond which there is to be something new; nil: is answered at once.
+  ///   - wait: how long nothing may change.
+  func beginLookUp(
+    _ path: String, _ query: [(String, String)], beyond index: UInt64?, wait: Duration, _ consistency: Consistency
+  ) throws(Failure) -> ConsulExchange {
+    guard let index else { return try begin("GET", path, query + consistency.query) }
     let blocking = [("index", String(index)), ("wait", "\(max(1, wait.milliseconds))ms")]
     // The agent stretches the time by up to a sixteenth, so that not all come back at once.
     return try begin(
       "GET", path, query + consistency.query + blocking, until: .after(wait * 17 / 16 + settings.timeout))
   }
 
-  /// Begins a look-up that is answered at once.
-  package func beginLookUp(
-    _ path: String, _ query: [(String, String)], _ consistency: Consistency
-  ) throws(Failure) -> ConsulExchange {
-    try begin("GET", path, query + consistency.query)
-  }
-
   package var consistency: Consistency { settings.consistency }
 
   /// Whether there is no leader, so that only stale look-ups are answered: `ErrNoLeader` in agent/structs/errors.go.
-  package func isLeaderless(_ response: HTTPResponse) -> Bool {
+  func isLeaderless(_ response: HTTPResponse) -> Bool {
     response.head.status == 500 && words(of: response.body).holds(text: "No cluster leader")
   }
 
-  /// Tells people what they should know of an answer.
-  func tell(_ text: String) { remark?(text) }
+  func tell(_ note: Note) { notes?(note) }
 
-  package func tellStale() {
-    tell("the Consul cluster of the agent at \(address.shown) has no leader; its responses may be out of date")
-  }
-
-  package func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
+  func answer(_ response: HTTPResponse, to path: String) throws(Failure) -> Answer {
     try check(response, "GET", path)
     let value: JSONValue
     do { value = try JSONValue(parsing: response.body) } catch { throw notJSON(error, path) }
-    return Answer(
-      path: path, value: value, isFiltered: isFiltered(response),
-      index: response.head.header("X-Consul-Index").flatMap { UInt64($0) } ?? 0)
-  }
-
-  func isFiltered(_ response: HTTPResponse) -> Bool {
-    response.head.header("X-Consul-Results-Filtered-By-ACLs") == "true"
+    return Answer(path: path, value: value, terms: Terms(response.head))
   }
 
   func notJSON(_ error: JSONError, _ path: String) -> Failure { unexpected(path, .json(error)) }
@@ -421,7 +413,8 @@ public final class ConsulAgent {
     }
   }
 
-  func deniedReading(_ service: String) -> Failure { denied(.service(service)) }
+  /// - Parameter service: nil: the catalog.
+  func deniedReading(_ service: String?) -> Failure { denied(service.map { .service($0) } ?? .catalog) }
 
   private func denied(_ access: ConsulError.Access, _ words: String = "") -> Failure {
     failure(.denied(access, words, hasToken: settings.token != nil))

@@ -50,7 +50,7 @@ package final class ConsulQuestion: LoopQuestion {
     guard let failure = agent.transientTrouble(response, method, path) else { return response }
     if consistency == .standard, agent.isLeaderless(response) {
       consistency = .stale
-      agent.tellStale()
+      agent.tell(.leaderless)
       try begin()
       return nil
     }
@@ -140,7 +140,7 @@ package final class ConsulLookUp: LoopQuestion {
   private func read(_ response: HTTPResponse) throws(Failure) -> ([ServiceInstance], isFiltered: Bool) {
     guard list.isBegun else {
       let answer = try agent.answer(response, to: path)
-      return (try agent.list(in: answer), answer.isFiltered)
+      return (try agent.list(in: answer), answer.terms.isFiltered)
     }
     let all: [ServiceInstance]?
     do throws(InstanceList.Fault) { all = try list.finish() } catch {
@@ -150,7 +150,7 @@ package final class ConsulLookUp: LoopQuestion {
       }
     }
     guard let all else { throw agent.unexpected(path, .instances) }
-    return (all, agent.isFiltered(response))
+    return (all, ConsulAgent.Terms(response.head).isFiltered)
   }
 }
 

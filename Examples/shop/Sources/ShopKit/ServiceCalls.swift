@@ -75,7 +75,7 @@ public final class ServiceCalls: Sendable {
   private struct Loop {
     let http: HTTPClient
     let agent: ConsulAgent
-    var watches: [String: HealthWatch] = [:]
+    var watches: [String: ConsulWatch] = [:]
     var waiting: [Call] = []
     var running: [(call: Call, transfer: HTTPTransfer)] = []
 
@@ -89,7 +89,7 @@ public final class ServiceCalls: Sendable {
     mutating func turn(with new: [Call], wokenBy descriptor: Int32) throws {
       waiting += new
       for call in waiting where watches[call.service] == nil {
-        watches[call.service] = HealthWatch(agent, service: call.service) { $0 == .passing }
+        watches[call.service] = ConsulWatch(agent, service: call.service) { $0 == .passing }
       }
       // What Consul said last stays known while it cannot be asked.
       for watch in watches.values { _ = try? watch.advance() }
