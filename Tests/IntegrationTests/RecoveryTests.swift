@@ -1,5 +1,6 @@
 import Foundation
 import Support
+import Synchronization
 import Testing
 
 /// What became of one run through a fault.
@@ -236,5 +237,28 @@ struct RecoveryTests {
       consumer.signal(SIGTERM)
       #expect(try await consumer.end().status == 128 + SIGTERM)
     }
+  }
+
+  @Test("a message that was acknowledged last is acknowledged again where the connection breaks while it is closed")
+  func brokenWhileClosed() async throws {
+    let acknowledged = Mutex<[Int]>([])
+    let broker = try FakeBroker { peer, method in
+      switch method.name {
+      case .consume:
+        let isAgain = peer.number > 0
+        peer.send(
+          FakeBroker.consuming()
+            + FakeBroker.deliver(tag: 1, body: [0x37], messageID: "seven", redelivered: isAgain))
+      case .acknowledge: acknowledged.withLock { $0.append(peer.number) }
+      // What was sent before this may be lost.
+      case .connectionClose where peer.number == 0: peer.cut()
+      default: return false
+      }
+      return true
+    }
+    let output = try await Tool.run("consume", "q", "--count", "1", environment: ["AMQP_URL": broker.uri])
+    #expect(output.status == 0, "\(output.err)")
+    #expect(output.out == "7\n")
+    #expect(acknowledged.withLock { $0 } == [0, 1])
   }
 }

@@ -1,16 +1,17 @@
-import DequeModule
 import MsctlCore
 
-/// One run of a consumer: the real machine against a broker, a network and a handler that do what they can against it.
+/// One run of a consumer: the real machine and its driver against a broker, a network and a handler that do what they can against them.
 enum ConsumingWorld: World {
   static let name = "consuming"
 
   static func run(_ choices: Choices, _ story: Story) throws(Violation) {
-    try ConsumeRun(choices, story).run()
+    let run = ConsumeRun(choices, story)
+    defer { run.leave() }
+    try run.run()
   }
 }
 
-private final class ConsumeRun {
+private final class ConsumeRun: ConsumerHost {
   /// No schedule has this many turns, unless it goes round without end.
   private static let turnLimit = 20_000
   /// The longest that a run may take after the end was asked for: what is under way gets 10 s, and 10 s to be killed; a reply 30 s;
@@ -28,17 +29,11 @@ private final class ConsumeRun {
   private let handler: SimulatedHandler
   private let options: Consumer.Options
   private let end: End
-  private var machine: Consumer
-  private var actions: [Consumer.Action] = []
-  private var pending = Deque<Consumer.Event>()
-  private var link: Link?
-  private var inbox = Deque<AMQPEvent>()
-  private var loss: AMQPError?
-  private var isConnecting = false
-  private var awaitsPrefetch = false
-  private var lastState: Consumer.HandlerState
-  /// Whether the machine is to be told the state, changed or not.
-  private var isStateDue = false
+  /// Nil before the first connection, where that is not the driver's.
+  private var driver: ConsumerDriver?
+  /// What it is told once it is there.
+  private var early: [Consumer.Event] = []
+  private var connection: SimulatedConnection?
 
   // What the rules look at:
   private let total: Int
@@ -57,7 +52,8 @@ private final class ConsumeRun {
   /// Whether it was told that something may come again.
   private var isDoubtTold = false
   private var isOutputClosed = false
-  private var isFlushing = false
+  /// Whether its handler takes nothing, from here on.
+  private var isHandlerBroken = false
   private var askedToEnd: Deadline?
   private var violation: Violation?
 
@@ -85,7 +81,6 @@ private final class ConsumeRun {
     let handling = choices.pick(
       from: [Consumer.Handling.output, .filter, .commands(parallel: choices.pick(from: [1, 4]))])
     handler = SimulatedHandler(handling, timeline, choices, story)
-    lastState = handler.state
     var end = choices.pick(from: End.allCases)
     if kind == .stream, end == .drain || end == .peek { end = .count }
     if end == .peek, handling != .output { end = .drain }
@@ -95,7 +90,6 @@ private final class ConsumeRun {
       for stored in queue.ready where choices.chance(30) { stored.age(returns: choices.pick(limit + 1)) }
     }
     options = Self.options(end, handling, kind, total, limit, release, choices)
-    machine = Consumer(options, handler: lastState, seed: choices.seed(), at: timeline.now)
     broker.onAcknowledged = { [unowned self] stored in acknowledge(stored) }
     story.tell(
       timeline.now,
@@ -137,184 +131,162 @@ private final class ConsumeRun {
 
   func run() throws(Violation) {
     planFaults()
-    connect(isFirst: true)
+    let driver = try begin()
     var turns = 0
-    while !machine.isEnded {
+    while !driver.consumer.isEnded {
       turns += 1
       guard turns < Self.turnLimit else { throw Violation("every wait is bounded", "it goes round without end") }
-      turn()
+      driver.proceed()
       if let violation { throw violation }
-      if machine.isEnded { break }
+      if driver.consumer.isEnded { break }
       if let askedToEnd, timeline.now - askedToEnd > Self.endLimit {
         throw Violation("every wait is bounded", "still there \(Self.endLimit.shown) after its end was asked for")
       }
-      let isReady = isStateDue || machine.wantsInput && !inbox.isEmpty
-      let time = isReady ? timeline.now : min(timeline.next, machine.wakeTime, handler.wakeTime)
+      let time = min(timeline.next, driver.wakeTime)
       guard time != .never else { throw Violation("every wait is bounded", "it waits for nothing") }
       timeline.advance(to: max(time, timeline.now))
       if let violation { throw violation }
     }
-    story.tell(timeline.now, "ended: \(machine.cause.map { "\($0)" } ?? "done")")
+    story.tell(timeline.now, "ended: \(cause.map { "\($0)" } ?? "done")")
     try settleDown()
     try judge()
   }
 
-  /// Everything that is ready is handed in, and what follows from it is carried out.
-  private func turn() {
-    if let loss, inbox.isEmpty || choices.chance(50) {
-      let unread = inbox.compactMap { event -> AMQPMessage? in
-        if case .delivery(let delivery) = event { delivery.message } else { nil }
-      }
-      self.loss = nil
-      inbox = []
-      hand(.lost(loss, unsent: nil, unread: unread))
+  /// Driver and host hold each other.
+  func leave() { driver = nil }
+
+  /// As the verb does it, which asks for the consumer along with the opening; or as the door does.
+  private func begin() throws(Violation) -> ConsumerDriver {
+    var opened: SimulatedConnection?
+    if !options.traits.isStream, choices.chance(50) {
+      let opening = open(
+        after: .zero,
+        asking: [
+          .setPrefetch(options.prefetch), .consume("q", arguments: Consumer.Options.queueArguments, isAutomatic: false),
+        ])
+      do throws(Failure) {
+        repeat {
+          opened = try opening.finished()
+          if opened == nil { timeline.advance(to: timeline.next) }
+          if let violation { throw Failure(.failed, violation.rule) }
+        } while opened == nil
+      } catch { story.tell(timeline.now, "no first connection: \(error)") }
+      if let violation { throw violation }
     }
-    while machine.wantsInput, let event = inbox.popFirst() { hand(.broker(event)) }
-    if inbox.contains(.cancelled) { hand(.cancelAhead) }
+    let driver = ConsumerDriver(
+      options, self, on: opened, seed: choices.seed(), clock: { [timeline] in timeline.now })
+    self.driver = driver
+    for event in early { driver.tell(event) }
+    return driver
+  }
+
+  private func open(
+    after delay: Duration, asking methods: [AMQPMethod] = []
+  ) -> SimulatedOpening {
+    SimulatedOpening(
+      network, after: delay, refusal: { [unowned self] in refusal },
+      { [unowned self] connection in
+        connection.onLoss = { [unowned self] in breaks += 1 }
+        self.connection = connection
+      }, asking: methods)
+  }
+
+  /// Why nobody is let in.
+  private var refusal: Failure? {
+    if broker.isDown { return Failure(.unreachable, "connection refused") }
+    return nil
+  }
+
+  private func tell(_ event: Consumer.Event) { if let driver { driver.tell(event) } else { early.append(event) } }
+
+  private var isEnded: Bool { driver?.consumer.isEnded ?? false }
+  private var cause: Consumer.Cause? { driver?.consumer.cause }
+
+  // MARK: What the driver asks for
+
+  var state: Consumer.HandlerState { handler.state }
+  var wakeTime: Deadline { handler.wakeTime }
+
+  func work(_ driver: ConsumerDriver) {
     switch handler.proceed({ number, key in unflushed.append((number, key)) }) {
-    case .failure(let failure): hand(.handlerFailed(failure))
-    case .success(let settled):
-      if !settled.isEmpty { hand(.settled(settled, handler.state)) }
-    }
-    if handler.state != lastState || isStateDue {
-      isStateDue = false
-      lastState = handler.state
-      hand(.handler(lastState))
+    case .failure(let failure): driver.tell(.handlerFailed(failure))
+    case .success(let settled): if !settled.isEmpty { driver.settled(settled) }
     }
     if isOutputClosed, options.handling == .output { closeOutput() }
-    hand(.turn(hasMore: !inbox.isEmpty))
   }
 
-  private func hand(_ event: Consumer.Event) {
-    pending.append(event)
-    drainPending()
+  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
+    story.tell(timeline.now, "> take \(number): \(delivery.key), tag \(delivery.tag)")
+    guard !isHandlerBroken else { throw Failure(.failed, "it cannot be started") }
+    handler.take(number, delivery.key)
   }
 
-  private func drainPending() {
-    while let next = pending.popFirst(), !machine.isEnded {
-      actions.removeAll(keepingCapacity: true)
-      machine.handle(next, at: timeline.now, into: &actions)
-      for action in actions { perform(action) }
+  func renew(_ number: Int, _ delivery: AMQPDelivery) {}
+  func finish() { handler.finish() }
+  func terminate() { handler.terminate() }
+  func discardOutput() { unflushed = [] }
+
+  func save(_ delivery: AMQPDelivery, returnsLeft: Int, _ driver: ConsumerDriver) {
+    story.tell(timeline.now, "> save \(delivery.key)")
+    let isSaved = !choices.chance(10)
+    if isSaved {
+      saved.insert(delivery.key)
+      broker.put(delivery.message, into: queue)
+    } else {
+      // That is told, and it is lost if it does not come back once more.
+      unsaved.insert(delivery.key)
     }
+    driver.tell(.saved(delivery, isSaved))
   }
 
-  private func perform(_ action: Consumer.Action) {
-    story.tell(timeline.now, "> \(action.told)")
-    switch action {
-    case .send(let method): if let link { network.send(method, on: link) }
-    case .connect: connect(isFirst: false)
-    case .stopConnecting: isConnecting = false
-    case .disconnect:
-      if let link { network.close(link) {} }
-      link = nil
-      loss = nil
-    case .close:
-      guard let link else { return }
-      network.close(link) { [unowned self] in
-        guard link === self.link else { return }
-        self.link = nil
-        hand(.closed)
-      }
-    case .take(let number, let delivery):
-      handler.take(number, delivery.key)
-      lastState = handler.state
-      pending.append(.taken(lastState))
-    case .finish:
-      handler.finish()
-      isStateDue = true
-    case .terminate: handler.terminate()
-    case .flush: flush()
-    case .discardOutput: unflushed = []
-    case .dropBodies: break
-    case .save(let delivery, _):
-      let isSaved = !choices.chance(10)
-      if isSaved {
-        saved.insert(delivery.key)
-        broker.put(delivery.message, into: queue)
-      } else {
-        // That is told, and it is lost if it does not come back once more.
-        unsaved.insert(delivery.key)
-      }
-      pending.append(.saved(delivery, isSaved))
-    case .askElsewhere:
-      timeline.after(choices.time(50)) { [unowned self] in
-        // Another connection sees the queue as it is.
-        hand(.foundElsewhere(!queue.isDeleted))
-      }
-    case .note(.unacknowledged): isDoubtTold = true
-    case .renew, .note, .report: break
-    }
+  func note(_ note: Consumer.Note, _ driver: ConsumerDriver) {
+    story.tell(timeline.now, "> \(note)")
+    if case .unacknowledged = note { isDoubtTold = true }
   }
 
-  private func connect(isFirst: Bool) {
-    isConnecting = true
-    timeline.after(isFirst ? .zero : choices.time(100)) { [unowned self] in
-      guard isConnecting else { return }
-      isConnecting = false
-      guard !broker.isDown else {
-        return hand(.connectFailed(Failure(.unreachable, "connection refused")))
-      }
-      let link = network.open()
-      link.onEvent = { [unowned self] event in arrive(event, on: link) }
-      link.onLoss = { [unowned self] error in
-        guard link === self.link else { return }
-        breaks += 1
-        loss = error
-      }
-      self.link = link
-      inbox = []
-      loss = nil
-      let isAsked = isFirst && !options.traits.isStream && choices.chance(50)
-      story.tell(timeline.now, "connected")
-      hand(.connected(Consumer.Connection(id: link.id, heartbeat: .seconds(10), isConsumerAsked: isAsked)))
-      guard isAsked else { return }
-      awaitsPrefetch = true
-      network.send(.setPrefetch(options.prefetch), on: link)
-      network.send(
-        .consume("q", arguments: [AMQPField("x-priority", .narrow(.int32, 0))], isAutomatic: false), on: link)
-    }
+  func report(_ cause: Consumer.Cause, _ driver: ConsumerDriver) {}
+  func ended(_ driver: ConsumerDriver) {}
+  func addInterests(to polls: inout PollSet) {}
+
+  func connect() -> any BrokerOpening {
+    return open(after: choices.time(100))
   }
 
-  private func arrive(_ event: AMQPEvent, on link: Link) {
-    guard link === self.link else { return }
-    if awaitsPrefetch, event == .prefetchSet {
-      awaitsPrefetch = false
-      return
-    }
-    story.tell(timeline.now, "< \(event.shown)")
-    inbox.append(event)
+  func connect(askingFor queue: String) -> any BrokerOpening {
+    // Another connection sees the queue as it is.
+    SimulatedOpening(
+      network, after: choices.time(50), refusal: { [unowned self] in refusal },
+      { [unowned self] connection in connection.setup.hasQueue = !self.queue.isDeleted })
   }
 
   // MARK: The output
 
-  private func flush() {
-    guard !isOutputClosed else { return closeOutput() }
+  func flush() -> Bool {
     let count = unflushed.count
-    isFlushing = true
     // A reader may be slow.
     let delay: Duration = choices.chance(90) ? .zero : .milliseconds(choices.pick(3000))
-    let written = { [unowned self] in
-      isFlushing = false
-      guard !isOutputClosed else { return closeOutput() }
-      for (_, key) in unflushed.prefix(count) { handled[key, default: 0] += 1 }
-      unflushed.removeFirst(min(count, unflushed.count))
-      story.tell(timeline.now, "flushed \(count)")
-      pending.append(.flushed)
+    if delay == .zero { return written(count) }
+    timeline.after(delay) { [unowned self] in if written(count) { tell(.flushed) } }
+    return false
+  }
+
+  /// - Returns: whether it is out.
+  private func written(_ count: Int) -> Bool {
+    guard !isOutputClosed else {
+      closeOutput()
+      return false
     }
-    if delay == .zero {
-      written()
-    } else {
-      timeline.after(delay) { [unowned self] in
-        written(); drainPending()
-      }
-    }
+    for (_, key) in unflushed.prefix(count) { handled[key, default: 0] += 1 }
+    unflushed.removeFirst(min(count, unflushed.count))
+    story.tell(timeline.now, "flushed \(count)")
+    return true
   }
 
   private func closeOutput() {
     guard !isOutputTold else { return }
     isOutputTold = true
     if askedToEnd == nil { askedToEnd = timeline.now }
-    pending.append(.outputLost(Failure(.outputClosed, "standard output is closed")))
+    tell(.outputLost(Failure(.outputClosed, "standard output is closed")))
   }
   private var isOutputTold = false
 
@@ -331,41 +303,44 @@ private final class ConsumeRun {
         isOutputClosed = true
       }
     }
+    if choices.chance(3) {
+      timeline.after(.milliseconds(choices.pick(500))) { [unowned self] in (isHandlerBroken, isQuiet) = (true, false) }
+    }
     if choices.chance(10) {
       broker.consumerTimeout = .seconds(choices.pick(1...5))
       isQuiet = false
     }
     if end == .signal || choices.chance(10) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [100, 1000, 10_000])))) { [unowned self] in
-        guard !machine.isEnded else { return }
+        guard !isEnded else { return }
         story.tell(timeline.now, "-- SIGTERM")
         isQuiet = false
         askedToEnd = timeline.now
-        hand(.interrupted(15))
+        tell(.interrupted(15))
       }
     }
     // Where it is sure to end it does so soon.
     if let time = options.time { timeline.after(time) { [unowned self] in askedToEnd = askedToEnd ?? timeline.now } }
     timeline.after(.seconds(600)) { [unowned self] in
-      guard !machine.isEnded, askedToEnd == nil else { return }
+      guard !isEnded, askedToEnd == nil else { return }
       // Whatever it waits for, a signal ends it.
       story.tell(timeline.now, "-- SIGTERM, after ten minutes")
       askedToEnd = timeline.now
-      hand(.interrupted(15))
+      tell(.interrupted(15))
     }
   }
 
   private func fault() {
-    guard !machine.isEnded else { return }
+    guard !isEnded else { return }
     isQuiet = false
     switch choices.pick(10) {
     case 0...5:
       breaks += 1
-      if let link { network.cut(link) }
+      if let link = connection?.link { network.cut(link) }
     case 6:
       breaks += 1
       let outage: Duration = choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000))
-      broker.crash(for: outage) { if let link { network.cut(link, "the broker died") } }
+      broker.crash(for: outage) { if let link = connection?.link { network.cut(link, "the broker died") } }
     case 7: broker.loseLeader(of: queue, for: choices.chance(10) ? .seconds(200) : .milliseconds(choices.pick(5000)))
     case 8:
       broker.put(AMQPMessage(body: [], exchange: "", routingKey: "other"), into: broker.makeQueue("other", .classic))
@@ -390,7 +365,7 @@ private final class ConsumeRun {
 
   /// The process has ended: its connection goes, and the broker takes in what has arrived.
   private func settleDown() throws(Violation) {
-    if let link, !link.isOver { network.cut(link) }
+    if let link = connection?.link, !link.isOver { network.cut(link) }
     let end = timeline.now + .seconds(130)
     while timeline.next <= end {
       timeline.advance(to: timeline.next)
@@ -422,7 +397,7 @@ private final class ConsumeRun {
       if hasIDs, handled[key, default: 0] > count, broker.reappeared.isEmpty || queue.kind == .stream {
         throw Violation("handled once in a run", "\(key) was handled \(handled[key, default: 0]) times")
       }
-      if machine.cause == nil, queue.kind != .stream, !isDoubtTold, handled[key, default: 0] >= count,
+      if cause == nil, queue.kind != .stream, !isDoubtTold, handled[key, default: 0] >= count,
         present[key, default: 0] > reappeared(key)
       {
         throw Violation("nothing handled is left unacknowledged at a good end", "\(key)")
@@ -430,11 +405,11 @@ private final class ConsumeRun {
     }
     let count = handled.values.reduce(0, +)
     if isQuiet, handler.isReliable, end == .drain || end == .count && total > 0 || end == .peek,
-      let cause = machine.cause, cause != .spent
+      let cause, cause != .spent
     {
       throw Violation("all is handled where nothing happens", "\(cause)")
     }
-    guard machine.cause == nil else { return }
+    guard cause == nil else { return }
     if let limit = options.limit, !options.peeks, count < limit, handler.rejected.isEmpty {
       throw Violation("exit 0 with a limit means that so many were handled", "\(count) of \(limit)")
     }
@@ -455,20 +430,4 @@ extension AMQPMessage {
 
 extension AMQPDelivery {
   fileprivate var key: String { message.key }
-}
-
-extension Consumer.Action {
-  fileprivate var told: String {
-    switch self {
-    case .take(let number, let delivery): "take \(number): \(delivery.key), tag \(delivery.tag)"
-    case .save(let delivery, _): "save \(delivery.key)"
-    case .send(let method): "\(method)".replacingModule
-    default: "\(self)".replacingModule
-    }
-  }
-}
-
-extension String {
-  /// Without the module's name before each type.
-  fileprivate var replacingModule: String { split(separator: "MsctlCore.").joined() }
 }
