@@ -153,6 +153,24 @@ func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ opti
       ? "Use '--follow' to follow the redirect." : nil)
 }
 
+extension Failure {
+  /// Of a call of many, by the value that it was made for.
+  func ofValue(_ number: Int) -> Failure {
+    var failure = self
+    failure.message = "value \(number): \(message)"
+    return failure
+  }
+
+  /// It ends all calls.
+  /// - Parameter count: how many succeeded before.
+  func endingCalls(after count: Int) -> Failure {
+    var failure = self
+    failure.message += "; \(counted(count, "call")) succeeded before it"
+    if failure.hint == nil { failure.hint = "Use '--keep-going' to continue after a failure." }
+    return failure
+  }
+}
+
 // MARK: discover
 
 extension ConsulAgent.Note {
@@ -283,6 +301,15 @@ extension Publisher.Reason {
     }
     let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
     return Failure(.notDelivered, "\(name) \(what)", hint: hint)
+  }
+}
+
+extension Failure {
+  /// Of input that should be messages, and is read as JSON.
+  var ofMessages: Failure {
+    var failure = self
+    if hint == nil { failure.hint = "For lines of text, use '--lines'; for arbitrary bytes, '--raw'." }
+    return failure
   }
 }
 

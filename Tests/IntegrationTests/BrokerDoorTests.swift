@@ -29,7 +29,7 @@ struct BrokerDoorTests {
         try await broker.publish("1", to: "nowhere-" + queue)
       }
       #expect(failure?.code == .notDelivered)
-      #expect(failure?.message == "the message was returned: NO_ROUTE (312)")
+      #expect(failure?.cause == .messaging(.returned(code: 312, "NO_ROUTE")))
       try await broker.publish("2", to: queue)
     }
   }

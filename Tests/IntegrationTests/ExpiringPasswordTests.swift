@@ -39,7 +39,7 @@ struct ExpiringPasswordTests {
     try await Self.control("change_password", name, "third-secret")
     try await Self.control("close_all_connections", "--vhost", name, "the password has expired")
     for process in [consumer, publisher] {
-      try await eventually("the login is refused") { process.err.contains("refused the login") }
+      try await eventually("the login is refused") { process.err.contains("ACCESS_REFUSED") }
     }
     try Data("third-secret\n".utf8).write(to: file)
     try publisher.write("3\n4\n")

@@ -46,7 +46,7 @@ struct HostileBrokerTests {
     let output = try await run("publish q --reconnect-for 5s <<< '1 2'", broker)
     #expect([1, 7].contains(output.status), "\(output)")
     #expect(
-      output.err.contains("closed the connection to RabbitMQ at amqp://guest@127.0.0.1:\(broker.port): \(sentence)"))
+      output.err.shows("broker violation", ["reason": sentence]) && output.err.contains("127.0.0.1:\(broker.port)"))
     #expect(broker.connections == 1)
   }
 
@@ -188,7 +188,7 @@ struct HostileBrokerTests {
       return true
     }
     let output = try await run("publish q 1 --confirm-timeout 1s", broker)
-    #expect(output.status == 7 && output.err.contains("1 message not confirmed"), "\(output)")
+    #expect(output.status == 7 && output.err.shows("publish unconfirmed 2", ["reason": "disk"]), "\(output)")
   }
 
   enum Content: CaseIterable { case huge, empty, unasked, interleaved, foreign, exchange }
@@ -248,7 +248,7 @@ struct HostileBrokerTests {
     let output = try await run("consume orders --passive --reconnect-for 0", broker)
     #expect(output.status == 6, "\(output)")
     #expect(
-      output.err.contains("cannot read what RabbitMQ at amqp://guest@127.0.0.1:\(broker.port) sent for 'orders': "))
+      output.err.shows("queue unreadableFrame", ["queue": "orders"]))
   }
 
   @Test("headers that fill a frame are consumed, though the broker adds its own")

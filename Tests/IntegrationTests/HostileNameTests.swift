@@ -128,7 +128,8 @@ struct HostileNamesTests {
     for (remark, name) in zip(remarks, [".", "..", "a/b", "moved"]) {
       #expect(remark.hasPrefix("msctl: left out the service '\(name)': "), "\(remark)")
     }
-    #expect(watch.err.contains("returned 400 for GET /v1/health/service/a%2Fb: Missing service name"))
+    #expect(watch.err.shows(
+        "consul returned", ["500": "400", "method": "GET", "path": "/v1/health/service/a%2Fb", "words": "Missing service name"]))
     let paths = agent.requests.map { $0.target.prefix { $0 != "?" } }
     #expect(!paths.contains("/v1/health/service/") && !paths.contains("/v1/health/"))
     watch.signal(SIGTERM)
@@ -141,7 +142,7 @@ struct HostileNamesTests {
     }
     for words in [["s", "--remove", "--id", ".."], ["s", "-p", "1", "--id", "."]] {
       let refused = try await RunningProcess(Tool.binary, ["register"] + words, environment: agent.environment).end()
-      #expect(refused.status == 2 && refused.err.contains("it would climb in a URL"), "\(refused)")
+      #expect(refused.status == 2 && refused.err.contains("climb in a URL"), "\(refused)")
     }
     let file = try await Tool.run(
       "register", "--file", "-", input: #"{"name":"s","id":"..","port":1}"#, environment: agent.environment)

@@ -16,7 +16,7 @@ struct MessageTests {
         environment: ["TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])
       #expect(output.status == 0)
       #expect(output.out == "")
-      #expect(output.err == "msctl: 1 message confirmed\n")
+      #expect(output.err.showsOnly("note confirmed", with: ["3": "1"]))
       let message = try #require(try await Services.messages(in: queue).first)
       #expect(message["payload"] as? String == #"{"id":1,"total":9.90}"#)
       let properties = try #require(message["properties"] as? [String: Any])
@@ -38,7 +38,7 @@ struct MessageTests {
     try await withQueue { queue in
       let published = try await Tool.run(
         "publish", queue, input: #"{"a":1.10}{"a":12345678901234567890}"# + "\n[1,\n 2]\n")
-      #expect(published.err == "msctl: 3 messages confirmed\n")
+      #expect(published.err.showsOnly("note confirmed"))
       let consumed = try await Tool.run("consume", queue, "--count", "3")
       #expect(consumed.out == "{\"a\":1.10}\n{\"a\":12345678901234567890}\n[1,2]\n")
       #expect(consumed.status == 0)
@@ -53,7 +53,7 @@ struct MessageTests {
         "seq 20000 | msctl publish \(queue) --window 50 && msctl consume \(queue) --drain > $HOME/o && seq 20000 | cmp - $HOME/o && echo same"
       )
       #expect(output.out == "same\n")
-      #expect(output.err == "msctl: 20000 messages confirmed\n")
+      #expect(output.err.showsOnly("note confirmed", with: ["3": "20000"]))
     }
   }
 
@@ -78,9 +78,10 @@ struct MessageTests {
         "publish", "--exchange", "amq.direct", "--routing-key", queue, "--message-id", "m-1", #"{"a":1}"#)
       #expect(output.status == 7)
       #expect(
-        output.err == "msctl: message 1 (m-1) was returned: NO_ROUTE (312)\n"
-          + "       Bind a queue to the exchange 'amq.direct' with the routing key '\(queue)'.\n"
-          + "msctl: 0 messages confirmed\nmsctl: 1 message of 1 not delivered\n")
+        output.err.shows(
+          "message returned by exchange",
+          ["3": "1", "id": "m-1", "reason": "NO_ROUTE", "exchange": "amq.direct", "queue": queue]))
+      #expect(output.err.showsOnly("message returned by exchange", "note confirmed", "undelivered"))
       _ = try await Services.management(
         "POST", "/bindings/%2F/e/amq.direct/q/\(queue)", body: #"{"routing_key":"\#(queue)"}"#)
       #expect(try await Tool.run("publish", "-x", "amq.direct", "-k", queue, "1").status == 0)
@@ -93,8 +94,8 @@ struct MessageTests {
     try await withQueue(arguments: #"{"x-max-length":1,"x-overflow":"reject-publish"}"#) { queue in
       let output = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
       #expect(output.status == 7)
-      #expect(output.err.contains("was refused by the broker (basic.nack)\n"))
-      #expect(output.err.hasSuffix("msctl: 1 message confirmed\nmsctl: 2 messages of 3 not delivered\n"))
+      #expect(output.err.showsOnly("message nacked", "message nacked", "note confirmed", "undelivered"))
+      #expect(output.err.shows("undelivered", ["2": "2", "3": "3"]))
       #expect(try await Services.messages(in: queue).count == 1)
     }
   }
@@ -103,9 +104,8 @@ struct MessageTests {
   func noExchange() async throws {
     let output = try await Tool.run("publish", "-x", "no-such-exchange", "-k", "k", "1")
     #expect(output.status == 7)
-    #expect(output.err.contains("msctl: 1 message not confirmed: RabbitMQ at amqp://guest@127.0.0.1:"))
-    #expect(output.err.contains("NOT_FOUND - no exchange 'no-such-exchange' in vhost '/'\n"))
-    #expect(output.err.contains("'msctl publish' does not declare exchanges; check the name."))
+    let reason = "NOT_FOUND - no exchange 'no-such-exchange' in vhost '/'"
+    #expect(output.err.shows("publish broker no exchange", ["3": "1", "reason": reason]))
   }
 
   @Test("a queue with other arguments than those asked for is told, with the way on")
@@ -114,10 +114,7 @@ struct MessageTests {
       let output = try await Tool.run("publish", queue, "1", "--queue-argument", "x-max-length=8")
       #expect(output.status == 1)
       #expect(
-        output.err.hasPrefix(
-          "msctl: the queue '\(queue)' exists with other arguments: PRECONDITION_FAILED - inequivalent arg 'x-max-length'"
-        ))
-      #expect(output.err.contains("'--queue-argument'"))
+        output.err.shows("queue with other arguments", ["queue": queue]) && output.err.contains("arg 'x-max-length'"))
       #expect(try await Tool.run("publish", queue, "1", "--passive").status == 0)
       #expect(try await Tool.run("publish", queue, "1", "--queue-argument", "x-max-length=7").status == 0)
       #expect(try await Tool.run("consume", queue, "--count", "2").out == "1\n1\n")
@@ -130,13 +127,12 @@ struct MessageTests {
       let output = try await Tool.run("publish", queue, input: "{\"a\":1}\n{\"a\":2}\n{oops}\n{\"a\":4}\n")
       #expect(output.status == 9)
       #expect(
-        output.err == "msctl: 2 messages confirmed\n"
-          + "msctl: standard input is not JSON: line 3, column 2: expected a name in quotes, found 'o'\n"
-          + "       For lines of text, use '--lines'; for arbitrary bytes, '--raw'.\n")
+        output.err.showsOnly("note confirmed", "publish inputNotJSON", with: ["3": "2"])
+          && output.err.contains("line 3, column 2: expected a name in quotes, found 'o'"))
       #expect(try await Services.messages(in: queue).count == 2)
       let message = try await Tool.run("publish", queue, "{oops}")
       #expect(message.status == 9)
-      #expect(message.err.hasPrefix("msctl: MESSAGE is not JSON: line 1, column 2: "))
+      #expect(message.err.shows("messageNotJSON") && message.err.contains("line 1, column 2: "))
     }
   }
 
@@ -147,12 +143,12 @@ struct MessageTests {
       let few = try await Tool.run("consume", queue, "--count", "3", "--for", "3s")
       #expect(few.out == "1\n2\n")
       #expect(few.status == 8)
-      #expect(few.err == "msctl: received 2 of 3 messages from '\(queue)' in time\n")
+      #expect(few.err.showsOnly("consume tooFew", with: ["2": "2", "3": "3", "queue": queue]))
       let idle = try await Tool.run("consume", queue, "--idle", "200ms")
       #expect(idle.status == 0 && idle.out == "")
       let empty = try await Tool.run("consume", queue, "--drain", "--require")
       #expect(empty.status == 3)
-      #expect(empty.err == "msctl: the queue '\(queue)' had no messages\n")
+      #expect(empty.err.showsOnly("consume noMessages", with: ["queue": queue]))
     }
   }
 
@@ -217,11 +213,11 @@ struct MessageTests {
       for words in [["--drain"], ["--peek"], ["--passive"]] {
         let output = try await RunningProcess(Tool.binary, ["consume", queue] + words).end()
         #expect(output.status == 3)
-        #expect(output.err.hasPrefix("msctl: no such queue: '\(queue)' at amqp://guest@127.0.0.1:"))
+        #expect(output.err.shows("queue channelClosed(code: 404)", ["queue": queue]))
       }
       let consumer = try Tool.start("consume", queue, "--count", "1")
       try await eventually("the queue is made") {
-        consumer.err.contains("declared the queue '\(queue)', which did not exist")
+        consumer.err.shows("note declaredQueue", ["queue": queue])
       }
       _ = try await Tool.run("publish", queue, "1")
       #expect(try await consumer.end().out == "1\n")
@@ -251,7 +247,7 @@ struct MessageTests {
       publisher.signal(SIGINT)
       let output = try await publisher.end()
       #expect(output.status == 130)
-      #expect(output.err == "msctl: 3 messages confirmed; standard input was not read to its end\n")
+      #expect(output.err.showsOnly("note confirmed 2"))
     }
   }
 
@@ -292,7 +288,7 @@ struct MessageTests {
       try await Services.deleteQueue(queue)
       let output = try await consumer.end()
       #expect(output.status == 3)
-      #expect(output.err.hasPrefix("msctl: the queue '\(queue)' was deleted while it was consumed\n"))
+      #expect(output.err.shows("consume queueDeleted", ["queue": queue]))
     }
   }
 
@@ -302,24 +298,21 @@ struct MessageTests {
     let away = try await Tool.run("publish", "q", "1", environment: ["AMQP_URL": "amqp://u:hunter2@127.0.0.1:\(port)"])
     #expect(away.status == 6)
     #expect(
-      away.err == "msctl: cannot connect to RabbitMQ at amqp://u@127.0.0.1:\(port): connection refused\n"
-        + "       Start a broker there, or set AMQP_URL or '--broker' to another one.\n")
+      away.err.showsOnly("broker unreachable", with: ["reason": "connection refused"])
+        && away.err.contains("amqp://u@127.0.0.1:\(port)"))
 
     let base = Services.broker.replacingOccurrences(of: "guest:guest", with: "guest:hunter2")
     let login = try await Tool.run("consume", "q", "--broker", base)
     #expect(login.status == 6)
-    #expect(login.err.contains("refused the login: ACCESS_REFUSED"))
-    #expect(login.err.contains("Check user name and password in AMQP_URL or '--broker'."))
+    #expect(login.err.shows("broker denied") && login.err.contains("ACCESS_REFUSED"))
 
     let vhost = try await Tool.run("consume", "q", "--broker", Services.broker + "/nowhere")
     #expect(vhost.status == 6)
-    #expect(vhost.err.contains("vhost nowhere not found"))
-    #expect(vhost.err.contains("Check the virtual host"))
+    #expect(vhost.err.shows("broker denied vhost") && vhost.err.contains("vhost nowhere not found"))
 
     let empty = try await Tool.run("consume", "q", "--broker", Services.broker + "/")
     #expect(empty.status == 6)
-    #expect(
-      empty.err.contains("Remove the '/' at the end of the URI: it selects the virtual host with the empty name."))
+    #expect(empty.err.shows("broker denied empty vhost"))
 
     let malformed = try await Tool.run(
       "publish", "q", "1", "--json-errors", environment: ["AMQP_URL": "amqp://u:hunter2@h:x"])

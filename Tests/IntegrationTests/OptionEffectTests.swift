@@ -118,7 +118,7 @@ struct OptionEffectTests {
     let output = try await Tool.run(
       "publish", "q", "--window", "3", "--confirm-timeout", "300ms", "--reconnect-for", "0", input: "1 2 3 4 5 6 7 8 9",
       environment: ["AMQP_URL": broker.uri])
-    #expect(output.status == 7 && output.err.contains("no confirm came within 300 ms"), "\(output)")
+    #expect(output.status == 7 && output.err.shows("publish unconfirmed") && output.err.contains("300 ms"), "\(output)")
     #expect(count.value == 3)
   }
 
@@ -272,7 +272,7 @@ struct SharedOptionTests {
     for more in [[], ["--quiet"]] {
       try await withQueue { queue in
         let output = try await RunningProcess(Tool.binary, ["consume", queue, "--idle", "10ms"] + more).end()
-        #expect(output.err.contains("declared the queue") == more.isEmpty, "\(output)")
+        #expect(output.err.shows("note declaredQueue") == more.isEmpty, "\(output)")
       }
     }
   }
@@ -353,7 +353,7 @@ struct SharedOptionTests {
         let port = try Services.freePort()
         let process = try RunningProcess(
           Tool.binary, words + ["--wait", "60s"], environment: ["AMQP_URL": "amqp://guest:guest@127.0.0.1:\(port)"])
-        try await eventually("it waits", within: 20) { process.err.contains("; waiting for up to ") }
+        try await eventually("it waits", within: 20) { process.err.shows("note waitingForBroker") }
         let broker = try FaultProxy(to: target, on: port) { _ in .none }
         #expect(try await process.end().status == 0)
         #expect(broker.connections > 0)

@@ -354,7 +354,7 @@ extension Entry {
   }
 
   fileprivate static var calls: [Entry] {
-    let request = HTTPRequest(url: "http://user:hunter2@host/path")
+    let request = HTTPRequest(method: "<method>", url: "http://user:hunter2@host/path")
     let options = Call.Options()
     func head(_ status: Int, _ lines: String = "") -> HTTPHead {
       HTTPHead(status: status, reason: "<reason>", lines: Array(lines.utf8), url: request.url)
@@ -366,6 +366,8 @@ extension Entry {
       Entry("call status", callFailure(head(404), request, attempts: 1, options)),
       Entry("call status of many", callFailure(head(503), request, attempts: 3, options)),
       Entry("call redirect", callFailure(head(302, "Location: /\r\n"), request, attempts: 1, options)),
+      Entry("call of a value", someFailure.ofValue(3)),
+      Entry("call ended by a value", someFailure.ofValue(3).endingCalls(after: 1)),
     ] + ServiceCall.Note.named.map { Entry("call \($0)", note: $1.text(request.url)) }
   }
 }
@@ -373,7 +375,7 @@ extension Entry {
 private func instance(_ status: String) -> ServiceInstance? {
   let text = """
     {"Node":{"Node":"<node>","Address":"10.0.0.1"},"Service":{"Service":"<service>","ID":"<id>","Port":80},
-     "Checks":[{"Name":"<check>","Status":"\(status)","Output":"<output>"}]}
+     "Checks":[{"Name":"<check>","Status":"\(status)","Output":""}]}
     """
   return (try? JSONValue(parsing: Array(text.utf8))).flatMap { ServiceInstance(health: $0) }
 }
@@ -442,6 +444,7 @@ extension Entry {
     return Publisher.Cause.named.map { Entry("publish \($0)", $1.failure(options, uri, 0).failure) }
       + [
         Entry("publish broker with unconfirmed", Publisher.Cause.broker(amqpError).failure(options, uri, 3).failure),
+        Entry("publish inputNotJSON", CommandError.inputNotJSON(jsonError).failure.ofMessages),
         Entry(
           "publish broker no exchange",
           Publisher.Cause.broker(AMQPError(kind: .channelClosed(code: 404), reason: "<reason>")).failure(
@@ -523,7 +526,8 @@ extension Consumer.Cause: Sampled {
     case .output: .handling(someFailure)
     case .handling: .broker(amqpError)
     case .broker: .unconnected(someFailure)
-    case .unconnected: .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: "<id>")
+    case .unconnected: .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: nil)
+    case .repeatedBreaks(_, _, _, after: nil): .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: "<id>")
     case .repeatedBreaks: .queueDeleted
     case .queueDeleted: .consumerTimeout("<reason>")
     case .consumerTimeout: .neverEmpties
@@ -667,9 +671,9 @@ extension CommandError: Sampled {
     case .exited: .noInstance(service: "<service>", .any)
     case .noInstance(_, .any): .noInstance(service: "<service>", .warning)
     case .noInstance: .noWritableAddress(service: "<service>")
-    case .noWritableAddress: .tooFewInstances(1, of: 2, service: "<service>", .passing, after: nil)
+    case .noWritableAddress: .tooFewInstances(2, of: 3, service: "<service>", .passing, after: nil)
     case .tooFewInstances(_, _, _, _, after: nil):
-      .tooFewInstances(0, of: 2, service: "<service>", .passing, after: .seconds(30))
+      .tooFewInstances(2, of: 3, service: "<service>", .passing, after: .seconds(30))
     case .tooFewInstances: .changeCommandFailed("<command>", 3, again: .seconds(1))
     case .changeCommandFailed: nil
     }
@@ -691,7 +695,7 @@ extension CommandNote: Sampled {
     case .unchangedFile: .savingRest("<path>")
     case .savingRest: .restNotSaved("<path>")
     case .restNotSaved: .registered(registration, agent)
-    case .registered: .removed(["<id>", "<id>"])
+    case .registered: .removed(["<id>"])
     case .removed: .notRegistered("<service>", agent)
     case .notRegistered: nil
     }

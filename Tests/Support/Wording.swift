@@ -17,16 +17,16 @@ private enum Wording {
 
   /// What stands in an entry for what differs from run to run: a pattern for it, and one for what may stand there.
   private static let samples: [(pattern: String, meaning: String)] = [
-    (#"<[a-z]+>"#, ".*?"), (#"(amqp|http)://[^ ']*"#, "[^ \n]+"),
+    (#"<[a-z]+>"#, ".*?"), (#"(amqp|http)://[^ '\n]*"#, "[^ \n]+"),
     (#"\b[0-9]+ (ms|s|min|h)\b"#, "[0-9.]+ (ms|s|min|h)"),
     (#"\b[0-9]+ (message|value|call|instance|attempt)s?\b"#, "[0-9]+ $1s?"), (#"\b[0-9]+\b"#, "[0-9]+"),
     (#"\n  "#, "\n +"),
   ]
 
-  static func pattern(_ name: String, _ values: [String: String]) -> String {
-    guard let entry = entries[name] else { fatalError("no entry '\(name)' in wording.txt") }
+  static func pattern(_ name: String, _ values: [String: String], hint: Bool = true) -> String {
+    guard let entry = entries[name].map({ hint ? $0[...] : $0.prefix { $0 != "\n" } }) else { fatalError("no entry '\(name)' in wording.txt") }
     var pattern = ""
-    var rest = entry[...]
+    var rest = entry
     func quoted(_ text: some StringProtocol) -> String { NSRegularExpression.escapedPattern(for: String(text)) }
     while true {
       let found = samples.compactMap { sample in
@@ -48,10 +48,14 @@ private enum Wording {
 }
 
 extension String {
-  /// Whether it has the text of an entry of `wording.txt`, its hint included.
-  /// - Parameter values: what must stand in the place of a sample: of `<name>`, by that name, or of a number, by that number. Without
+  /// Whether it has the text of an entry of `wording.txt`.
+  /// - Parameters:
+  ///   - values: what must stand in the place of a sample: of `<name>`, by that name, or of a number, by that number. Without
   ///   one, anything may.
-  package func shows(_ name: String, _ values: [String: String] = [:]) -> Bool { has(Wording.pattern(name, values)) }
+  ///   - hint: whether its hint is included.
+  package func shows(_ name: String, _ values: [String: String] = [:], hint: Bool = true) -> Bool {
+    has(Wording.pattern(name, values, hint: hint))
+  }
 
   /// Whether it has the texts of these entries, in their order, and nothing else.
   package func showsOnly(_ names: String..., with values: [String: String] = [:]) -> Bool {

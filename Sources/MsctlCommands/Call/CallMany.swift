@@ -205,7 +205,7 @@ struct CallMany {
           continue
         }
         failed += 1
-        if options.isEach { failure.message = "value \(call.number): \(failure.message)" }
+        if options.isEach { failure = failure.ofValue(call.number) }
         firstFailure = firstFailure ?? failure
         if !options.keepsGoing, options.isEach { return true }
         console.report(failure)
@@ -219,13 +219,11 @@ struct CallMany {
     for call in calls { call.cancel() }
     try console.flush()
     if options.showsStatistics { console.note(statistics.summary) }
-    if var failure = firstFailure {
+    if let failure = firstFailure {
       if options.keepsGoing || !options.isEach {
         if ended == nil { throw Failure(.callsFailed(failed, of: begun, failure.code)) }
       } else {
-        failure.message += "; \(counted(done, "call")) succeeded before it"
-        if failure.hint == nil { failure.hint = "Use '--keep-going' to continue after a failure." }
-        throw failure
+        throw failure.endingCalls(after: done)
       }
     }
     if let ended { throw ended }

@@ -48,11 +48,7 @@ struct MessageSource {
     }
     let item: JSONOrBytes?
     do { item = try input?.next() } catch {
-      var failure = error
-      if !options.asEnvelope, failure.hint == nil {
-        failure.hint = "For lines of text, use '--lines'; for arbitrary bytes, '--raw'."
-      }
-      throw failure
+      throw options.asEnvelope ? error : error.ofMessages
     }
     guard let item else { return nil }
     count += 1

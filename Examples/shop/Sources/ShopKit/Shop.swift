@@ -17,8 +17,7 @@ public struct Shop: Sendable {
   /// Runs a service; where it cannot, the process ends with a sentence that says why.
   public static func run(_ service: String, _ body: @Sendable (Shop) async throws -> Void) async {
     do { try await body(Shop(service, environment: ProcessInfo.processInfo.environment)) } catch {
-      let reason = (error as? Failure).map { $0.message + ($0.hint.map { "\n  " + $0 } ?? "") } ?? "\(error)"
-      FileHandle.standardError.write(Data("\(service): \(reason)\n".utf8))
+      FileHandle.standardError.write(Data("\(service): \(error)\n".utf8))
       exit(1)
     }
   }
@@ -28,7 +27,7 @@ public struct Shop: Sendable {
     func variable<T>(_ name: String, _ fallback: T?, _ read: (String) throws -> T?) throws -> T {
       guard let text = environment[name] else {
         guard let fallback else {
-          throw Failure(.usage, "\(name) is not set", hint: "Run it with 'msctl register \(service) --port 0 -- ...'.")
+          throw Failure(.usage, "\(name) is not set; run it with 'msctl register \(service) --port 0 -- ...'")
         }
         return fallback
       }
