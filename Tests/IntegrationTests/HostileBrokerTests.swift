@@ -188,7 +188,7 @@ struct HostileBrokerTests {
       return true
     }
     let output = try await run("publish q 1 --confirm-timeout 1s", broker)
-    #expect(output.status == 7 && output.err.shows("publish unconfirmed 2", ["reason": "disk"]), "\(output)")
+    #expect(output.status == 7 && ["", " 2"].contains { output.err.shows("publish unconfirmed" + $0) }, "\(output)")
   }
 
   enum Content: CaseIterable { case huge, empty, unasked, interleaved, foreign, exchange }
