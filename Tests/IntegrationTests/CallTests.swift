@@ -70,7 +70,8 @@ struct CallTests {
     #expect(output.status == code)
     #expect(
       output.err.shows(
-        status == 302 ? "call redirect" : "call status", ["method": "GET", "404": "\(status)", "302": "\(status)", "reason": reason])
+        status == 302 ? "call redirect" : "call status",
+        ["method": "GET", "404": "\(status)", "302": "\(status)", "reason": reason])
         && output.err.contains("\(server.url)/a"))
     #expect(try await Tool.run("call", server.url, "--no-fail").status == 0)
   }

@@ -128,8 +128,10 @@ struct HostileNamesTests {
     for (remark, name) in zip(remarks, [".", "..", "a/b", "moved"]) {
       #expect(remark.hasPrefix("msctl: left out the service '\(name)': "), "\(remark)")
     }
-    #expect(watch.err.shows(
-        "consul returned", ["500": "400", "method": "GET", "path": "/v1/health/service/a%2Fb", "words": "Missing service name"]))
+    #expect(
+      watch.err.shows(
+        "consul returned",
+        ["500": "400", "method": "GET", "path": "/v1/health/service/a%2Fb", "words": "Missing service name"]))
     let paths = agent.requests.map { $0.target.prefix { $0 != "?" } }
     #expect(!paths.contains("/v1/health/service/") && !paths.contains("/v1/health/"))
     watch.signal(SIGTERM)

@@ -156,13 +156,16 @@ struct CallEachTests {
     #expect(stopped.status == 5)
     #expect(stopped.out == "{}\n")
     #expect(
-      stopped.err.showsOnly("call ended by a value", with: ["3": "2", "1": "1"]) && stopped.err.shows("call status", ["404": "500"]))
+      stopped.err.showsOnly("call ended by a value", with: ["3": "2", "1": "1"])
+        && stopped.err.shows("call status", ["404": "500"]))
     let whole = try await Tool.run("call", server.url + "/{n}", "--each", "--keep-going", input: input)
     #expect(whole.status == 5)
     #expect(whole.out == "{}\n{}\n")
     #expect(
-      whole.err.showsOnly("call of a value", "call of a value", "callsFailed") && whole.err.shows("call status", ["404": "500"])
-        && whole.err.shows("unfillable", ["reason": "has no field 'n'"]) && whole.err.shows("callsFailed", ["2": "2", "3": "4"]))
+      whole.err.showsOnly("call of a value", "call of a value", "callsFailed")
+        && whole.err.shows("call status", ["404": "500"])
+        && whole.err.shows("unfillable", ["reason": "has no field 'n'"])
+        && whole.err.shows("callsFailed", ["2": "2", "3": "4"]))
     let envelopes = try await Tool.run(
       "call", server.url + "/{n}", "--each", "--keep-going", "--envelope", input: input)
     #expect(envelopes.lines.count == 4)

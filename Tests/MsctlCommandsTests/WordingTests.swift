@@ -527,7 +527,8 @@ extension Consumer.Cause: Sampled {
     case .handling: .broker(amqpError)
     case .broker: .unconnected(someFailure)
     case .unconnected: .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: nil)
-    case .repeatedBreaks(_, _, _, after: nil): .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: "<id>")
+    case .repeatedBreaks(_, _, _, after: nil):
+      .repeatedBreaks(amqpError, breaks: 3, within: .seconds(60), after: "<id>")
     case .repeatedBreaks: .queueDeleted
     case .queueDeleted: .consumerTimeout("<reason>")
     case .consumerTimeout: .neverEmpties

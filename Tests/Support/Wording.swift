@@ -24,7 +24,9 @@ private enum Wording {
   ]
 
   static func pattern(_ name: String, _ values: [String: String], hint: Bool = true) -> String {
-    guard let entry = entries[name].map({ hint ? $0[...] : $0.prefix { $0 != "\n" } }) else { fatalError("no entry '\(name)' in wording.txt") }
+    guard let entry = entries[name].map({ hint ? $0[...] : $0.prefix { $0 != "\n" } }) else {
+      fatalError("no entry '\(name)' in wording.txt")
+    }
     var pattern = ""
     var rest = entry
     func quoted(_ text: some StringProtocol) -> String { NSRegularExpression.escapedPattern(for: String(text)) }
