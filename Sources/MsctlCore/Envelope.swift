@@ -174,7 +174,8 @@ package enum Envelope {
     }
   }
 
-  private static func header(_ value: JSONValue) throws(EnvelopeError) -> AMQPValue {
+  /// The value of a header, with its type: what JSON has no type for is tagged.
+  package static func header(_ value: JSONValue) throws(EnvelopeError) -> AMQPValue {
     switch value.kind {
     case .null: return .void
     case .bool: return .bool(value.bool ?? false)

@@ -107,6 +107,45 @@ struct OptionEffectTests {
     }
   }
 
+  @Test("publish: -H NAME:=JSON is a header with a type")
+  func typedHeaders() async throws {
+    try await withQueue { queue in
+      let output = try await Tool.run(
+        "publish", queue, "1", "-H", "n:=5", "-H", "t:=true", "-H", #"l:=[1,"a"]"#, "-H", #"w:={"$int64":7}"#, "-H", "s=5")
+      #expect(output.status == 0, "\(output)")
+      let headers = try #require(
+        (try await Services.messages(in: queue).first?["properties"] as? [String: Any])?["headers"] as? [String: Any])
+      #expect(headers["n"] as? Int == 5 && headers["t"] as? Bool == true && headers["s"] as? String == "5")
+      let envelope = try await Tool.run("consume", queue, "--drain", "--envelope")
+      #expect(envelope.out.contains(##""n":5,"t":true,"l":[1,"a"],"w":{"$int64":7},"s":"5""##), "\(envelope.out)")
+      let wrong = try await Tool.run("publish", queue, "1", "-H", "n:=five")
+      #expect(wrong.status == 2 && wrong.err.contains("for a string, write '=' instead of ':='"), "\(wrong)")
+      let unknown = try await Tool.run("publish", queue, "1", "-H", #"n:={"$int":1}"#)
+      #expect(unknown.status == 2 && unknown.err.contains("'$int', which is not a known type"), "\(unknown)")
+    }
+  }
+
+  @Test("consume: --consumer-argument x-priority lets one consumer go before another")
+  func consumerArgument() async throws {
+    try await withQueue(arguments: "{}") { queue in
+      let second = try Tool.start("consume", queue, "--for", "60s")
+      try await eventually("one consumer is there") {
+        try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""consumers":1"#)
+      }
+      let first = try Tool.start("consume", queue, "--consumer-argument", "x-priority=5", "--count", "3", "--for", "60s")
+      try await eventually("both are there") {
+        try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""consumers":2"#)
+      }
+      #expect(try await Tool.run("publish", queue, input: "1 2 3").status == 0)
+      let output = try await first.end()
+      #expect(output.status == 0 && output.lines == ["1", "2", "3"], "\(output)")
+      second.signal(SIGTERM)
+      #expect(try await second.end().lines == [])
+      let hidden = try await Tool.run("consume", queue, "--consumer-argument", "x-stream-offset=1")
+      #expect(hidden.status == 2 && hidden.err.contains("'--offset'"), "\(hidden)")
+    }
+  }
+
   @Test("publish: --window limits what is sent and not confirmed, for as long as --confirm-timeout says")
   func window() async throws {
     let count = Counter()

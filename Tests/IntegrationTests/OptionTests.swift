@@ -100,6 +100,7 @@ struct OptionTests {
     "consume --exchange": "ConsumeSourceTests/exchange",
     "consume --bind": "ConsumeSourceTests/exchange",
     "consume --stream": "ConsumeSourceTests/stream",
+    "consume --consumer-argument": "OptionEffectTests/consumerArgument",
     "consume --offset": "ConsumeSourceTests/stream",
     "consume --prefetch": "IdleTests/slowFilter",
     "consume --reconnect-for": "BrokenConsumerTests/oneOutage",

@@ -4,34 +4,6 @@ import MsctlCore
 /// `msctl consume`: messages from RabbitMQ, each acknowledged once it is handled.
 enum Consume: Verb {
   /// Where in a stream to begin (https://www.rabbitmq.com/docs/streams#consuming).
-  enum Offset: ArgumentValue, Equatable {
-    case word(String)
-    case number(Int64)
-    case timestamp(UInt64)
-
-    init(argument: String) throws(ValueError) {
-      if ["first", "last", "next"].contains(argument) {
-        self = .word(argument)
-      } else if let number = Int64(argument), number >= 0 {
-        self = .number(number)
-      } else if let digits = argument.rest(after: "@"), let seconds = UInt64(digits) {
-        self = .timestamp(seconds)
-      } else {
-        throw ValueError("is not one of first, last, next, a number and @SECONDS (since 1970)")
-      }
-    }
-
-    var argumentText: String? { nil }
-
-    var value: AMQPValue {
-      switch self {
-      case .word(let word): .string(word)
-      case .number(let number): .integer(number)
-      case .timestamp(let seconds): .timestamp(seconds)
-      }
-    }
-  }
-
   struct Options: VerbOptions {
     var queue: QueueName?
     var count: Int?
@@ -50,7 +22,8 @@ enum Consume: Verb {
     var exchange: ShortString?
     var bindings: [ShortString] = []
     var isStream = false
-    var offset: Offset?
+    var offset: StreamOffset?
+    var consumerArguments: [NameValue] = []
     var prefetch: Int?
     var children = ChildEnvironment()
     var broker = BrokerOptions()
@@ -153,6 +126,9 @@ enum Consume: Verb {
         throw ValueError("'--raw' cannot be combined with '--envelope'")
       }
       if options.offset != nil, !options.isStream { throw ValueError("'--offset' requires '--stream'") }
+      if let argument = options.consumerArguments.first(where: { $0.name.isSame(as: "x-stream-offset") }) {
+        throw ValueError("'--consumer-argument \(argument.name)' would hide '--offset'; use that")
+      }
       if options.isStream, options.drains || options.peeks {
         throw ValueError(
           "'--drain' and '--peek' cannot be combined with '--stream'; '--idle 1s' reads a stream to its end")
@@ -232,8 +208,20 @@ enum Consume: Verb {
       ),
       .list("bind", "b", "KEY", into: \.bindings, "Bind with this routing key (default: #)"),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
-      .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or @SECONDS")
-        .details("Default: first for a run that ends by itself (--count, --idle, --for), else next."),
+      .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or a time")
+        .details(
+          """
+          Default: first for a run that ends by itself (--count, --idle, --for), else next. A time is -TIME (-5m: five minutes ago), a \
+          date of RFC 3339 (2026-01-31T09:30:00Z) or @SECONDS since 1970; the broker begins with the chunk of messages that holds it, \
+          so that a few older ones may come first.
+          """),
+      .list("consumer-argument", nil, "NAME=VALUE", into: \.consumerArguments, "Consume with this argument")
+        .details(
+          """
+          For example x-priority=10: consumers of a higher priority get messages first. With x-stream-filter=VALUE a stream leaves \
+          out chunks that hold no message with the header x-stream-filter-value of that VALUE; the others come whole, so filter \
+          them again.
+          """),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """
@@ -309,6 +297,7 @@ enum Consume: Verb {
     plan.handling = options.handling
     plan.traits.isStream = options.isStream
     plan.offset = options.firstOffset
+    plan.consumerArguments = amqpFields(options.consumerArguments)
     plan.limit = options.count
     (plan.idle, plan.time) = (options.idle, options.time)
     (plan.drains, plan.peeks, plan.requires) = (options.drains, options.peeks, options.requires)
@@ -343,8 +332,8 @@ enum Consume: Verb {
     guard !options.peeks, options.deliveryLimit == nil else { return nil }
     return AMQPConnection.Consumer(
       queue, prefetch: options.prefetch(false),
-      arguments: options.isStream
-        ? [AMQPField("x-stream-offset", options.firstOffset)] : Consumer.Options.queueArguments)
+      arguments: Consumer.Options.arguments(
+        streamOffset: options.isStream ? options.firstOffset : nil, amqpFields(options.consumerArguments)))
   }
 
   /// Makes sure of the queue, which is taken as it is where it exists, so that a consumer need not know its arguments; and asks the

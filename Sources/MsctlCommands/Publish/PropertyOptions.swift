@@ -1,11 +1,34 @@
 import CommandTable
 import MsctlCore
 
+/// A header: `NAME=VALUE`, or `NAME:=JSON` as in the items of `call`.
+struct HeaderField: ArgumentValue {
+  let name: String
+  let value: AMQPValue
+
+  init(argument: String) throws(ValueError) {
+    let pair = try NameValue(argument: argument)
+    guard pair.name.ends(with: ":") else {
+      (name, value) = (pair.name, .string(pair.value))
+      return
+    }
+    name = String(decoding: pair.name.utf8.dropLast(), as: UTF8.self)
+    guard !name.isEmpty else { throw ValueError("is not of the form NAME=VALUE or NAME:=JSON") }
+    let json: JSONValue
+    do { json = try JSONValue(parsing: pair.value.utf8) } catch {
+      throw ValueError("has a value that is not JSON (\(error)); for a string, write '=' instead of ':='")
+    }
+    do { value = try Envelope.header(json) } catch { throw ValueError(error.reason) }
+  }
+
+  var argumentText: String? { nil }
+}
+
 /// The basic properties that options set.
 struct PropertyOptions: Defaulted {
   var contentType: ShortString?
   var contentEncoding: ShortString?
-  var headers: [NameValue] = []
+  var headers: [HeaderField] = []
   var priority: Int?
   var correlationID: ShortString?
   var replyTo: ShortString?
@@ -21,7 +44,8 @@ struct PropertyOptions: Defaulted {
   static let flags: [Flag<PropertyOptions>] = [
     .value("content-type", nil, "TYPE", into: \.contentType, "content_type (default: depends on the kind of message)"),
     .value("content-encoding", nil, "NAME", into: \.contentEncoding, "content_encoding"),
-    .list("header", "H", "NAME=VALUE", into: \.headers, "Add a header"),
+    .list("header", "H", "NAME=VALUE", into: \.headers, "Add a header; NAME:=JSON for a number, true, a list ...")
+      .details("A type that JSON lacks is tagged, as in an envelope: 'n:={\"$int64\":5}'."),
     .number("priority", nil, "N", in: 0...255, into: \.priority, "priority"),
     .value("correlation-id", nil, "ID", into: \.correlationID, "correlation_id"),
     .value("reply-to", nil, "QUEUE", into: \.replyTo, "reply_to"),
@@ -54,7 +78,7 @@ struct PropertyOptions: Defaulted {
       let names = headers.map(\.name)
       properties.headers =
         (properties.headers ?? []).filter { header in !names.contains(where: header.name.isSame) }
-        + headers.map { AMQPField($0.name, .string($0.value)) }
+        + headers.map { AMQPField($0.name, $0.value) }
     }
   }
 

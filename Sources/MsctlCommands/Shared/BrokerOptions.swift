@@ -106,17 +106,20 @@ struct BrokerOptions: Defaulted {
     _ = try connection.declareQueue(name)
   }
 
-  private var fields: [AMQPField] {
-    queueArguments.map { argument in
-      let value: AMQPValue =
-        if let number = Int64(argument.value) {
-          .integer(number)
-        } else if let flag = ["true": true, "false": false][argument.value] {
-          .bool(flag)
-        } else {
-          .string(argument.value)
-        }
-      return AMQPField(argument.name, value)
-    }
+  private var fields: [AMQPField] { amqpFields(queueArguments) }
+}
+
+/// Arguments as they are sent: numbers and true/false as such.
+func amqpFields(_ arguments: [NameValue]) -> [AMQPField] {
+  arguments.map { argument in
+    let value: AMQPValue =
+      if let number = Int64(argument.value) {
+        .integer(number)
+      } else if let flag = ["true": true, "false": false][argument.value] {
+        .bool(flag)
+      } else {
+        .string(argument.value)
+      }
+    return AMQPField(argument.name, value)
   }
 }

@@ -24,22 +24,17 @@ extension Consumer {
 
   mutating func consume() {
     ask(.setPrefetch(prefetch), .prefetch)
-    let arguments = traits.isStream ? streamArguments : Options.queueArguments
+    let arguments = Options.arguments(
+      streamOffset: traits.isStream ? streamOffset : nil, options.consumerArguments)
     ask(.consume(queue, arguments: arguments, isAutomatic: false), .consumer)
     subscription = .asked
   }
 
-  private var streamArguments: [AMQPField] {
-    let offset: AMQPValue =
-      if let start = place.start {
-        .integer(start)
-      } else if hasReconnected, options.offset == .string("next") {
-        // Nothing came before the connection broke: what came meanwhile is found by its time.
-        .timestamp(UInt64(clamping: options.began))
-      } else {
-        options.offset
-      }
-    return [AMQPField("x-stream-offset", offset)]
+  private var streamOffset: AMQPValue {
+    if let start = place.start { return .integer(start) }
+    // Nothing came before the connection broke: what came meanwhile is found by its time.
+    guard hasReconnected, options.offset == .string("next") else { return options.offset }
+    return .timestamp(UInt64(clamping: options.began))
   }
 
   private mutating func ownQueueMade(_ name: String) {

@@ -22,6 +22,8 @@ extension Consumer {
     package var traits = QueueTraits()
     /// Where in a stream to begin.
     package var offset = AMQPValue.string("first")
+    /// What else the broker is told of the consumer, such as `x-priority` or `x-stream-filter`.
+    package var consumerArguments: [AMQPField] = []
     /// How many messages are wanted; with `peeks` no more than were ready.
     package var limit: Int?
     /// How long it may go without a message and without work.
@@ -48,8 +50,16 @@ extension Consumer {
 
     var parallel: Int? { if case .commands(let parallel) = handling { parallel } else { nil } }
 
-    /// A priority of 0 is that of every consumer. A stream refuses it, and with that says what it is.
-    package static let queueArguments = [AMQPField("x-priority", .narrow(.int32, 0))]
+    /// What `basic.consume` says beside the queue. A priority of 0 is that of every consumer. A stream refuses any, and with that
+    /// says what it is.
+    /// - Parameters:
+    ///   - offset: where a stream begins; nil for another queue.
+    ///   - own: asked for.
+    package static func arguments(streamOffset offset: AMQPValue?, _ own: [AMQPField]) -> [AMQPField] {
+      if let offset { return [AMQPField("x-stream-offset", offset)] + own }
+      let priority = own.contains { $0.name.isSame(as: "x-priority") } ? [] : [AMQPField("x-priority", .narrow(.int32, 0))]
+      return priority + own
+    }
   }
 
   package static let standardPrefetch = 100
