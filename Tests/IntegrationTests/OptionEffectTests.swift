@@ -132,14 +132,16 @@ struct OptionEffectTests {
       try await eventually("one consumer is there") {
         try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""consumers":1"#)
       }
-      let first = try Tool.start("consume", queue, "--consumer-argument", "x-priority=5", "--count", "3", "--for", "60s")
+      let first = try Tool.start("consume", queue, "--consumer-argument", "x-priority=5", "--for", "60s")
       try await eventually("both are there") {
         try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""consumers":2"#)
       }
       #expect(try await Tool.run("publish", queue, input: "1 2 3").status == 0)
-      let output = try await first.end()
-      #expect(output.status == 0 && output.lines == ["1", "2", "3"], "\(output)")
-      second.signal(SIGTERM)
+      try await eventually("all are taken and acknowledged") {
+        try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""ack":3"#)
+      }
+      for run in [first, second] { run.signal(SIGTERM) }
+      #expect(try await first.end().lines == ["1", "2", "3"])
       #expect(try await second.end().lines == [])
       let hidden = try await Tool.run("consume", queue, "--consumer-argument", "x-stream-offset=1")
       #expect(hidden.status == 2 && hidden.err.contains("'--offset'"), "\(hidden)")
