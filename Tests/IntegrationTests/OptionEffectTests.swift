@@ -111,7 +111,8 @@ struct OptionEffectTests {
   func typedHeaders() async throws {
     try await withQueue { queue in
       let output = try await Tool.run(
-        "publish", queue, "1", "-H", "n:=5", "-H", "t:=true", "-H", #"l:=[1,"a"]"#, "-H", #"w:={"$int64":7}"#, "-H", "s=5")
+        "publish", queue, "1", "-H", "n:=5", "-H", "t:=true", "-H", #"l:=[1,"a"]"#, "-H", #"w:={"$int64":7}"#, "-H",
+        "s=5")
       #expect(output.status == 0, "\(output)")
       let headers = try #require(
         (try await Services.messages(in: queue).first?["properties"] as? [String: Any])?["headers"] as? [String: Any])

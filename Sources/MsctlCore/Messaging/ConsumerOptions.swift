@@ -57,7 +57,8 @@ extension Consumer {
     ///   - own: asked for.
     package static func arguments(streamOffset offset: AMQPValue?, _ own: [AMQPField]) -> [AMQPField] {
       if let offset { return [AMQPField("x-stream-offset", offset)] + own }
-      let priority = own.contains { $0.name.isSame(as: "x-priority") } ? [] : [AMQPField("x-priority", .narrow(.int32, 0))]
+      let priority =
+        own.contains { $0.name.isSame(as: "x-priority") } ? [] : [AMQPField("x-priority", .narrow(.int32, 0))]
       return priority + own
     }
   }
