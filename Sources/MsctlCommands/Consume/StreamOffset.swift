@@ -41,11 +41,11 @@ enum StreamOffset: ArgumentValue, Equatable {
 /// The time that a text of RFC 3339 (section 5.6) names, in whole seconds since 1970; nil where it is none.
 func secondsSince1970(_ text: String) -> Int64? {
   var rest = Array(text.utf8)[...]
-  func number(_ digits: Int, in range: ClosedRange<Int>) -> Int? {
+  func number(_ digits: Int, in range: ClosedRange<Int32>) -> Int32? {
     let part = rest.prefix(digits)
     guard part.count == digits, part.allSatisfy({ (0x30...0x39).contains($0) }) else { return nil }
     rest = rest.dropFirst(digits)
-    let number = part.reduce(0) { $0 * 10 + Int($1 - 0x30) }
+    let number = part.reduce(0) { $0 * 10 + Int32(clamping: $1 - 0x30) }
     return range.contains(number) ? number : nil
   }
   func take(_ signs: String) -> UInt8? {
@@ -63,17 +63,17 @@ func secondsSince1970(_ text: String) -> Int64? {
     rest = rest.dropFirst(fraction.count)
   }
   guard let zone = take("Zz+-") else { return nil }
-  var shift = 0
+  var shift: Int32 = 0
   if zone == UInt8(ascii: "+") || zone == UInt8(ascii: "-") {
     guard let hours = number(2, in: 0...23), take(":") != nil, let minutes = number(2, in: 0...59) else { return nil }
     shift = (hours * 60 + minutes) * (zone == UInt8(ascii: "-") ? -60 : 60)
   }
   guard rest.isEmpty else { return nil }
   var time = tm()
-  (time.tm_year, time.tm_mon, time.tm_mday) = (Int32(year - 1900), Int32(month - 1), Int32(day))
-  (time.tm_hour, time.tm_min, time.tm_sec) = (Int32(hour), Int32(minute), Int32(second))
+  (time.tm_year, time.tm_mon, time.tm_mday) = (year - 1900, month - 1, day)
+  (time.tm_hour, time.tm_min, time.tm_sec) = (hour, minute, second)
   let seconds = timegm(&time)
   // The 31st of a month that has none would be another day.
-  guard time.tm_mday == Int32(day) || second == 60 else { return nil }
-  return Int64(seconds) - Int64(shift)
+  guard time.tm_mday == day || second == 60 else { return nil }
+  return Int64(clamping: seconds - Int(clamping: shift))
 }
