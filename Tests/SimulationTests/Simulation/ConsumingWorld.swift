@@ -162,7 +162,8 @@ private final class ConsumeRun: ConsumerHost {
       let opening = open(
         after: .zero,
         asking: [
-          .setPrefetch(options.prefetch), .consume("q", arguments: Consumer.Options.queueArguments, isAutomatic: false),
+          .setPrefetch(options.prefetch),
+          .consume("q", arguments: Consumer.Options.arguments(streamOffset: nil, []), isAutomatic: false),
         ])
       do throws(Failure) {
         repeat {
