@@ -22,12 +22,17 @@ extension LoopMember {
 /// comes after it.
 package final class EventLoop {
   private var members: [any LoopMember]
+  /// Whether a member was added that has not gone on yet.
+  private var hasNew = false
   /// Kept for its memory.
   private var polls = PollSet()
 
   package init(_ members: any LoopMember...) { self.members = members }
 
-  package func add(_ member: any LoopMember) { members.append(member) }
+  package func add(_ member: any LoopMember) {
+    members.append(member)
+    hasNew = true
+  }
 
   package func remove(_ member: any LoopMember) { members.removeAll { $0 === member } }
 
@@ -38,7 +43,9 @@ package final class EventLoop {
     var polls = PollSet()
     swap(&polls, &self.polls)
     polls.removeAll()
-    var deadline = deadline
+    // What a new member waits for may have come already, while the others went on.
+    var deadline = hasNew ? .now : deadline
+    hasNew = false
     for member in members {
       member.addInterests(to: &polls)
       deadline = min(deadline, member.wakeTime)
