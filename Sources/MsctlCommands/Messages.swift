@@ -78,8 +78,17 @@ extension ConsulError {
 
 // MARK: call
 
-extension ServiceDirectory.Note {
+extension DirectoryDriver.Note {
   var text: String {
+    switch self {
+    case .directory(let note): note.text
+    case .call(let note, let url): note.text(url)
+    }
+  }
+}
+
+extension ServiceDirectory.Note {
+  fileprivate var text: String {
     switch self {
     case .retrying(let name, let failure, let pause):
       "\(LookUpFailure.named(name, failure).message); trying again in \(pause.shown)"
@@ -114,7 +123,7 @@ extension LookUpFailure {
 }
 
 extension ServiceCall.Note {
-  func text(_ url: String) -> String {
+  fileprivate func text(_ url: String) -> String {
     func said(_ instance: ServiceInstance?, _ attempt: CallAttempt) -> String {
       let place = instance.map { "\($0.id) at \($0.hostPort)" } ?? shownURL(url)
       return switch attempt.result {
@@ -438,7 +447,7 @@ extension HeldRegistration.Note {
     case .deregistered: return "deregistered '\(id)'"
     case .notDeregistered(let failure):
       let cause = failure?.message ?? "no response from the agent within \(HeldRegistration.farewell.shown)"
-      let time = (options.deregisterAfter ?? Register.heldDeregisterAfter).shown
+      let time = (options.deregisterAfter ?? HeldRegistration.deregisterAfter).shown
       return "'\(id)' could not be deregistered: \(cause); Consul removes it once it has been critical for \(time)"
     case .leftoversKilled: return killedText("what '\(options.command.first ?? "")' left behind")
     }

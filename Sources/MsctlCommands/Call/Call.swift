@@ -83,9 +83,6 @@ enum Call: Verb {
     }
   }
 
-  /// Without `--timeout`, a call may take as long as bytes keep coming: a silence of this length ends it.
-  static let silence: Duration = .seconds(60)
-
   static let command = Command<Options>(
     "call", "call a REST service, found by name or by URL",
     details: """
@@ -247,8 +244,7 @@ enum Call: Verb {
       let run = try CallRun(options, request, http, console)
       var instance: ServiceInstance?
       if case .service(let name, let path) = target {
-        var candidates = try run.instances(of: name, path: path, until: options.deadline())
-        instance = run.directory.choose(from: &candidates, at: .now)
+        instance = run.choose(from: try run.instances(of: name, path: path, until: options.deadline()))
       }
       var sent = request
       if options.sendsKey { sent.addIdempotencyKey() }

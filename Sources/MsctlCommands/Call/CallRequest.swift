@@ -23,7 +23,7 @@ extension Call {
     request.redirects = options.follows ? 10 : 0
     request.connectTimeout = options.connectTimeout
     request.unixSocket = options.unixSocket
-    request.silence = options.timeout == nil ? silence : nil
+    request.silence = options.timeout == nil ? ServiceCall.silence : nil
     request.tls.authorityFile = options.authorityFile
     request.tls.verifies = !options.isInsecure
     return request

@@ -53,10 +53,6 @@ enum Register: Verb {
     init() {}
   }
 
-  /// With COMMAND, after what time without a sign of life the instance is critical.
-  static let heldTTL: Duration = .seconds(10)
-  /// With COMMAND, when an instance is removed that nobody keeps alive any more: the least that Consul takes.
-  static let heldDeregisterAfter: Duration = .seconds(60)
   /// How long `--wait` waits.
   static let patience: Duration = .seconds(60)
 
@@ -64,11 +60,11 @@ enum Register: Verb {
     "register", "register a service with Consul, for as long as a command runs",
     details: """
       With COMMAND, msctl runs it with PORT and MSCTL_SERVICE_ID in its environment, registers the instance once COMMAND \
-      accepts connections on its port, keeps it passing with a TTL check of \(heldTTL.shown), and deregisters it when COMMAND \
+      accepts connections on its port, keeps it passing with a TTL check of \(HeldRegistration.ttl.shown), and deregisters it when COMMAND \
       ends, however it ends. The exit code is COMMAND's. SIGTERM, SIGINT and SIGQUIT first put the instance into maintenance, \
       and are passed to COMMAND's process group after '--drain'; other signals are passed on at once. COMMAND gets SIGKILL if \
       it has not ended 10 s after the signal, and so do processes that it leaves behind in its process group. If msctl itself \
-      is killed with SIGKILL, the instance turns critical within \(heldTTL.shown) and Consul removes it after a minute.
+      is killed with SIGKILL, the instance turns critical within \(HeldRegistration.ttl.shown) and Consul removes it after a minute.
 
       COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN and AMQP_URL included; to withhold one, run COMMAND with \
       'env -u CONSUL_HTTP_TOKEN'.
@@ -176,7 +172,7 @@ enum Register: Verb {
       guard let registration = registrations.first, registrations.count == 1 else {
         throw Failure(.manyServices(registrations.count))
       }
-      var held = try HeldService(registration, options, agent, loop, console, environment)
+      let held = try HeldService(registration, options, agent, loop, console, environment)
       return try held.run()
     }
     for registration in registrations {
@@ -207,7 +203,7 @@ enum Register: Verb {
 
   private static func registration(_ name: String, port: Int, _ options: Options) -> ServiceRegistration {
     var registration = ServiceRegistration(
-      name: name, id: options.id ?? defaultID(name, options.address, port), address: options.address, port: port)
+      name: name, id: options.id, address: options.address, port: port)
     registration.tags = options.tags
     registration.meta = options.meta.map { ($0.name, $0.value) }
     registration.weight = options.weight
@@ -229,17 +225,12 @@ enum Register: Verb {
     return registration
   }
 
-  /// Ids are unique an agent, so the name alone would let a second instance take the place of the first.
-  private static func defaultID(_ name: String, _ address: String, _ port: Int) -> String {
-    "\(name)-\(address.isEmpty ? hostName() : address)-\(port)"
-  }
-
   private static func remove(
     _ options: Options, _ agent: ConsulAgent, _ loop: EventLoop, _ console: Console
   ) throws(Failure) {
     let name = options.service?.text ?? ""
     let known = try loop.answer(to: agent.beginLocalIDs(of: name))
-    let wanted = options.id ?? options.port.map { defaultID(name, options.address, $0) }
+    let wanted = options.id ?? options.port.map { ServiceRegistration.usualID(name, options.address, $0) }
     let removed = wanted.map { id in known.filter { $0.isSame(as: id) } } ?? known
     // An id of others that cannot stand in a URL must not keep the others from being removed.
     for id in removed.filter(ConsulAgent.isSegment) + removed.filter({ !ConsulAgent.isSegment($0) }) {
@@ -265,10 +256,4 @@ enum Register: Verb {
       }
     }
   }
-}
-
-private func hostName() -> String {
-  var buffer = [CChar](repeating: 0, count: 256)
-  gethostname(&buffer, buffer.count - 1)
-  return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }

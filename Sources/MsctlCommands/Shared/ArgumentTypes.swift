@@ -106,11 +106,11 @@ struct ServiceName: ArgumentValue {
   var text: String
 
   init(argument: String) throws(ValueError) {
-    guard !argument.isEmpty,
-      argument.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0 != "/" && $0 != "?" && $0.value != 0x7F })
-    else { throw ValueError(invalid: "service name", "must not be empty or contain spaces, '/' or '?'") }
-    // It stands in the path of the agent's API, where these would climb.
-    guard argument != ".", argument != ".." else { throw ValueError(invalid: "service name") }
+    guard ConsulAgent.isServiceName(argument) else {
+      throw ConsulAgent.isSegment(argument)
+        ? ValueError(invalid: "service name", "must not be empty or contain spaces, '/' or '?'")
+        : ValueError(invalid: "service name")
+    }
     text = argument
   }
 

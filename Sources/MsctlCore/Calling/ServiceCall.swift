@@ -2,6 +2,9 @@
 ///
 /// It only decides. Whoever drives it hands in what has happened and carries out the actions, in their order.
 package struct ServiceCall: Sendable {
+  /// Without a deadline, a call may take as long as bytes keep coming: a silence of this length ends it.
+  package static let silence: Duration = .seconds(60)
+
   package enum Target: Sendable {
     /// Where the request itself says.
     case url

@@ -347,6 +347,12 @@ public final class ConsulAgent {
   /// Whether a name or an id stays a segment of its own in a path: these two would climb, and are not encoded.
   package static func isSegment(_ text: String) -> Bool { !text.isSame(as: ".") && !text.isSame(as: "..") }
 
+  /// Whether it can be the name of a service: it stands in the path of the agent's API, and before the path of a call.
+  package static func isServiceName(_ text: String) -> Bool {
+    !text.isEmpty && isSegment(text)
+      && text.utf8.allSatisfy { $0 > 0x20 && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "?") && $0 != 0x7F }
+  }
+
   func begin(
     _ method: String, _ path: String, _ query: [(String, String)] = [], body: JSONValue? = nil,
     until deadline: Deadline? = nil

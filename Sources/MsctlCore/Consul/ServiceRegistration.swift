@@ -1,3 +1,5 @@
+import Glibc
+
 /// Why a definition of a service is refused before an agent sees it.
 public enum DefinitionError: Error, Equatable, Sendable {
   case noName
@@ -56,11 +58,19 @@ public struct ServiceRegistration: Sendable, Equatable {
   private var others: [(name: String, value: JSONValue)] = []
   private var otherChecks: [JSONValue] = []
 
-  public init(name: String, id: String, address: String, port: Int) {
+  /// - Parameters:
+  ///   - id: nil: one of name, address (or this machine's name) and port.
+  ///   - address: empty: callers take the node's.
+  public init(name: String, id: String? = nil, address: String = "", port: Int) {
     self.name = name
-    self.id = id
+    self.id = id ?? Self.usualID(name, address, port)
     self.address = address
     self.port = port
+  }
+
+  /// Ids are unique an agent, so the name alone would let a second instance take the place of the first.
+  package static func usualID(_ name: String, _ address: String, _ port: Int) -> String {
+    "\(name)-\(address.isEmpty ? hostName() : address)-\(port)"
   }
 
   /// Reads Consul's own service definition (https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference):
@@ -178,6 +188,12 @@ extension ServiceRegistration.Check {
     if let timeout { object.field("Timeout", goDuration(timeout)) }
     if let deregisterAfter { object.field("DeregisterCriticalServiceAfter", goDuration(deregisterAfter)) }
   }
+}
+
+private func hostName() -> String {
+  var buffer = [CChar](repeating: 0, count: 256)
+  gethostname(&buffer, buffer.count - 1)
+  return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 /// As Go reads it, in a unit that is exact.

@@ -8,7 +8,7 @@ public struct HTTPHeader: Sendable, Equatable {
   /// - Returns: nil where the name is no token, or the value holds a control character (CR, LF, NUL): those would let a
   ///   value begin a header of its own.
   public init?(_ name: String, _ value: String) {
-    guard !name.isEmpty, name.utf8.allSatisfy(isTokenByte),
+    guard isToken(name),
       value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 })
     else { return nil }
     self.name = name
@@ -35,6 +35,9 @@ public struct HTTPHeader: Sendable, Equatable {
 }
 
 private func lowercased(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
+
+/// Whether it is a token (RFC 9110, section 5.6.2), as methods and the names of headers are.
+func isToken(_ text: String) -> Bool { !text.isEmpty && text.utf8.allSatisfy(isTokenByte) }
 
 private func isTokenByte(_ byte: UInt8) -> Bool {
   switch byte {

@@ -9,6 +9,10 @@ package struct HeldRegistration: Sendable {
   private static let probeInterval: Duration = .milliseconds(50)
   /// After how long without listening there is a remark.
   private static let patience: Duration = .seconds(10)
+  /// After what time without a sign of life an instance is critical, unless its owner says otherwise.
+  package static let ttl: Duration = .seconds(10)
+  /// When an instance is removed that nobody keeps alive any more, unless its owner says otherwise: the least that Consul takes.
+  package static let deregisterAfter: Duration = .seconds(60)
   /// How long a request to the agent may hold up the end.
   package static let farewell: Duration = .seconds(3)
 

@@ -1,16 +1,14 @@
-import CommandTable
 import Glibc
-import MsctlCore
 import Synchronization
 
 /// The address of an instance, which may say nothing but an address: whoever may register a service has written it.
-enum HostAddress: Equatable {
+package enum HostAddress: Equatable {
   /// As `inet_ntop` writes it.
   case ip(String)
   /// Letters, digits, dots, hyphens and underscores (Docker's names have them).
   case name(String)
 
-  init?(_ text: String) {
+  package init?(_ text: String) {
     let bytes = Array(text.utf8)
     let isBracketed = bytes.first == UInt8(ascii: "[") && bytes.last == UInt8(ascii: "]")
     let inner = isBracketed ? bytes.dropFirst().dropLast() : bytes[...]
@@ -25,7 +23,7 @@ enum HostAddress: Equatable {
     }
   }
 
-  static func isNameByte(_ byte: UInt8) -> Bool {
+  package static func isNameByte(_ byte: UInt8) -> Bool {
     switch byte {
     case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
       UInt8(ascii: "0")...UInt8(ascii: "9"):
@@ -50,37 +48,11 @@ enum HostAddress: Equatable {
   }
 }
 
-/// Where the server of `-o nginx` listens: on this machine alone, unless it is said.
-struct ListenAddress: ArgumentValue, Equatable {
-  static let standard = "127.0.0.1:8080"
-
-  var host = "127.0.0.1"
-  var port = 8080
-
-  init() {}
-
-  init(argument: String) throws(ValueError) {
-    let (host, port) = argument.cut(atLast: ":").map { (String($0.before), $0.after) } ?? (self.host, argument[...])
-    guard !port.isEmpty, port.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let number = Int(port),
-      (1...65535).contains(number)
-    else { throw ValueError("is not [HOST:]PORT with a port from 1 to 65535") }
-    if host.isSame(as: "*") || host.isSame(as: "localhost") {
-      self.host = host
-    } else if case .ip(let address)? = HostAddress(host), !address.holds(":") || host.begins(with: "[") {
-      self.host = address
-    } else {
-      throw ValueError("is not [HOST:]PORT, where HOST is an IP address (IPv6 in brackets), 'localhost' or '*'")
-    }
-    self.port = number
-  }
-
-  var argumentText: String? { hostPort(host, port) }
-}
-
 /// Looks up host names on threads of its own, since getaddrinfo(3) blocks. Who asks gets a response in a bounded time, and at once
 /// for names that were asked for before: a name server that does not respond must not hold up what has nothing to do with it.
-final class HostResolver: LoopMember, Sendable {
-  static let system = HostResolver(lookUp: systemLookUp)
+package final class HostResolver: LoopMember, Sendable {
+  /// For those who run one loop: its bell wakes one.
+  package static let system = HostResolver()
 
   /// How long a result counts, a failure as well.
   private static let age: Duration = .seconds(30)
@@ -107,22 +79,22 @@ final class HostResolver: LoopMember, Sendable {
   private let patience: Duration
   private let lookUp: @Sendable (String) -> [String]
 
-  init(patience: Duration = .seconds(2), lookUp: @escaping @Sendable (String) -> [String]) {
+  package init(patience: Duration = .seconds(2), lookUp: (@Sendable (String) -> [String])? = nil) {
     self.patience = patience
-    self.lookUp = lookUp
+    self.lookUp = lookUp ?? Self.systemLookUp
   }
 
   /// How often a result has come that is another one than a look-up gave before.
-  var changes: Int { state.withLock { $0.changes } }
+  package var changes: Int { state.withLock { $0.changes } }
 
-  var wakeTime: Deadline { .never }
+  package var wakeTime: Deadline { .never }
 
-  func addInterests(to polls: inout PollSet) { polls.add(bell.descriptor) }
+  package func addInterests(to polls: inout PollSet) { polls.add(bell.descriptor) }
 
-  func proceed() { bell.clear() }
+  package func proceed() { bell.clear() }
 
   /// Looks names up whose addresses are not known, or old.
-  func lookUp(_ names: Set<ByteKey>) -> HostLookUp {
+  package func lookUp(_ names: Set<ByteKey>) -> HostLookUp {
     let (new, limit, missing) = state.withLock { state in
       if state.known.count > Self.mostKnown { state.known = [:] }
       for name in names.sorted() where state.known[name]?.until.isPast ?? true && !state.asked.contains(name) {
@@ -211,7 +183,7 @@ final class HostResolver: LoopMember, Sendable {
 
 /// A look-up of host names that is on its way: the IP addresses of each; none for one that is not known in time. What comes later
 /// counts as a change of the resolver.
-final class HostLookUp: LoopQuestion {
+package final class HostLookUp: LoopQuestion {
   private let resolver: HostResolver
   private let names: Set<ByteKey>
   /// Those of which nothing was known.
@@ -222,9 +194,9 @@ final class HostLookUp: LoopQuestion {
     (self.resolver, self.names, self.new, self.limit) = (resolver, names, new, limit)
   }
 
-  var wakeTime: Deadline { limit }
+  package var wakeTime: Deadline { limit }
 
-  func take() -> [ByteKey: [String]]? {
+  package func take() -> [ByteKey: [String]]? {
     if !resolver.areKnown(new) {
       guard limit.isPast else { return nil }
       resolver.losePatience()
