@@ -25,7 +25,7 @@ extension Failure {
       case .tooLarge: code == .badInput ? "Split it into smaller parts." : nil
       case .noMemory: "Raise the limit ('ulimit -v')."
       case .said(_, let hint): hint
-      case .messaging, .definition(.climbs), .spawn, .noEventLoop, .interrupted: nil
+      case .messaging, .service, .definition(.climbs), .spawn, .noEventLoop, .interrupted: nil
       }
     }
     set { cause = .said(message, hint: newValue) }
@@ -88,7 +88,7 @@ extension DirectoryDriver.Note {
 }
 
 extension ServiceDirectory.Note {
-  fileprivate var text: String {
+  var text: String {
     switch self {
     case .retrying(let name, let failure, let pause):
       "\(LookUpFailure.named(name, failure).message); trying again in \(pause.shown)"
@@ -123,7 +123,7 @@ extension LookUpFailure {
 }
 
 extension ServiceCall.Note {
-  fileprivate func text(_ url: String) -> String {
+  func text(_ url: String) -> String {
     func said(_ instance: ServiceInstance?, _ attempt: CallAttempt) -> String {
       let place = instance.map { "\($0.id) at \($0.hostPort)" } ?? shownURL(url)
       return switch attempt.result {

@@ -35,6 +35,8 @@ public struct Failure: Error, Equatable, Sendable {
     case consul(ConsulError, agent: String)
     /// Publishing or consuming has ended, or a message was not delivered.
     case messaging(MessagingError)
+    /// A service was not called or registered, or its response is not what was wanted.
+    case service(ServiceError)
     /// A definition of a service that cannot be registered.
     case definition(DefinitionError)
     case spawn(SpawnError)

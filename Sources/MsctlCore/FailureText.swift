@@ -14,6 +14,7 @@ extension Failure.Cause: CustomStringConvertible {
     case .http(let error, let target): error.text(target)
     case .consul(let error, let agent): error.text("the Consul agent at \(agent)", agent)
     case .messaging(let error): error.text
+    case .service(let error): error.text
     case .definition(.noName): "the definition has no service with a \"name\""
     case .definition(.climbs): "invalid name or id in the definition: '.' and '..' would climb in a URL"
     case .spawn(let error): error.description
@@ -116,6 +117,28 @@ extension MessagingError {
     case .settledBefore: "the message was settled before"
     case .closed: "the broker was closed"
     case .invalidAddress(let error): "the address of a broker \(error.reason)"
+    }
+  }
+}
+
+extension ServiceError {
+  fileprivate var text: String {
+    switch self {
+    case .noSuchService(let service): "no such service: '\(service)'"
+    case .nothingPassing(let service): "no passing instance of '\(service)'"
+    case .noResponse(let service): "the connection to \(service) broke: there was no response"
+    case .returned(let status, let reason, let method, let url):
+      "\(method) \(url) returned \(status)" + (reason.isEmpty ? "" : " " + reason)
+    case .notJSON(let service, let error): "the response of \(service) is not JSON: \(error)"
+    case .invalidAddress:
+      "the address of a Consul agent is not of the form http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH"
+    case .invalidName(let name): "invalid service name '\(name)'"
+    case .invalidID(let id): "invalid instance id '\(id)'"
+    case .invalidPort(let port): "invalid port \(port)"
+    case .invalidMethod(let method): "invalid method '\(method)'"
+    case .invalidPath: "invalid path: it must begin with '/' and be percent-encoded"
+    case .invalidHeader(let name):
+      "invalid header '\(name)': the name must be one word, and the value must not contain control characters"
     }
   }
 }

@@ -7,15 +7,11 @@ import Testing
 struct ServiceTests {
   /// Registers an instance that Consul takes for far heavier than any other: it is called first.
   private func registerHeavy(_ service: String, _ port: Int) async throws {
-    let output = try await Tool.run(
-      "register", service, "-p", "\(port)", "--id", "\(service)-heavy", "--address", "127.0.0.1", "--weight", "65535")
-    #expect(output.status == 0)
+    try await Services.register(service, port, as: "heavy", weight: 65535)
   }
 
   private func registerLight(_ service: String, _ port: Int) async throws {
-    let output = try await Tool.run(
-      "register", service, "-p", "\(port)", "--id", "\(service)-light", "--address", "127.0.0.1")
-    #expect(output.status == 0)
+    try await Services.register(service, port, as: "light")
   }
 
   @Test(

@@ -154,6 +154,7 @@ extension Entry {
           }
         } ?? []
       case .messaging: MessagingError.named.map { Entry("messaging \($0)", $1.failure) }
+      case .service: ServiceError.named.map { Entry("service \($0)", $1.failure) }
       case .definition: DefinitionError.named.map { Entry("definition \($0)", $1.failure) }
       case .spawn:
         [
@@ -208,7 +209,8 @@ extension Failure.Cause: Sampled {
     case .amqp: .http(unreachable, target: "http://host/path")
     case .http: .consul(.late, agent: "http://agent:8500")
     case .consul: .messaging(.nacked)
-    case .messaging: .definition(.noName)
+    case .messaging: .service(.invalidPath)
+    case .service: .definition(.noName)
     case .definition: .spawn(SpawnError(nil, 24))
     case .spawn: .tooLarge("<input>", limit: 64 << 20)
     case .tooLarge: .noMemory("<input>", size: 64 << 20)
@@ -322,6 +324,27 @@ extension MessagingError: Sampled {
     case .settledBefore: .closed
     case .closed: .invalidAddress(AMQPURIError(reason: "<reason>"))
     case .invalidAddress: nil
+    }
+  }
+}
+
+extension ServiceError: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .noSuchService("<service>")
+    case .noSuchService: .nothingPassing("<service>")
+    case .nothingPassing: .noResponse(service: "<service>")
+    case .noResponse: .returned(status: 404, reason: "Not Found", method: "GET", url: "http://<service>/")
+    case .returned(404, _, _, _): .returned(status: 503, reason: "", method: "GET", url: "http://<service>/")
+    case .returned: .notJSON(service: "<service>", jsonError)
+    case .notJSON: .invalidAddress
+    case .invalidAddress: .invalidName("<service>")
+    case .invalidName: .invalidID("<id>")
+    case .invalidID: .invalidPort(0)
+    case .invalidPort: .invalidMethod("<method>")
+    case .invalidMethod: .invalidPath
+    case .invalidPath: .invalidHeader("<name>")
+    case .invalidHeader: nil
     }
   }
 }

@@ -32,6 +32,13 @@ package enum Services {
     throw TestFailure("no free port")
   }
 
+  /// Registers an instance that listens on this machine.
+  package static func register(_ service: String, _ port: Int, as name: String, weight: Int = 1) async throws {
+    let output = try await Tool.run(
+      "register", service, "-p", "\(port)", "--id", "\(service)-\(name)", "--address", "127.0.0.1", "--weight", "\(weight)")
+    if output.status != 0 { throw TestFailure(output.err) }
+  }
+
   /// Asks RabbitMQ's management API: the witness for what is in a queue, independent of msctl.
   package static func management(_ method: String = "GET", _ path: String, body: String? = nil) async throws -> String {
     var words = ["-sS", "-u", "guest:guest", "-X", method, managementAPI + path]
