@@ -35,7 +35,8 @@ package enum Services {
   /// Registers an instance that listens on this machine.
   package static func register(_ service: String, _ port: Int, as name: String, weight: Int = 1) async throws {
     let output = try await Tool.run(
-      "register", service, "-p", "\(port)", "--id", "\(service)-\(name)", "--address", "127.0.0.1", "--weight", "\(weight)")
+      "register", service, "-p", "\(port)", "--id", "\(service)-\(name)", "--address", "127.0.0.1", "--weight",
+      "\(weight)")
     if output.status != 0 { throw TestFailure(output.err) }
   }
 

@@ -24,12 +24,14 @@ final class RegisteringMember: LoopMember, @unchecked Sendable {
   ///   - continuation: gets in the end why the agent has refused the registration, if it has.
   ///   - cancelBody: asks the closure to end.
   func begin(
-    _ agent: ConsulAgent, _ resolver: HostResolver, _ loop: EventLoop, _ continuation: CheckedContinuation<Failure?, Never>,
+    _ agent: ConsulAgent, _ resolver: HostResolver, _ loop: EventLoop,
+    _ continuation: CheckedContinuation<Failure?, Never>,
     cancelBody: @escaping () -> Void
   ) {
     guard !hasBodyEnded else { return continuation.resume(returning: nil) }
     (self.loop, self.continuation, self.cancelBody) = (loop, continuation, cancelBody)
-    let driver = RegistrationDriver(registration, options, deregisterAfter: deregisterAfter, with: agent, resolver, on: loop)
+    let driver = RegistrationDriver(
+      registration, options, deregisterAfter: deregisterAfter, with: agent, resolver, on: loop)
     driver.perform = { [weak self] action in if case .terminate = action { self?.cancelBody() } }
     self.driver = driver
     loop.add(driver)

@@ -121,7 +121,8 @@ public final class ServiceClient: Sendable {
       throw ServiceError.invalidName(service).failure
     }
     guard isToken(method.rawValue) else { throw ServiceError.invalidMethod(method.rawValue).failure }
-    guard path.utf8.first == UInt8(ascii: "/"), path.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "#") })
+    guard path.utf8.first == UInt8(ascii: "/"),
+      path.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: "#") })
     else { throw ServiceError.invalidPath.failure }
     var request = HTTPRequest(method: method.rawValue, url: "http://" + service + path)
     request.headers = try Self.headers(headers, body?.contentType, idempotencyKey)
@@ -142,7 +143,8 @@ public final class ServiceClient: Sendable {
     }
     for (name, value) in given { try add(name, value) }
     let standard: [(String, String?)] = [
-      ("User-Agent", "msctl/" + Version.msctl), ("Accept", "application/json, */*;q=0.5"), ("Content-Type", contentType),
+      ("User-Agent", "msctl/" + Version.msctl), ("Accept", "application/json, */*;q=0.5"),
+      ("Content-Type", contentType),
       (HTTPRequest.idempotencyKey, idempotencyKey),
     ]
     for case (let name, let value?) in standard where !headers.contains(where: { $0.isNamed(name) }) {
@@ -294,12 +296,15 @@ public final class ServiceClient: Sendable {
     deregisterAfter: Duration? = nil,
     while body: @escaping @Sendable () async throws -> Value
   ) async throws -> Value {
-    guard ConsulAgent.isServiceName(registration.name) else { throw ServiceError.invalidName(registration.name).failure }
+    guard ConsulAgent.isServiceName(registration.name) else {
+      throw ServiceError.invalidName(registration.name).failure
+    }
     guard ConsulAgent.isSegment(registration.id) else { throw ServiceError.invalidID(registration.id).failure }
     guard (1...65535).contains(registration.port) else { throw ServiceError.invalidPort(registration.port).failure }
     try Task.checkCancellation()
     let (thread, member) = (thread, member)
-    let held = RegisteringMember(registration, drain: drain, deregisterAfter: deregisterAfter ?? HeldRegistration.deregisterAfter)
+    let held = RegisteringMember(
+      registration, drain: drain, deregisterAfter: deregisterAfter ?? HeldRegistration.deregisterAfter)
     // It must not be cancelled with this task, but after the drain.
     let task = Task {
       defer { thread.run { _ in held.bodyEnded() } }
