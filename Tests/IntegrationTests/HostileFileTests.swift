@@ -27,6 +27,15 @@ struct HostileFileTests {
     #expect(output.err.shows("unwritableFile", ["path": "lost"]), "\(output)")
   }
 
+  @Test("a message that --failed-to cannot keep is told, though it is the last one")
+  func fullDisk() async throws {
+    let output = try await Tool.run(
+      "publish", "--envelope", "--failed-to", "/dev/full",
+      input: #"{"body":1,"exchange":"","routingKey":"\#(Services.uniqueName("none"))"}"#)
+    #expect(output.status == 1, "\(output)")
+    #expect(output.err.contains("msctl: cannot write the file '/dev/full': No space left on device\n"), "\(output)")
+  }
+
   @Test("--output - is standard output, with the bytes as they come")
   func standardOutput() async throws {
     let server = try TestServer { request in

@@ -125,6 +125,19 @@ struct ConsumerTests {
     #expect(rig.sent() == [.acknowledge(2, multiple: false)])
   }
 
+  @Test("what is rejected while there is no connection is rejected when it comes again")
+  func rejects() {
+    var rig = Rig()
+    rig.deliver(1, "a")
+    rig.lose()
+    rig.hand(.settled([.init(1, .reject)], .init(isFinished: true)))
+    rig.hand(.flushed)
+    rig.connectAgain()
+    rig.deliver(1, "a", redelivered: true)
+    #expect(!rig.actions.contains { if case .take = $0 { true } else { false } })
+    #expect(rig.sent() == [.reject(1, requeue: false), .inspect("q")])
+  }
+
   @Test("an acknowledgement that could not be sent is in doubt, also without an id of its own")
   func unsent() {
     var rig = Rig()

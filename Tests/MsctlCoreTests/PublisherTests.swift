@@ -211,6 +211,30 @@ struct PublisherTests {
     run.send(3)
     #expect(run.handle(.lost(Self.broken)).isEmpty)
     #expect(run.machine.cause == .broker(Self.broken))
+
+    // One that has failed has no reply, and those that wait for it need not.
+    run = Self.opened { $0.wantsReplies = true }
+    for number in 1...2 { run.send(number) }
+    #expect(run.handle(reply(to: 2)).isEmpty)
+    #expect(run.handle(.broker(.nack(tag: 1, multiple: false))) == ["failed 1", "reply 2"])
+
+    // Whoever has replied has the message, confirmed or not.
+    run = Self.opened { $0.wantsReplies = true }
+    run.send(1)
+    #expect(run.handle(reply(to: 1)) == ["reply 1"])
+    #expect(run.handle(.lost(Self.broken)).prefix(2) == ["confirmed 1", "disconnect"])
+    #expect(run.reconnect().allSatisfy { $0 != "publish 1" })
+  }
+
+  @Test("what cannot be kept is told, also where it was the last")
+  func unkept() {
+    var run = Self.opened()
+    run.send(1)
+    run.handle(.inputEnded(nil))
+    #expect(run.handle(.broker(.nack(tag: 1, multiple: false))) == ["failed 1"])
+    let full = Failure(.failed, "No space left on device")
+    run.handle(.failed(full))
+    #expect(run.machine.cause == .driver(full))
   }
 
   @Test("a confirm, a reply and a response to a method have a time limit each")

@@ -16,7 +16,7 @@ enum Consume: Verb {
     var exec: String?
     var through: String?
     var parallel = 1
-    var onError = OnError.requeue
+    var onError = MessageCommands.OnError.requeue
     var maxAttempts: Int?
     var restarts = false
     var exchange: ShortString?

@@ -1,12 +1,8 @@
-import DequeModule
 import Glibc
 import MsctlCore
 
-/// Hands all messages to one long-lived filter: each is a line of its standard input, and each line that it writes is the
-/// answer to the oldest message that has none. The line is passed on, and the message acknowledged.
-///
-/// A filter that breaks this, that closes its input or its output, or that leaves somebody behind who holds its output, is
-/// given a bounded time to end.
+/// Hands all messages to one long-lived filter, each as a line of its standard input: the process and pipes of a `MessageFilter`,
+/// which decides what its lines are the answers to.
 final class FilterHandler: MessageHandler {
   /// How much may wait to be written to the filter, in bytes.
   private static let inputLimit = 1 << 20
@@ -14,43 +10,25 @@ final class FilterHandler: MessageHandler {
   static let lineLimit = 256 << 20
   /// How much is read from the filter before the broker and signals have their turn, in bytes.
   private static let readLimit = 1 << 20
-  /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
-  /// before it is ended.
-  private static let patience: Duration = .seconds(10)
-  private static let shortestPause: Duration = .milliseconds(200)
-  private static let longestPause: Duration = .seconds(30)
 
   private let command: String
   var traits: QueueTraits
   private let format: MessageFormat
-  private let restarts: Bool
-  private let maxAttempts: Int?
   private let environment: [String: String]
   private let console: Console
+  private var filter: MessageFilter
   private var child: ChildProcess?
-  /// Taken and not answered, in the order in which they were handed over.
-  private var unanswered = Deque<(number: Int, delivery: AMQPDelivery)>()
   private var input: [UInt8] = []
   private var fed = 0
+  private var hasClosedInput = false
   /// The begin of a line that is not complete.
   private var partial: [UInt8] = []
   private var held = HeldBytes(limit: lineLimit)
-  private var attempts = Attempts()
-  private var pause = shortestPause
-  private var restartTime = Deadline.never
-  private var remarkTime = Deadline.never
-  private var isFinishing = false
-  private var isTerminated = false
-  /// Until when a filter that is over, but still there, may be silent; nil while it is not over.
-  private var overTime: Deadline?
-  /// Why it was ended then.
-  private var pressCause: String?
-  private var hasClosedInput = false
-  /// Its output is of no use any more.
-  private var isBroken = false
+  private var now = Deadline.now
+  private var actions: [MessageFilter.Action] = []
+  private var settled: [Consumer.Settlement] = []
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
-  private var hasEnded = false
 
   init(
     _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
@@ -59,28 +37,27 @@ final class FilterHandler: MessageHandler {
     self.command = command
     self.traits = traits
     format = options.format
-    restarts = options.restarts
-    maxAttempts = options.maxAttempts
     // One filter is one step of one trace, whatever the messages come from.
     self.environment = options.children.variables(environment).merging(
       ["TRACEPARENT": TraceContext(environment: environment).child().traceparent]) { $1 }
     self.console = console
+    var plan = MessageFilter.Options()
+    (plan.restarts, plan.maxAttempts) = (options.restarts, options.maxAttempts)
+    filter = MessageFilter(plan)
     child = try start()
   }
 
   var state: Consumer.HandlerState {
-    Consumer.HandlerState(
-      hasRoom: child != nil && !isFinishing && overTime == nil && input.count - fed < Self.inputLimit,
-      // A failure that is still to be told is not the end.
-      isFinished: hasEnded && failure == nil, hasEnded: hasEnded)
+    var state = filter.handlerState
+    if input.count - fed >= Self.inputLimit { state.hasRoom = false }
+    // A failure that is still to be told is not the end.
+    if failure != nil { state.isFinished = false }
+    return state
   }
-  var wakeTime: Deadline {
-    failure == nil ? min(restartTime, remarkTime, overTime ?? .never, child?.wakeTime ?? .never) : .now
-  }
+  var wakeTime: Deadline { failure == nil ? min(filter.wakeTime, child?.wakeTime ?? .never) : .now }
   func take(_ number: Int, _ delivery: AMQPDelivery) {
-    if unanswered.isEmpty { remarkTime = .after(Self.patience) }
-    unanswered.append((number, delivery))
-    add(delivery)
+    now = .now
+    handle(.taken(number, delivery))
   }
 
   func addInterests(to polls: inout PollSet) {
@@ -92,48 +69,43 @@ final class FilterHandler: MessageHandler {
 
   func work() throws(Failure) -> [Consumer.Settlement] {
     if let failure = failure.take() { throw failure }
-    guard let child else { return try startAgain() }
-    if remarkTime.isPast {
-      remarkTime = .never
-      console.note(
-        "the filter has written no line for \(Self.patience.shown), \(counted(unanswered.count)) unprocessed; "
-          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
-      )
-    }
-    var settlements: [Consumer.Settlement] = []
-    do { try move(child, &settlements) } catch {
-      isBroken = true
-      partial = []
-      child.terminate()
-      if settlements.isEmpty { throw error }
-      failure = error
-    }
-    return settlements
+    now = .now
+    if let child { move(child) } else { handle(.turn(nil)) }
+    defer { settled = [] }
+    if settled.isEmpty, let failure = failure.take() { throw failure }
+    return settled
   }
 
-  private func move(_ child: ChildProcess, _ settlements: inout [Consumer.Settlement]) throws(Failure) {
+  private func move(_ child: ChildProcess) {
     feed(child)
     var left = Self.readLimit
     while left > 0, case let piece = child.read(), !piece.isEmpty {
       left -= piece.count
-      if !isBroken { try takeLines(piece, &settlements) }
+      takeLines(piece)
     }
     child.checkEnd()
-    if let status = child.status, child.output < 0 {
-      settlements += try end(status)
-    } else if child.status != nil || child.output < 0 || hasClosedInput || isFinishing && unanswered.isEmpty {
-      pressForEnd(child)
-    }
+    var process = MessageFilter.Process()
+    process.status = child.status
+    process.wasKilled = child.wasKilled
+    process.readsInput = !hasClosedInput
+    process.hasOutput = child.output >= 0
+    if process.status != nil, !process.hasOutput { self.child = nil }
+    handle(.turn(process))
   }
 
   /// Adds to what the filter has written. Each byte is looked at once, however long a line is.
-  private func takeLines(_ piece: [UInt8], _ settlements: inout [Consumer.Settlement]) throws(Failure) {
-    try held.check(partial.count + piece.count, "a line of the filter '\(command)'")
+  private func takeLines(_ piece: [UInt8]) {
+    guard filter.wantsLines else { return }
+    do { try held.check(partial.count + piece.count, "a line of the filter '\(command)'") } catch {
+      partial = []
+      failure = error
+      return handle(.unreadable)
+    }
     var searched = partial.count
     var start = 0
     partial += piece
-    while let end = firstLineFeed(in: partial, from: searched) {
-      settlements.append(Consumer.Settlement(try answer(partial[start..<end]), .acknowledge))
+    while filter.wantsLines, let end = firstLineFeed(in: partial, from: searched) {
+      handle(.line, partial[start..<end])
       start = end + 1
       searched = start
     }
@@ -142,38 +114,12 @@ final class FilterHandler: MessageHandler {
     held.reset()
   }
 
-  /// The filter can take or give nothing more, but is still there: it may answer what it has read, and is ended once it is
-  /// silent.
-  private func pressForEnd(_ child: ChildProcess) {
-    remarkTime = .never
-    if overTime == nil { overTime = .after(Self.patience) }
-    guard overTime?.isPast == true else { return }
-    overTime = .never
-    pressCause =
-      hasClosedInput
-      ? "closed its input"
-      : child.status != nil
-        ? "left a process running that holds its output"
-        : child.output < 0 ? "closed its output" : "did not exit at the end of its input"
-    // With every message handled, that it does not end by itself is no failure.
-    if unanswered.isEmpty, isFinishing { isTerminated = true }
-    child.terminate()
-  }
-
   func finish() {
-    isFinishing = true
-    if let child { feed(child) } else if unanswered.isEmpty { hasEnded = true }
+    handle(.finish)
+    if let child { feed(child) }
   }
 
-  func terminate() {
-    isTerminated = true
-    if let child { child.terminate() } else { hasEnded = true }
-  }
-
-  private func add(_ delivery: AMQPDelivery) {
-    input += format.value(delivery).text
-    input.append(0x0A)
-  }
+  func terminate() { handle(.terminate) }
 
   private func feed(_ child: ChildProcess) {
     while fed < input.count, let count = child.write(input[fed...]) {
@@ -190,92 +136,102 @@ final class FilterHandler: MessageHandler {
       input.removeFirst(fed)
       fed = 0
     }
-    if isFinishing, input.isEmpty { child.closeInput() }
+    if filter.isFinishing, input.isEmpty { child.closeInput() }
   }
 
-  /// - Returns: the number of the message that a line is the answer to.
-  private func answer(_ line: ArraySlice<UInt8>) throws(Failure) -> Int {
-    guard let (number, delivery) = unanswered.popFirst() else {
-      throw Failure(
-        .failed, "the filter '\(command)' wrote more lines than it was given messages",
-        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
+  // MARK: What is decided
+
+  /// - Parameter line: what the filter has written.
+  private func handle(_ event: MessageFilter.Event, _ line: ArraySlice<UInt8> = []) {
+    actions.removeAll(keepingCapacity: true)
+    filter.handle(event, at: now, into: &actions)
+    var starts = false
+    for action in actions {
+      switch action {
+      case .write(let delivery):
+        input += format.value(delivery).text
+        input.append(0x0A)
+      case .passOn(let number):
+        console.write(line: Array(line))
+        settled.append(Consumer.Settlement(number, .acknowledge))
+      case .reject(let number): settled.append(Consumer.Settlement(number, .reject))
+      case .start: starts = true
+      case .terminate: child?.terminate()
+      case .note(let note): tell(note)
+      case .fail(let cause): failure = failure(cause)
+      }
     }
-    remarkTime = unanswered.isEmpty || overTime != nil ? .never : .after(Self.patience)
-    if let overTime, overTime != .never { self.overTime = .after(Self.patience) }
-    console.write(line: Array(line))
-    attempts.forget(delivery.message)
-    pause = Self.shortestPause
-    return number
+    if starts { startAgain() }
   }
 
-  /// The filter has ended.
-  private func end(_ status: Int32) throws(Failure) -> [Consumer.Settlement] {
-    let text = "the filter '\(command)' \(endText(status))"
-    let wasKilled = child?.wasKilled == true
-    child = nil
-    overTime = nil
-    remarkTime = .never
-    // Why has been said.
-    if isBroken {
-      hasEnded = true
-      return []
-    }
-    if var failure = SpawnError(command, shellStatus: status)?.failure {
-      if !traits.isStream, !unanswered.isEmpty { failure.hint = "Its messages are requeued." }
-      throw over(failure)
-    }
-    if unanswered.isEmpty, status == 0 || isTerminated || !restarts || isFinishing {
-      hasEnded = true
-      if wasKilled || isTerminated, status != 0 { console.note(text) }
-      if status == 0 || isTerminated { return [] }
-      throw Failure(.command(status), text)
-    }
-    let failure = Failure(
-      .command(status == 0 ? 1 : status), "\(text), with \(counted(unanswered.count)) unprocessed",
-      hint: traits.isStream ? nil : "They are requeued.")
-    guard restarts, !isTerminated else { throw over(failure) }
+  private func startAgain() {
     partial = []
     held.reset()
     input = []
     fed = 0
     hasClosedInput = false
-    pressCause = nil
-    restartTime = .after(pause)
-    console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
-    pause = min(pause * 2, Self.longestPause)
-    // The oldest one is what it died on, as far as anybody can know.
-    guard let first = unanswered.first, let maxAttempts, attempts.add(first.delivery.message) >= maxAttempts else {
-      return []
-    }
-    unanswered.removeFirst()
-    hasEnded = isFinishing && unanswered.isEmpty
-    attempts.forget(first.delivery.message)
-    let name = first.delivery.message.properties.messageID.map { "message \($0)" } ?? "a message"
-    console.report(Failure(failure.code, "\(name): rejected after \(maxAttempts) attempts"))
-    return [Consumer.Settlement(first.number, .reject)]
-  }
-
-  private func over(_ failure: Failure) -> Failure {
-    hasEnded = true
-    return failure
-  }
-
-  private func endText(_ status: Int32) -> String {
-    let cause = pressCause.map { $0 + ", " } ?? ""
-    if child?.wasKilled == true { return cause + "did not end within \(ChildProcess.grace.shown) and was killed" }
-    return cause + (pressCause == nil ? "" : "was terminated and ") + "exited with \(status)"
-  }
-
-  private func startAgain() throws(Failure) -> [Consumer.Settlement] {
-    guard !hasEnded, restartTime.isPast else { return [] }
-    restartTime = .never
-    child = try start()
-    for message in unanswered { add(message.delivery) }
-    return []
+    do {
+      child = try start()
+      handle(.started)
+    } catch { handle(.notStarted(error)) }
   }
 
   private func start() throws(Failure) -> ChildProcess {
     do { return try ChildProcess(shell: command, environment: environment) } catch { throw error.failure }
+  }
+
+  private func tell(_ note: MessageFilter.Note) {
+    switch note {
+    case .silent(let unanswered):
+      console.note(
+        "the filter has written no line for \(MessageFilter.patience.shown), \(counted(unanswered)) unprocessed; "
+          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
+      )
+    case .ended(let end): console.note(endText(end))
+    case .restarting(let end, let unanswered, let pause):
+      let failure = failure(.ended(end, unanswered: unanswered))
+      console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
+    case .rejected(let message, let attempts, let end):
+      let name = message.properties.messageID.map { "message \($0)" } ?? "a message"
+      console.report(Failure(code(of: end), "\(name): rejected after \(attempts) attempts"))
+    }
+  }
+
+  private func failure(_ cause: MessageFilter.Cause) -> Failure {
+    switch cause {
+    case .tooManyLines:
+      return Failure(
+        .failed, "the filter '\(command)' wrote more lines than it was given messages",
+        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
+    case .ended(let end, let unanswered):
+      if end.isUnrunnable, var failure = SpawnError(command, shellStatus: end.status)?.failure {
+        if !traits.isStream, unanswered > 0 { failure.hint = "Its messages are requeued." }
+        return failure
+      }
+      guard unanswered > 0 else { return Failure(code(of: end), endText(end)) }
+      return Failure(
+        code(of: end), "\(endText(end)), with \(counted(unanswered)) unprocessed",
+        hint: traits.isStream ? nil : "They are requeued.")
+    case .notStarted(let failure): return failure
+    }
+  }
+
+  private func code(of end: MessageFilter.End) -> Failure.Code { .command(end.status == 0 ? 1 : end.status) }
+
+  private func endText(_ end: MessageFilter.End) -> String {
+    let filter = "the filter '\(command)'"
+    let fault =
+      end.fault.map { fault in
+        switch fault {
+        case .closedInput: "closed its input"
+        case .closedOutput: "closed its output"
+        case .leftProcess: "left a process running that holds its output"
+        case .deaf: "did not exit at the end of its input"
+        }
+      }
+    if end.wasKilled { return killedText([filter, fault.map { $0 + "," }].compactMap { $0 }.joined(separator: " ")) }
+    return [filter, fault.map { $0 + ", was terminated and" }, "exited with \(end.status)"].compactMap { $0 }.joined(
+      separator: " ")
   }
 }
 

@@ -23,8 +23,14 @@ final class FailedMessages {
   }
 
   func add(line: [UInt8]) throws(Failure) {
-    try file?.write(line + [0x0A])
-    try file?.flush()
+    do {
+      try file?.write(line + [0x0A])
+      try file?.flush()
+    } catch {
+      // A file that lacks a message must not take the place of the old one.
+      file = nil
+      throw error
+    }
   }
 
   /// Puts the file in its place. If its old content is the input and was not read to the end, it is left as it was: what is in

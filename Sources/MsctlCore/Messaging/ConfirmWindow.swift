@@ -58,6 +58,13 @@ struct ConfirmWindow: Sendable {
     }
   }
 
+  /// Notes that some messages have arrived, as is known without their confirm.
+  mutating func confirm(where hasArrived: (AMQPMessage) -> Bool) {
+    for place in entries.indices where entries[place].outcome == nil && hasArrived(entries[place].outgoing.message) {
+      entries[place].outcome = .confirmed
+    }
+  }
+
   /// Notes a return. It comes before the confirm of its message, and names it by nothing but its properties.
   mutating func returned(_ message: AMQPMessage, code: Int, text: String) {
     let place = entries.firstIndex {

@@ -142,6 +142,8 @@ package struct Consumer: Sendable {
   /// What was acknowledged last, in case that was not sent.
   var latest: [AMQPDelivery] = []
   var doubtful = HandledMessages()
+  /// To be rejected once they come again: that could not be said of an earlier connection's.
+  var unrejected = HandledMessages()
   var recent = AcknowledgedMessages()
   var place = StreamPlace()
   /// The id of the message that was settled last.

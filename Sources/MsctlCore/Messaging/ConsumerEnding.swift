@@ -138,7 +138,7 @@ extension Consumer {
     case .begun:
       guard link == .open else { return link == .opening ? nil : .finishing }
       // What is handled or being handled may still have to come again.
-      if hasReconnected, !doubtful.isEmpty || outstanding > 0 || mayReturn { return .finishing }
+      if hasReconnected, isAwaiting || outstanding > 0 || mayReturn { return .finishing }
       return stopConsumer() ? .stopping : nil
     case .stopping:
       guard link == .open else { return .finishing }
@@ -165,7 +165,7 @@ extension Consumer {
       }
     case .recalling(let until):
       guard link == .open else { return .finishing }
-      guard doubtful.isEmpty && !mayReturn || now >= until || subscription == .none else { return nil }
+      guard !isAwaiting && !mayReturn || now >= until || subscription == .none else { return nil }
       return stopConsumer() ? .stoppingAtLast : nil
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
@@ -199,9 +199,12 @@ extension Consumer {
     return true
   }
 
+  /// Whether something is done with that must come again, so that it can be said.
+  private var isAwaiting: Bool { !doubtful.isEmpty || !unrejected.isEmpty }
+
   /// Only for what is handled there is another connection now, and only one.
   private mutating func reconnectAtLast() -> Ending.Step? {
-    guard let ending, ending.mayReconnect, !doubtful.isEmpty || recent.mayReturn else { return over() }
+    guard let ending, ending.mayReconnect, isAwaiting || recent.mayReturn else { return over() }
     self.ending?.mayReconnect = false
     reconnectInEnd()
     return .reconnecting(until: ending.cause == nil ? .never : now + Self.patience)
@@ -235,7 +238,7 @@ extension Consumer {
 
   private mutating func finalCause() -> Cause? {
     if let cause = ending?.cause { return cause }
-    let unacknowledged = doubtful.count + recent.inDoubt
+    let unacknowledged = doubtful.count + unrejected.count + recent.inDoubt
     if unacknowledged > 0 {
       guard isSettled else { return .unacknowledged(unacknowledged, breakCause) }
       actions.append(.note(.unacknowledged(unacknowledged)))

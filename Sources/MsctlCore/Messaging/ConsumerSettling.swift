@@ -101,21 +101,13 @@ extension Consumer {
       } else if !traits.isStream {
         doubtful.add(delivery.message)
       }
-    case .reject:
-      // One of an earlier connection is delivered again, whatever is said of it.
-      guard isCurrent(delivery) || traits.isStream else { return }
+    case .reject where traits.isStream:
       handled += 1
       rejected += 1
       finishStreamed(delivery)
-      guard isCurrent(delivery) else { return }
-      if traits.isStream {
-        held.append(delivery)
-      } else {
-        send(.reject(delivery.tag, requeue: false))
-        ending?.settlementsLeft -= 1
-        acknowledged += 1
-        noteSettled(1, delivery)
-      }
+      if isCurrent(delivery) { held.append(delivery) }
+    case .reject where isCurrent(delivery): reject(delivery)
+    case .reject: unrejected.add(delivery.message)
     case .requeue where isCurrent(delivery):
       if traits.isStream {
         waiting.prepend(delivery)
@@ -128,6 +120,15 @@ extension Consumer {
       }
     case .requeue: break
     }
+  }
+
+  mutating func reject(_ delivery: AMQPDelivery) {
+    handled += 1
+    rejected += 1
+    send(.reject(delivery.tag, requeue: false))
+    ending?.settlementsLeft -= 1
+    acknowledged += 1
+    noteSettled(1, delivery)
   }
 
   mutating func requeue(_ delivery: AMQPDelivery) {

@@ -130,6 +130,9 @@ extension Consumer {
         acknowledged += 1
         // This acknowledgement may be lost as well.
         recent.add(delivery)
+      } else if unrejected.take(delivery.message) {
+        reject(delivery)
+        return true
       } else if adopt(delivery) {
         return true
       } else if !recent.take(delivery.message) {
@@ -137,7 +140,8 @@ extension Consumer {
       }
     }
     send(.acknowledge(delivery.tag, multiple: false))
-    noteSettled(1, delivery)
+    // In a stream that only makes room: what comes again after each break is no progress.
+    if traits.isStream { open -= 1 } else { noteSettled(1, delivery) }
     return true
   }
 

@@ -59,7 +59,7 @@ package struct Publisher: Sendable {
   private struct Expected {
     let number: Int
     let correlationID: String
-    let deadline: Deadline
+    var deadline: Deadline
     var reply: AMQPMessage?
   }
 
@@ -106,7 +106,11 @@ package struct Publisher: Sendable {
   }
 
   package mutating func handle(_ event: Event, at now: Deadline, into actions: inout [Action]) {
-    if case .ended = state { return }
+    if case .ended(let cause) = state {
+      // The last message may be the one that cannot be kept.
+      if cause == nil, case .failed(let failure) = event { state = .ended(.driver(failure)) }
+      return
+    }
     self.now = now
     swap(&self.actions, &actions)
     defer { swap(&self.actions, &actions) }
@@ -176,7 +180,6 @@ package struct Publisher: Sendable {
     // What was refused while the broker was coming up, or was in flight when it closed the channel.
     while let message = again.first, retryTime <= now, maySend(message) {
       again.removeFirst()
-      expected.removeAll { $0.number == message.message.number }
       send(message)
     }
     if let message = next, again.isEmpty, !isStopped, maySend(message) {
@@ -209,8 +212,13 @@ package struct Publisher: Sendable {
     isAlone = goesAlone(outgoing)
     if suspects > 0 { suspects -= 1 }
     if options.wantsReplies, let id = outgoing.message.properties.correlationID {
-      expected.append(
-        Expected(number: outgoing.message.number, correlationID: id, deadline: now + options.replyTimeout))
+      let deadline = now + options.replyTimeout
+      // One that is sent again keeps its place.
+      if let place = expected.firstIndex(where: { $0.number == outgoing.message.number }) {
+        expected[place].deadline = deadline
+      } else {
+        expected.append(Expected(number: outgoing.message.number, correlationID: id, deadline: deadline))
+      }
     }
     if window.isEmpty { confirmEnd = now + options.confirmTimeout }
     window.add(outgoing)
@@ -220,8 +228,11 @@ package struct Publisher: Sendable {
   /// A message is lost to this run, and the others go on.
   private mutating func fail(_ outgoing: OutgoingMessage, _ reason: Reason) {
     failed += 1
-    if options.wantsReplies { expected.removeAll { $0.number == outgoing.message.number } }
     actions.append(.failed(outgoing, reason))
+    guard options.wantsReplies else { return }
+    // Replies to those after it may wait for its own, which does not come.
+    expected.removeAll { $0.number == outgoing.message.number }
+    handOutReplies()
   }
 
   // MARK: What the broker says
@@ -273,6 +284,10 @@ package struct Publisher: Sendable {
       let place = expected.firstIndex(where: { $0.correlationID.isSame(as: id) })
     else { return }
     expected[place].reply = message
+    handOutReplies()
+  }
+
+  private mutating func handOutReplies() {
     while let reply = expected.first?.reply {
       actions.append(.reply(reply))
       expected.removeFirst()
@@ -357,6 +372,7 @@ package struct Publisher: Sendable {
       case .refusal: reconnect(after: error)
       }
     case .open:
+      confirmReplied()
       if error.isAboutOneMessage, !window.isEmpty, !hasOtherReplies {
         reopen(after: error)
       } else {
@@ -364,6 +380,13 @@ package struct Publisher: Sendable {
       }
     case .pausing, .connecting, .ended: break
     }
+  }
+
+  /// Who has replied to a message has it, though the broker's word for that is lost now: sent again, it would be handled twice.
+  private mutating func confirmReplied() {
+    guard options.wantsReplies else { return }
+    window.confirm { message in !expected.contains { $0.number == message.number } }
+    settle()
   }
 
   /// Whether replies are waited for that a new channel would not get.

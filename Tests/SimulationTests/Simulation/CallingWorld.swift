@@ -45,6 +45,8 @@ package struct CallingWorld: World {
     /// The one that counts, if it does.
     var last: CallAttempt?
     var wasNotFound = false
+    /// Whether a part of a response has been handed out.
+    var isHandedOut = false
   }
 
   private struct Instance {
@@ -135,7 +137,15 @@ package struct CallingWorld: World {
       story.tell(now, "call \(number) begins")
       try drive(number, .started)
     case .attemptEnds(let number, let attempt):
-      guard calls[number].attempts == attempt, let ended = calls[number].pending else { return }
+      guard calls[number].attempts == attempt, var ended = calls[number].pending else { return }
+      if case .success(let status) = ended.result, calls[number].machine.isFinal(status), choices.chance(30) {
+        // Its body goes out as it comes, and breaks off, or the disk is full that it goes to.
+        calls[number].isHandedOut = true
+        try drive(number, .handedOut)
+        if choices.chance(50) {
+          ended = CallAttempt(.failure(HTTPError(kind: .broken, reason: "the body broke off")), hasSent: true)
+        }
+      }
       calls[number].pending = nil
       calls[number].last = ended
       story.tell(
@@ -243,6 +253,7 @@ package struct CallingWorld: World {
         throw Violation("only another instance is asked at once, and only where nothing was sent", "call \(number)")
       }
     }
+    if calls[number].isHandedOut { throw Violation("what was handed out is not asked for again", "call \(number)") }
     guard !calls[number].hasWaited || calls[number].deadline - now > RetryPolicy.shortestRetry else {
       throw Violation("a retry has time to say why it failed", "call \(number)")
     }
@@ -311,7 +322,7 @@ package struct CallingWorld: World {
   /// Whether a retry was left, and time for the longest pause that it may make.
   private func mayGoOn(_ call: Call) -> Bool {
     let wanted = max(.seconds(10), call.last?.retryAfter ?? .zero)
-    return call.retried < call.retries && !call.wasNotFound
+    return call.retried < call.retries && !call.wasNotFound && !call.isHandedOut
       && call.deadline - now > wanted + RetryPolicy.shortestRetry
       && (call.deadline != .never || wanted <= .seconds(300))
   }

@@ -26,7 +26,7 @@ private final class ConsumeRun: ConsumerHost {
   private let broker: SimulatedBroker
   private let network: Network
   private let queue: SimulatedBroker.Queue
-  private let handler: SimulatedHandler
+  private let handler: any SimulatedHandler
   private let options: Consumer.Options
   private let end: End
   /// Nil before the first connection, where that is not the driver's.
@@ -56,6 +56,19 @@ private final class ConsumeRun: ConsumerHost {
   private var isHandlerBroken = false
   private var askedToEnd: Deadline?
   private var violation: Violation?
+  /// Whether the broker has as many connections as it takes.
+  private var isConnectionRefused = false
+  private var isSignalled = false
+  /// In a stream, the offset after the last one that was handed over.
+  private var nextOffset: Int64 = 0
+  /// When something was handed over or settled last, and how many are handed over and not settled.
+  private var lastMove = Clock.start
+  private var outstanding = 0
+  /// The same when the handler was told that no more comes.
+  private var finished: (time: Deadline, lastMove: Deadline, outstanding: Int, hasEnded: Bool)?
+  /// What breaks each connection on which it comes, and since when nothing was acknowledged.
+  private var curse: String?
+  private var lastProgress = Clock.start
 
   init(_ choices: Choices, _ story: Story) {
     self.choices = choices
@@ -80,7 +93,7 @@ private final class ConsumeRun: ConsumerHost {
     }
     let handling = choices.pick(
       from: [Consumer.Handling.output, .filter, .commands(parallel: choices.pick(from: [1, 4]))])
-    handler = SimulatedHandler(handling, timeline, choices, story)
+    handler = makeHandler(handling, isStream: kind == .stream, timeline, choices, story)
     var end = choices.pick(from: End.allCases)
     if kind == .stream, end == .drain || end == .peek { end = .count }
     if end == .peek, handling != .output { end = .drain }
@@ -188,6 +201,10 @@ private final class ConsumeRun: ConsumerHost {
       network, after: delay, refusal: { [unowned self] in refusal },
       { [unowned self] connection in
         connection.onLoss = { [unowned self] in breaks += 1 }
+        connection.canRead = { [unowned self] event in
+          guard let curse, case .delivery(let delivery) = event else { return true }
+          return delivery.key != curse
+        }
         self.connection = connection
       }, asking: methods)
   }
@@ -195,7 +212,7 @@ private final class ConsumeRun: ConsumerHost {
   /// Why nobody is let in.
   private var refusal: Failure? {
     if broker.isDown { return Failure(.unreachable, "connection refused") }
-    return nil
+    return isConnectionRefused ? Failure(.failed, "NOT_ALLOWED - connection limit (1) is reached") : nil
   }
 
   private func tell(_ event: Consumer.Event) { if let driver { driver.tell(event) } else { early.append(event) } }
@@ -209,9 +226,15 @@ private final class ConsumeRun: ConsumerHost {
   var wakeTime: Deadline { handler.wakeTime }
 
   func work(_ driver: ConsumerDriver) {
-    switch handler.proceed({ number, key in unflushed.append((number, key)) }) {
+    let result = handler.proceed { number, key in unflushed.append((number, key)) }
+    violation = violation ?? handler.violation
+    switch result {
     case .failure(let failure): driver.tell(.handlerFailed(failure))
-    case .success(let settled): if !settled.isEmpty { driver.settled(settled) }
+    case .success(let settled):
+      guard !settled.isEmpty else { break }
+      outstanding -= settled.count
+      lastMove = timeline.now
+      driver.settled(settled)
     }
     if isOutputClosed, options.handling == .output { closeOutput() }
   }
@@ -219,11 +242,29 @@ private final class ConsumeRun: ConsumerHost {
   func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
     story.tell(timeline.now, "> take \(number): \(delivery.key), tag \(delivery.tag)")
     guard !isHandlerBroken else { throw Failure(.failed, "it cannot be started") }
-    handler.take(number, delivery.key)
+    if !handler.state.hasRoom { violation = Violation("nothing is handed over without room for it", delivery.key) }
+    if queue.kind == .stream, let offset = delivery.message.streamOffset {
+      // It is read from its begin.
+      if offset > nextOffset {
+        violation = Violation("nothing in a stream is skipped", "\(nextOffset) to \(offset - 1)")
+      }
+      nextOffset = max(nextOffset, offset + 1)
+    }
+    lastMove = timeline.now
+    try handler.take(number, delivery.key, delivery)
+    outstanding += 1
+    violation = violation ?? handler.violation
   }
 
-  func renew(_ number: Int, _ delivery: AMQPDelivery) {}
-  func finish() { handler.finish() }
+  func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
+
+  func finish() {
+    finished = (timeline.now, lastMove, outstanding, handler.state.hasEnded)
+    // From here on a filter's end is bounded, whatever it does.
+    if isQuiet, let filter = handler as? SimulatedFilter, !filter.restarts { askedToEnd = askedToEnd ?? timeline.now }
+    handler.finish()
+  }
+
   func terminate() { handler.terminate() }
   func discardOutput() { unflushed = [] }
 
@@ -250,6 +291,9 @@ private final class ConsumeRun: ConsumerHost {
   func addInterests(to polls: inout PollSet) {}
 
   func connect() -> any BrokerOpening {
+    if curse != nil, timeline.now - lastProgress > options.reconnectFor + .seconds(40) {
+      violation = Violation("what breaks at the same place again and again ends", "\(timeline.now - lastProgress)")
+    }
     return open(after: choices.time(100))
   }
 
@@ -294,6 +338,12 @@ private final class ConsumeRun: ConsumerHost {
   // MARK: Faults
 
   private func planFaults() {
+    if total > 0, choices.chance(3) {
+      isQuiet = false
+      breaks += 1
+      curse = "body \(choices.pick(total))"
+      return planEnds()
+    }
     for _ in 0..<choices.pick(from: [0, 0, 1, 2, 4]) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [50, 500, 5000])))) { [unowned self] in fault() }
     }
@@ -311,11 +361,16 @@ private final class ConsumeRun: ConsumerHost {
       broker.consumerTimeout = .seconds(choices.pick(1...5))
       isQuiet = false
     }
+    planEnds()
+  }
+
+  private func planEnds() {
     if end == .signal || choices.chance(10) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [100, 1000, 10_000])))) { [unowned self] in
         guard !isEnded else { return }
         story.tell(timeline.now, "-- SIGTERM")
         isQuiet = false
+        isSignalled = true
         askedToEnd = timeline.now
         tell(.interrupted(15))
       }
@@ -326,6 +381,7 @@ private final class ConsumeRun: ConsumerHost {
       guard !isEnded, askedToEnd == nil else { return }
       // Whatever it waits for, a signal ends it.
       story.tell(timeline.now, "-- SIGTERM, after ten minutes")
+      isSignalled = true
       askedToEnd = timeline.now
       tell(.interrupted(15))
     }
@@ -334,7 +390,20 @@ private final class ConsumeRun: ConsumerHost {
   private func fault() {
     guard !isEnded else { return }
     isQuiet = false
-    switch choices.pick(10) {
+    switch choices.pick(13) {
+    case 10:
+      breaks += 1
+      broker.loseNode(for: choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000))) {
+        if let link = connection?.link { network.cut(link, "the node is lost") }
+      }
+    case 11:
+      breaks += 1
+      if choices.chance(50) {
+        broker.stop(for: .milliseconds(choices.pick(5000)))
+      } else {
+        broker.forceClosed("closed")
+      }
+    case 12: broker.cancelConsumers(of: queue)
     case 0...5:
       breaks += 1
       if let link = connection?.link { network.cut(link) }
@@ -343,8 +412,7 @@ private final class ConsumeRun: ConsumerHost {
       let outage: Duration = choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000))
       broker.crash(for: outage) { if let link = connection?.link { network.cut(link, "the broker died") } }
     case 7: broker.loseLeader(of: queue, for: choices.chance(10) ? .seconds(200) : .milliseconds(choices.pick(5000)))
-    case 8:
-      broker.put(AMQPMessage(body: [], exchange: "", routingKey: "other"), into: broker.makeQueue("other", .classic))
+    case 8: isConnectionRefused = true
     default: if choices.chance(20), !queue.isDeleted { broker.delete(queue) }
     }
   }
@@ -354,6 +422,7 @@ private final class ConsumeRun: ConsumerHost {
   private func acknowledge(_ stored: SimulatedBroker.Stored) {
     let key = stored.message.key
     acknowledged[key, default: 0] += 1
+    lastProgress = timeline.now
     // In a stream it only makes room.
     guard queue.kind != .stream, !saved.contains(key) else { return }
     if acknowledged[key, default: 0] > handled[key, default: 0] + reappeared(key) {
@@ -375,6 +444,8 @@ private final class ConsumeRun: ConsumerHost {
   }
 
   private func judge() throws(Violation) {
+    try judgeCause()
+    if broker.hasStreamReturns { throw Violation("a stream is never requeued", queue.name) }
     guard !queue.isDeleted else { return }
     let contents = broker.contents(of: queue)
     var present: [String: Int] = [:]
@@ -410,6 +481,13 @@ private final class ConsumeRun: ConsumerHost {
     {
       throw Violation("all is handled where nothing happens", "\(cause)")
     }
+    if let commands = handler as? SimulatedCommands, isQuiet, end == .count, queue.kind != .stream,
+      commands.triesForEver, let limit = options.limit, let cause,
+      copies.reduce(0, { $0 + (commands.isGood($1.key) ? $1.value : 0) }) >= limit
+    {
+      throw Violation(
+        "a message that fails again and again does not keep the others from making the count", "\(cause)")
+    }
     guard cause == nil else { return }
     if let limit = options.limit, !options.peeks, count < limit, handler.rejected.isEmpty {
       throw Violation("exit 0 with a limit means that so many were handled", "\(count) of \(limit)")
@@ -419,8 +497,44 @@ private final class ConsumeRun: ConsumerHost {
     }
     // Which of those that are alike came back after a crash, nobody can tell.
     let left = contents.count - broker.reappeared.count
-    if options.drains, left > 0, !isDoubtTold {
+    if options.drains, left > 0, !isDoubtTold, !(broker.hidesMessages && breaks > 0) {
       throw Violation("exit 0 of --drain means an empty queue", "\(left) left")
+    }
+  }
+}
+
+extension ConsumeRun {
+  /// What is told is so, and 0 is told only where nothing failed.
+  private func judgeCause() throws(Violation) {
+    guard let cause else {
+      if handler.unanswered > 0 {
+        throw Violation("a filter that leaves messages unanswered has failed", "\(handler.unanswered)")
+      }
+      if !unsaved.isEmpty { throw Violation("a message that could not be saved is told", "\(unsaved.sorted())") }
+      return try judgeIdle()
+    }
+    let isSo =
+      switch cause {
+      case .queueDeleted: queue.isDeleted
+      case .consumerTimeout: broker.hasEndedConsumers || queue.isDeleted
+      case .interrupted: isSignalled
+      case .rejected: !handler.rejected.isEmpty
+      case .spent: options.peeks
+      case .neverEmpties: queue.kind == .stream
+      case .repeatedBreaks, .unconnected: !isQuiet
+      default: true
+      }
+    if !isSo { throw Violation("what is told is so", "\(cause)") }
+  }
+
+  /// Idle is time without a message and without work.
+  private func judgeIdle() throws(Violation) {
+    guard let idle = options.idle, let finished, !finished.hasEnded, !isSignalled else { return }
+    let wanted = options.handling == .filter && finished.outstanding > 0 ? max(idle, .seconds(10)) : idle
+    guard finished.time - finished.lastMove >= wanted, finished.outstanding == 0 || options.handling == .filter else {
+      throw Violation(
+        "idle is time without a message and without work",
+        "\(finished.time - finished.lastMove) after the last, with \(finished.outstanding) under way")
     }
   }
 }

@@ -149,13 +149,14 @@ package final class Network {
   }
 
   /// The connection breaks: a part of what is under way is lost, and each side notices it in its time.
-  package func cut(_ link: Link, _ reason: String = "reset by peer") {
+  /// - Parameter isPrompt: whether both sides notice at once.
+  package func cut(_ link: Link, _ reason: String = "reset by peer", isPrompt: Bool = false) {
     guard !link.isCut, !link.isOver else { return }
     link.isCut = true
     link.toBroker.cut(after: choices.pick(link.toBroker.underWay + 1))
-    link.toClient.cut(after: choices.pick(link.toClient.underWay + 1))
+    link.toClient.cut(after: isPrompt ? 0 : choices.pick(link.toClient.underWay + 1))
     story.tell(timeline.now, "-- the connection is cut")
-    let (here, there) = (silence, silence)
+    let (here, there) = isPrompt ? (.zero, .zero) : (silence, silence)
     timeline.at(max(timeline.now + here, link.toClient.lastTime)) { [self] in
       lose(link, AMQPError(kind: .broken, reason: reason))
     }

@@ -41,8 +41,23 @@ private final class PublishRun: PublisherHost {
   private var inputFailure: Failure?
   private var isInputEnded = false
 
+  /// What becomes of replies, in a run that waits for them.
+  private enum Reply: CaseIterable { case prompt, late, lost, doubled, toNobody }
+
+  /// The file of `--failed-to`: what stands in it, and how many messages it takes before the disk is full; nil: there is none.
+  private var kept: Set<Int> = []
+  private let diskSpace: Int?
+  private var isDiskFull = false
+  /// The message that breaks each connection on which it is sent, and when something was confirmed last.
+  private var curse: String?
+  private var lastProgress = Clock.start
+
   // What the rules look at:
   private var confirmed: [Int] = []
+  /// The messages whose replies were handed out.
+  private var replies: [Int] = []
+  /// Whether one does not come, or not in time.
+  private var isReplySpoiled = false
   private var failed: [Int: Publisher.Reason] = [:]
   /// How often each message was in doubt: in flight when a connection or a channel broke.
   private var doubts: [String: Int] = [:]
@@ -50,6 +65,7 @@ private final class PublishRun: PublisherHost {
   private var hasRefusals = false
   /// Whether nothing has happened that could keep a message from its queue.
   private var isQuiet = true
+  private var isSignalled = false
   private var askedToEnd: Deadline?
   private var violation: Violation?
 
@@ -67,7 +83,10 @@ private final class PublishRun: PublisherHost {
     options.window = choices.pick(from: [1024, 1, 2, 8])
     options.confirmTimeout = choices.pick(from: [.seconds(30), .seconds(5)])
     options.reconnectFor = choices.pick(from: [.seconds(60), .seconds(60), .seconds(3), .zero])
+    options.wantsReplies = choices.chance(20)
+    options.replyTimeout = choices.pick(from: [.seconds(30), .seconds(2)])
     self.options = options
+    diskSpace = choices.chance(50) ? choices.pick(from: [.max, .max, 0, 1, 3]) : nil
     endLimit = options.confirmTimeout * 3 + options.reconnectFor + .seconds(100)
     isOutputSlow = choices.chance(10)
     if choices.chance(15) { broker.sizeLimit = 20 }
@@ -84,8 +103,14 @@ private final class PublishRun: PublisherHost {
       if number == huge { message.body += [UInt8](repeating: 0x20, count: Publisher.safeSize) }
       message.number = number
       if isNamed { message.properties.messageID = "id \(number)" }
+      if options.wantsReplies {
+        message.properties.replyTo = AMQPConnection.directReply
+        message.properties.correlationID = "\(number)"
+      }
       input.append(message)
     }
+    if choices.chance(3) { curse = choices.pick(from: input).key }
+    broker.onPublished = { [unowned self] message, reply in published(message, reply) }
     story.tell(
       timeline.now,
       "\(input.count) messages for a \(kind.rawValue) queue of \(release.rawValue), window \(options.window), size limit \(broker.sizeLimit)"
@@ -103,6 +128,9 @@ private final class PublishRun: PublisherHost {
     while !driver.publisher.isEnded {
       turns += 1
       guard turns < Self.turnLimit else { throw Violation("every wait is bounded", "it goes round without end") }
+      if driver.publisher.left.count > options.window + 1 {
+        throw Violation("what is held is bounded by the window", "\(driver.publisher.left.count)")
+      }
       driver.proceed()
       if let violation { throw violation }
       if driver.publisher.isEnded { break }
@@ -135,13 +163,16 @@ private final class PublishRun: PublisherHost {
     var first: OutgoingMessage?
     var opened: SimulatedConnection?
     if choices.chance(50) {
-      if choices.chance(50), available > 0 {
+      if choices.chance(50), available > 0, !options.wantsReplies {
         read = 1
         first = OutgoingMessage(input[0])
       }
       var asked = [AMQPMethod.selectConfirms]
       if let queue = options.queue {
         asked.insert(options.arguments.map { .declare(queue, arguments: $0) } ?? .inspect(queue), at: 0)
+      }
+      if options.wantsReplies {
+        asked.insert(.consume(AMQPConnection.directReply, arguments: [], isAutomatic: true), at: 0)
       }
       let opening = open(after: .zero, asking: asked, sending: first?.message)
       do throws(Failure) {
@@ -201,7 +232,12 @@ private final class PublishRun: PublisherHost {
   var isReady: Bool { timeline.now >= busyEnd }
   var wakeTime: Deadline { isReady ? .never : busyEnd }
 
-  func connect() -> any BrokerOpening { open(after: choices.time(100)) }
+  func connect() -> any BrokerOpening {
+    if curse != nil, timeline.now - lastProgress > options.reconnectFor + .seconds(40) {
+      violation = Violation("what breaks at the same place again and again ends", "\(timeline.now - lastProgress)")
+    }
+    return open(after: choices.time(100))
+  }
 
   func confirmed(_ outgoing: OutgoingMessage) {
     story.tell(timeline.now, "> confirmed: \(outgoing.message.key)")
@@ -209,12 +245,49 @@ private final class PublishRun: PublisherHost {
     if isOutputSlow, choices.chance(20) { busyEnd = timeline.now + choices.time(3000) }
   }
 
-  func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) {
+  func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) throws(Failure) {
     story.tell(timeline.now, "> failed: \(outgoing.message.key): \(reason)")
     fail(outgoing.message, reason)
+    // It is written to the file of `--failed-to`.
+    guard let diskSpace, !isDiskFull else { return }
+    guard kept.count < diskSpace else {
+      (isDiskFull, isQuiet) = (true, false)
+      throw Failure(.failed, "cannot write the file: No space left on device")
+    }
+    kept.insert(outgoing.message.number)
   }
 
-  func reply(_ message: AMQPMessage) {}
+  func reply(_ message: AMQPMessage) {
+    story.tell(timeline.now, "> reply to \(message.properties.correlationID ?? "")")
+    guard let number = message.properties.correlationID.flatMap({ Int($0) }), message.key == input[number - 1].key
+    else {
+      violation = Violation("a reply belongs to its message", message.key)
+      return
+    }
+    if let last = replies.last, last >= number {
+      violation = Violation("replies are handed out once, in the order of the messages", "\(number) after \(last)")
+    }
+    replies.append(number)
+  }
+
+  /// Somebody consumes the queue, and replies to each request, well or not. Or nobody can take the message at all.
+  private func published(_ message: AMQPMessage, _ reply: @escaping (AMQPMessage) -> Void) {
+    if message.key == curse, let link = connection?.link {
+      network.cut(link, "it cannot be taken", isPrompt: true)
+    }
+    guard options.wantsReplies else { return }
+    let manner = choices.chance(20) ? choices.pick(from: Reply.allCases) : .prompt
+    if manner != .prompt, manner != .doubled { isReplySpoiled = true }
+    guard manner != .lost else { return }
+    var answer = AMQPMessage(body: message.body, exchange: "", routingKey: "reply")
+    answer.properties.correlationID =
+      manner == .toNobody ? choices.pick(from: [nil, "nobody"]) : message.properties.correlationID
+    for _ in 0..<(manner == .doubled ? 2 : 1) {
+      let delay: Duration = manner == .late ? .milliseconds(choices.pick(60_000)) : choices.time(500)
+      timeline.after(delay) { reply(answer) }
+    }
+  }
+
   func note(_ note: Publisher.Note, _ driver: PublisherDriver) { story.tell(timeline.now, "> \(note)") }
   func work(_ driver: PublisherDriver) {}
   func addInterests(to polls: inout PollSet) {}
@@ -240,6 +313,10 @@ private final class PublishRun: PublisherHost {
   }
 
   private func planFaults() {
+    if curse != nil {
+      isQuiet = false
+      return
+    }
     for _ in 0..<choices.pick(from: [0, 0, 1, 2, 4]) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [50, 500, 5000])))) { [unowned self] in fault() }
     }
@@ -256,6 +333,7 @@ private final class PublishRun: PublisherHost {
         guard !isEnded else { return }
         story.tell(timeline.now, "-- SIGTERM")
         isQuiet = false
+        isSignalled = true
         askedToEnd = askedToEnd ?? timeline.now
         tell(.interrupted(15))
       }
@@ -268,7 +346,13 @@ private final class PublishRun: PublisherHost {
   private func fault() {
     guard !isEnded else { return }
     isQuiet = false
-    switch choices.pick(10) {
+    switch choices.pick(14) {
+    case 10...11:
+      broker.loseNode(for: choices.chance(10) ? .seconds(100) : .milliseconds(choices.pick(5000))) {
+        if let link = connection?.link { network.cut(link, "the node is lost") }
+      }
+    case 12: broker.stop(for: choices.chance(20) ? .seconds(100) : .milliseconds(choices.pick(5000)))
+    case 13: broker.forceClosed("closed by the operator")
     case 0...4: if let link = connection?.link { network.cut(link) }
     case 5:
       let outage: Duration = choices.chance(20) ? .seconds(100) : .milliseconds(choices.pick(5000))
@@ -284,10 +368,13 @@ private final class PublishRun: PublisherHost {
 
   private func confirm(_ message: AMQPMessage) {
     confirmed.append(message.number)
+    lastProgress = timeline.now
     guard failed[message.number] == nil, Set(confirmed).count == confirmed.count else {
       violation = Violation("each message has one outcome", message.key)
       return
     }
+    // Who has replied to it has it.
+    if options.wantsReplies, replies.contains(message.number) { return }
     guard message.routingKey == "q",
       broker.contents(of: queue).contains(where: { $0.message.key == message.key && $0.isSafe })
     else {
@@ -304,7 +391,9 @@ private final class PublishRun: PublisherHost {
     failed[message.number] = reason
     switch reason {
     case .returned:
-      if message.routingKey == "q" { violation = Violation("only what was returned is told to be", message.key) }
+      if !broker.returned.contains(where: { $0.key == message.key }) {
+        violation = Violation("only what was returned is told to be", message.key)
+      }
     case .refused, .tooLarge:
       if message.body.count <= broker.sizeLimit {
         violation = Violation("only what the broker refuses is told to be", message.key)
@@ -318,14 +407,16 @@ private final class PublishRun: PublisherHost {
   }
 
   private func judge(_ machine: Publisher) throws(Violation) {
+    try judgeCause(machine.cause)
     let contents = broker.contents(of: queue)
     var present: [String: Int] = [:]
     for stored in contents { present[stored.message.key, default: 0] += 1 }
-    for number in confirmed where present[input[number - 1].key] == nil {
+    for number in confirmed where present[input[number - 1].key] == nil && !replies.contains(number) {
       throw Violation("confirmed is a part of present", "\(input[number - 1].key) is not in the queue any more")
     }
     for message in input {
       let count = present[message.key, default: 0]
+      if options.wantsReplies, count > 1 { throw Violation("a request is not sent again", message.key) }
       if count > 1 + doubts[message.key, default: 0] {
         throw Violation("doubled is only what was in doubt", "\(message.key) is there \(count) times")
       }
@@ -345,7 +436,9 @@ private final class PublishRun: PublisherHost {
       let order = contents.compactMap { stored in input.firstIndex { $0.key == stored.message.key } }
       if order != order.sorted() { throw Violation("the order is kept where nothing breaks", "\(order)") }
     }
-    if isQuiet, inputFailure == nil, let cause = machine.cause {
+    if isQuiet, inputFailure == nil, !options.wantsReplies || !isReplySpoiled && broker.sizeLimit == .max,
+      let cause = machine.cause
+    {
       throw Violation("all is published where nothing happens", "\(cause)")
     }
     guard machine.cause == nil else { return }
@@ -355,6 +448,30 @@ private final class PublishRun: PublisherHost {
     for message in input where failed[message.number] == nil && !confirmed.contains(message.number) {
       throw Violation("exit 0 means that all is confirmed", message.key)
     }
+  }
+}
+
+extension PublishRun {
+  /// What is told is so, and 0 is told only where all is as it should be.
+  private func judgeCause(_ cause: Publisher.Cause?) throws(Violation) {
+    guard let cause else {
+      if isDiskFull || diskSpace != nil && kept != Set(failed.keys) {
+        throw Violation("exit 0 means that what has failed is kept", "\(failed.keys.sorted())")
+      }
+      if options.wantsReplies, replies != confirmed.sorted() {
+        throw Violation("exit 0 means that each message has its reply", "\(replies) of \(confirmed.sorted())")
+      }
+      return
+    }
+    let isSo =
+      switch cause {
+      case .interrupted: isSignalled
+      case .noReply(let number): options.wantsReplies && !replies.contains(number)
+      case .driver: isDiskFull
+      case .input: inputFailure != nil
+      default: true
+      }
+    if !isSo { throw Violation("what is told is so", "\(cause)") }
   }
 }
 

@@ -41,6 +41,8 @@ package final class SimulatedBroker {
     fileprivate var lately: [(stored: Stored, time: Deadline)] = []
     /// Whether it has no leader for now.
     package fileprivate(set) var isLeaderless = false
+    /// Whether the node that a classic queue lives on is lost for now.
+    package fileprivate(set) var isAway = false
     package fileprivate(set) var isDeleted = false
 
     fileprivate init(_ name: String, _ kind: Kind, _ deliveryLimit: Int?) {
@@ -75,11 +77,15 @@ package final class SimulatedBroker {
     var unsettled: [Delivered] = []
     var lastTag: UInt64 = 0
     var confirms = false
+    /// Whether it takes replies (direct reply-to).
+    var takesReplies = false
     var published: UInt64 = 0
     /// Not yet confirmed: by tag; nil: not decided.
     var unconfirmed: [(tag: UInt64, stored: Stored?, isNacked: Bool)] = []
     /// Settlements on their way to a quorum queue, and what waits behind them.
     var commands: Deque<() -> Void> = []
+    /// How many of them have arrived in any case, since the queue has replied to something that was sent after them.
+    var certain = 0
     var stash: Deque<() -> Void> = []
     /// Assigned to a consumer, and not sent yet: how many replies have overtaken each.
     var unsent: Deque<(event: AMQPEvent, overtaken: Int)> = []
@@ -118,6 +124,16 @@ package final class SimulatedBroker {
   /// Acknowledged messages that came back when the broker was killed.
   package private(set) var reappeared: [Stored] = []
 
+  /// Messages that were returned to their publisher.
+  package private(set) var returned: [AMQPMessage] = []
+  /// Whether a consumer was ended, or has timed out, though its queue is there.
+  package private(set) var hasEndedConsumers = false
+  /// Whether somebody has handed messages back to a stream, which takes none.
+  package private(set) var hasStreamReturns = false
+  /// Whether a connection that is gone may hold messages without a consumer, which nobody can see.
+  package private(set) var hidesMessages = false
+  /// Each message that is published, and where its reply goes to.
+  package var onPublished: (AMQPMessage, _ reply: @escaping (AMQPMessage) -> Void) -> Void = { _, _ in }
   /// Each acknowledgement that it has taken in, before it has an effect.
   package var onAcknowledged: (Stored) -> Void = { _ in }
 
@@ -204,26 +220,109 @@ package final class SimulatedBroker {
     story.tell(timeline.now, "-- the broker dies")
     isDown = true
     cut()
-    for channel in channels.values { end(channel, isClean: false) }
+    for channel in allChannels { end(channel, isClean: false) }
     channels = [:]
-    for queue in queues.values {
-      queue.ready.removeAll { !$0.isSafe && choices.chance(50) }
-      queue.log.removeAll { !$0.isSafe && choices.chance(50) }
-      // What was acknowledged a moment ago may not be on disk.
-      let recent = queue.lately.filter { timeline.now - $0.time < .milliseconds(200) && choices.chance(50) }
-      queue.lately = []
-      for (stored, _) in recent where queue.kind != .stream {
-        stored.isRedelivered = true
-        queue.ready.append(stored)
-        reappeared.append(stored)
-      }
-      queue.ready.sort { $0.serial < $1.serial }
-      // A classic queue that was recovered marks all that was delivered before.
-      if queue.kind == .classic { for stored in queue.ready { stored.isRedelivered = true } }
+    for queue in allQueues {
+      loseUnsafe(queue)
+      recover(queue)
     }
+    comeBack(after: outage)
+  }
+
+  /// Queues in an order that is the same in each run.
+  private var allQueues: [Queue] { queues.values.sorted { $0.name < $1.name } }
+
+  /// Connections, too.
+  private var allChannels: [Channel] { channels.values.sorted { $0.id < $1.id } }
+
+  private func comeBack(after outage: Duration) {
     timeline.after(outage) { [self] in
       isDown = false
       story.tell(timeline.now, "-- the broker is back")
+    }
+  }
+
+  private func loseUnsafe(_ queue: Queue) {
+    queue.ready.removeAll { !$0.isSafe && choices.chance(50) }
+    queue.log.removeAll { !$0.isSafe && choices.chance(50) }
+  }
+
+  /// A queue is read from disk again.
+  private func recover(_ queue: Queue) {
+    // What was acknowledged a moment ago may not be on disk.
+    let recent = queue.lately.filter { timeline.now - $0.time < .milliseconds(200) && choices.chance(50) }
+    queue.lately = []
+    for (stored, _) in recent where queue.kind != .stream {
+      stored.isRedelivered = true
+      queue.ready.append(stored)
+      reappeared.append(stored)
+    }
+    queue.ready.sort { $0.serial < $1.serial }
+    // A classic queue that was recovered marks all that was delivered before.
+    if queue.kind == .classic { for stored in queue.ready { stored.isRedelivered = true } }
+  }
+
+  /// The broker is stopped in good order: it tells its clients, and loses nothing that it has.
+  package func stop(for outage: Duration) {
+    story.tell(timeline.now, "-- the broker is stopped")
+    isDown = true
+    forceClosed("shutdown")
+    comeBack(after: outage)
+  }
+
+  /// The broker closes every connection, as an operator may want.
+  package func forceClosed(_ reason: String) {
+    let closed = allChannels
+    channels = [:]
+    for channel in closed {
+      end(channel, isClean: false)
+      channel.close(
+        AMQPError(
+          kind: .connectionClosed(code: 320),
+          reason: "CONNECTION_FORCED - broker forced connection closure with reason '\(reason)'"))
+    }
+  }
+
+  /// The node of a cluster is lost that the client is connected to; another one lets it in. What lives on that node alone is away
+  /// for a while; what is on several of them may be without a leader.
+  package func loseNode(for outage: Duration, cut: () -> Void) {
+    story.tell(timeline.now, "-- a node is lost")
+    cut()
+    for channel in allChannels {
+      // Of what was on its way to another node, a part has arrived.
+      channel.commands.removeLast(choices.pick(channel.commands.count - channel.certain + 1))
+      channel.stash = []
+      end(channel, isClean: false)
+    }
+    channels = [:]
+    for queue in allQueues {
+      let isHit = choices.chance(50)
+      switch queue.kind {
+      case .classic where isHit:
+        queue.isAway = true
+        loseUnsafe(queue)
+        timeline.after(outage) { [self] in
+          recover(queue)
+          queue.isAway = false
+          deliver(from: queue)
+        }
+      case .classic: break
+      case .quorum, .stream:
+        loseUnsafe(queue)
+        if isHit { loseLeader(of: queue, for: outage) }
+      }
+    }
+  }
+
+  /// The broker ends the consumers of a queue that goes on to be there: its leader has moved, for example.
+  package func cancelConsumers(of queue: Queue) {
+    story.tell(timeline.now, "-- the consumers of \(queue.name) are cancelled")
+    hasEndedConsumers = true
+    for channel in allChannels where channel.consumers.contains(where: { $0.queue === queue }) {
+      flushUnsent(channel)
+      channel.consumers.removeAll { $0.queue === queue }
+      channel.send(.cancelled)
+      hidesMessages = hidesMessages || !channel.unsettled.isEmpty
     }
   }
 
@@ -236,7 +335,7 @@ package final class SimulatedBroker {
     timeline.after(time) { [self] in
       queue.isLeaderless = false
       story.tell(timeline.now, "-- \(queue.name) has a leader")
-      for channel in channels.values {
+      for channel in allChannels {
         // What was sent to the lost leader is sent again.
         runCommands(channel)
         scheduleConfirms(channel)
@@ -251,11 +350,11 @@ package final class SimulatedBroker {
     guard alarm == nil else { return }
     alarm = reason
     story.tell(timeline.now, "-- alarm: \(reason)")
-    for channel in channels.values where channel.confirms { block(channel) }
+    for channel in allChannels where channel.confirms { block(channel) }
     timeline.after(time) { [self] in
       alarm = nil
       story.tell(timeline.now, "-- no alarm any more")
-      for channel in channels.values where channel.isBlocked {
+      for channel in allChannels where channel.isBlocked {
         channel.isBlocked = false
         channel.send(.unblocked)
         if !channel.isWaiting { takeHeldBack(channel) }
@@ -280,7 +379,7 @@ package final class SimulatedBroker {
     queue.isDeleted = true
     queues[queue.name] = nil
     queue.ready = []
-    for channel in channels.values {
+    for channel in allChannels {
       channel.unsettled.removeAll { $0.queue === queue }
       if channel.consumers.contains(where: { $0.queue === queue }) {
         flushUnsent(channel)
@@ -301,6 +400,11 @@ package final class SimulatedBroker {
     }
     switch method {
     case .openChannel: reply(.channelOpen, channel)
+    case .declare(let name, _) where isAway(name), .inspect(let name) where isAway(name),
+      .consume(let name, _, _) where isAway(name):
+      refuse(
+        channel, 404,
+        "NOT_FOUND - home node 'rabbit@lost' of durable queue '\(name)' in vhost '/' is down or inaccessible")
     case .declare(let name, _):
       guard let queue = queues[name] else {
         let queue = makeQueue(name, .classic)
@@ -311,6 +415,7 @@ package final class SimulatedBroker {
       guard let queue = queues[name] else {
         return refuse(channel, 404, "NOT_FOUND - no queue '\(name)' in vhost '/'")
       }
+      channel.certain = channel.commands.count
       reply(.queue(state(of: queue)), channel)
     case .declareOwn:
       let queue = makeQueue("amq.gen-\(id)-\(channel.generation)", .classic)
@@ -337,10 +442,12 @@ package final class SimulatedBroker {
     case .acknowledge(let tag, let multiple):
       settle(tag, multiple, channel) { [self] delivered in acknowledge(delivered) }
     case .refuse(let tag, let multiple, let requeue):
+      noteReturn(channel)
       settle(tag, multiple, channel) { [self] delivered in
         requeue ? giveBack(delivered, counted: release != .v43) : drop(delivered)
       }
     case .reject(let tag, let requeue):
+      noteReturn(channel)
       settle(tag, false, channel) { [self] delivered in
         requeue ? giveBack(delivered, counted: true) : drop(delivered)
       }
@@ -350,6 +457,12 @@ package final class SimulatedBroker {
     case .publish(let message): publish(message, channel)
     }
   }
+
+  private func noteReturn(_ channel: Channel) {
+    if channel.unsettled.contains(where: { $0.queue.kind == .stream }) { hasStreamReturns = true }
+  }
+
+  private func isAway(_ name: String) -> Bool { queues[name]?.isAway ?? false }
 
   /// A reply may overtake deliveries that a quorum queue has assigned, but not those that another reply has overtaken before.
   private func reply(_ event: AMQPEvent, _ channel: Channel) {
@@ -376,7 +489,10 @@ package final class SimulatedBroker {
   // MARK: Consuming
 
   private func consume(_ name: String, _ arguments: [AMQPField], _ isAutomatic: Bool, _ channel: Channel) {
-    guard !isAutomatic else { return reply(.consuming(tag: "replies"), channel) }
+    guard !isAutomatic else {
+      channel.takesReplies = true
+      return reply(.consuming(tag: "replies"), channel)
+    }
     guard let queue = queues[name] else {
       return refuse(channel, 404, "NOT_FOUND - no queue '\(name)' in vhost '/'")
     }
@@ -410,11 +526,11 @@ package final class SimulatedBroker {
   }
 
   private func deliver(from queue: Queue) {
-    guard !queue.isLeaderless, !isDown else { return }
+    guard !queue.isLeaderless, !queue.isAway, !isDown else { return }
     var isMoving = true
     while isMoving {
       isMoving = false
-      for channel in channels.values.sorted(by: { $0.id < $1.id }) where channel.isOpen {
+      for channel in allChannels where channel.isOpen {
         for place in channel.consumers.indices where channel.consumers[place].queue === queue {
           let consumer = channel.consumers[place]
           let held = channel.unsettled.count { $0.consumer == consumer.tag }
@@ -474,6 +590,7 @@ package final class SimulatedBroker {
 
   /// A message was unacknowledged for too long (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
   private func timeOut(_ channel: Channel, _ queue: Queue) {
+    hasEndedConsumers = true
     if release == .v43, queue.kind == .quorum {
       story.tell(timeline.now, "broker: cancels the consumer, which has timed out")
       flushUnsent(channel)
@@ -522,6 +639,7 @@ package final class SimulatedBroker {
 
   private func runCommand(_ channel: Channel) {
     channel.commands.popFirst()?()
+    channel.certain = max(0, channel.certain - 1)
     if let next = channel.stash.popFirst() { channel.commands.append(next) }
   }
 
@@ -569,9 +687,13 @@ package final class SimulatedBroker {
         channel, 406,
         "PRECONDITION_FAILED - message size \(message.body.count) is larger than configured max size \(sizeLimit)")
     }
+    if message.properties.replyTo == AMQPConnection.directReply, !channel.takesReplies {
+      return refuse(channel, 406, "PRECONDITION_FAILED - fast reply consumer does not exist")
+    }
     channel.published += 1
     let tag = channel.published
-    guard let queue = queues[message.routingKey], message.exchange.isEmpty else {
+    guard let queue = queues[message.routingKey], message.exchange.isEmpty, !queue.isAway else {
+      returned.append(message)
       channel.send(.returned(message, code: 312, text: "NO_ROUTE"))
       channel.unconfirmed.append((tag, nil, false))
       return scheduleConfirms(channel)
@@ -582,9 +704,21 @@ package final class SimulatedBroker {
     if !isNacked {
       if queue.kind == .stream { queue.log.append(stored) } else { queue.ready.append(stored) }
       deliver(from: queue)
+      if channel.takesReplies { offerReply(to: message, channel) }
     }
     channel.unconfirmed.append((tag, isNacked ? nil : stored, isNacked))
     scheduleConfirms(channel)
+  }
+
+  /// A reply comes to the connection of its request alone, and to nobody where that is gone.
+  private func offerReply(to message: AMQPMessage, _ channel: Channel) {
+    let generation = channel.generation
+    onPublished(message) { [self] reply in
+      guard let current = channels[channel.id], current.isOpen, current.generation == generation else { return }
+      current.lastTag += 1
+      current.send(
+        .delivery(AMQPDelivery(message: reply, tag: current.lastTag, connection: channel.id, redelivered: false)))
+    }
   }
 
   private func scheduleConfirms(_ channel: Channel) {

@@ -45,7 +45,7 @@ final class SimulatedConnection: BrokerConnection {
 
   private func arrived(_ event: AMQPEvent) {
     network.story.tell(network.timeline.now, "< \(event.shown)")
-    guard canRead(event) else { return network.cut(link, "it cannot be read") }
+    guard canRead(event) else { return network.cut(link, "it cannot be read", isPrompt: true) }
     inbox.append(event)
     readReplies()
   }

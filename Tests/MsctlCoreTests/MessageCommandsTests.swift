@@ -1,0 +1,115 @@
+import MsctlCore
+import Testing
+
+@Suite("A command for each message")
+struct MessageCommandsTests {
+  private struct Run {
+    var machine: MessageCommands
+    var now = Deadline(nanoseconds: 0)
+
+    init(_ change: (inout MessageCommands.Options) -> Void = { _ in }) {
+      var options = MessageCommands.Options()
+      options.parallel = 2
+      change(&options)
+      machine = MessageCommands(options)
+    }
+
+    /// - Returns: what is decided.
+    @discardableResult
+    mutating func handle(_ event: MessageCommands.Event, after pause: Duration = .zero) -> [MessageCommands.Action] {
+      now = now + pause
+      var actions: [MessageCommands.Action] = []
+      machine.handle(event, at: now, into: &actions)
+      return actions
+    }
+
+    mutating func take(_ number: Int, _ body: Int? = nil) -> Int {
+      machine.take(
+        number,
+        AMQPDelivery(message: message(body ?? number), tag: UInt64(number), connection: 1, redelivered: false))
+    }
+  }
+
+  private static func settled(_ number: Int, _ outcome: Consumer.Settlement.Outcome) -> MessageCommands.Action {
+    .settle(Consumer.Settlement(number, outcome))
+  }
+
+  @Test("a message is handled once all that its command wrote is passed on")
+  func success() {
+    var run = Run()
+    #expect(run.take(1) == 1)
+    #expect(run.machine.handlerState == .init(hasRoom: true, isFinished: false))
+    _ = run.take(2)
+    #expect(!run.machine.handlerState.hasRoom)
+    #expect(run.handle(.passedOn(1)).isEmpty)
+    #expect(run.handle(.succeeded(1)) == [.passOn(1)])
+    #expect(!run.machine.handlerState.hasRoom)
+    #expect(run.handle(.passedOn(1)) == [Self.settled(1, .acknowledge)])
+    #expect(run.handle(.notStarted(2)).isEmpty)
+    #expect(run.machine.handlerState == .init(hasRoom: true, isFinished: true))
+  }
+
+  @Test("one that fails goes back after a while that grows, and is rejected after so many attempts")
+  func attempts() {
+    var run = Run { $0.maxAttempts = 3 }
+    for (attempt, delay) in [(1, 200), (2, 400)] {
+      #expect(run.take(attempt, 7) == attempt)
+      let pause = Duration.milliseconds(delay)
+      #expect(
+        run.handle(.failed(attempt, .exited(1)))
+          == [.report(message(7), .exited(1), .requeued(attempt: attempt, after: pause))])
+      #expect(run.machine.handlerState == .init(hasRoom: true, failed: 1, isFinished: true))
+      #expect(run.handle(.tick).isEmpty)
+      #expect(run.machine.wakeTime - run.now == pause)
+      #expect(run.handle(.tick, after: pause) == [Self.settled(attempt, .requeue)])
+    }
+    #expect(run.take(3, 7) == 3)
+    #expect(
+      run.handle(.failed(3, .killed(137)))
+        == [.report(message(7), .killed(137), .rejected(attempt: 3)), Self.settled(3, .reject)])
+    #expect(run.take(4, 7) == 1)
+  }
+
+  @Test("what waits to go back goes back at once where no more comes")
+  func finish() {
+    var run = Run()
+    _ = run.take(1)
+    run.handle(.failed(1, .exited(1)))
+    #expect(run.handle(.finish) == [Self.settled(1, .requeue)])
+    #expect(run.machine.wakeTime == .never)
+  }
+
+  @Test("a failure that ends the run lets the others go on: success counts, and failure is no attempt")
+  func stop() {
+    var run = Run { $0.onError = .stop }
+    for number in 1...2 { _ = run.take(number) }
+    #expect(run.handle(.failed(1, .exited(3))) == [.fail(.stopped(message(1), .exited(3)))])
+    #expect(!run.machine.handlerState.hasRoom)
+    #expect(run.handle(.succeeded(2)) == [.passOn(2)])
+    #expect(run.handle(.passedOn(2)) == [Self.settled(2, .acknowledge)])
+    var other = Run { $0.onError = .reject }
+    _ = other.take(1)
+    #expect(other.handle(.terminate) == [.terminate])
+    #expect(other.handle(.failed(1, .exited(143))) == [.report(message(1), .exited(143), .abandoned)])
+  }
+
+  @Test("a command that cannot be run ends the run; a message that does not fit fails by itself")
+  func unrunnable() {
+    var run = Run { $0.onError = .reject }
+    for number in 1...2 { _ = run.take(number) }
+    #expect(
+      run.handle(.failed(1, .doesNotFit("too long")))
+        == [.report(message(1), .doesNotFit("too long"), .rejected(attempt: 1)), Self.settled(1, .reject)])
+    #expect(run.handle(.failed(2, .exited(127))) == [.fail(.unrunnable(127))])
+    let full = Failure(.failed, "the disk is full")
+    var other = Run()
+    for number in 1...2 { _ = other.take(number) }
+    for number in 1...2 { other.handle(.succeeded(number)) }
+    #expect(other.handle(.outputLost(1, full)) == [.fail(.output(full))])
+    #expect(other.handle(.outputLost(2, full)) == [.reportCause(.output(full))])
+  }
+}
+
+private func message(_ body: Int) -> AMQPMessage {
+  AMQPMessage(body: Array("\(body)".utf8), exchange: "", routingKey: "q")
+}

@@ -1,0 +1,204 @@
+import MsctlCore
+
+/// The real `MessageCommands`, and the commands that it runs.
+final class SimulatedCommands: SimulatedHandler {
+  private struct Command {
+    let number: Int
+    let key: String
+    /// When it ends; one that never ends by itself has none.
+    var end: Deadline
+    var reason: MessageCommands.Reason?
+    /// Whether we have ended it.
+    var isOurs = false
+  }
+
+  private let timeline: Timeline
+  private let choices: Choices
+  private let story: Story
+  private let isStream: Bool
+  private let options: MessageCommands.Options
+  private var machine: MessageCommands
+  /// How many of a hundred commands fail, and how many messages always.
+  private let failures: Int
+  private let poison: Int
+  private let slowness: Int
+  private var running: [Command] = []
+  private var keys: [Int: (key: String, place: String)] = [:]
+  private var settled: [Consumer.Settlement] = []
+  private var failure: Failure?
+  private var isStopping = false
+  private var isTerminated = false
+  private var poisonous: [String: Bool] = [:]
+  /// How often each message has failed, and was not ended by us.
+  private var failed: [String: Int] = [:]
+  private var written: Set<Int> = []
+  private(set) var requeued: [String: Int] = [:]
+  private(set) var rejected: [String: Int] = [:]
+  private(set) var violation: Violation?
+  /// Whether something kept a message from being handled that was not the message's own fault.
+  private(set) var isHindered = false
+
+  init(_ parallel: Int, isStream: Bool, _ timeline: Timeline, _ choices: Choices, _ story: Story) {
+    (self.timeline, self.choices, self.story, self.isStream) = (timeline, choices, story, isStream)
+    failures = choices.pick(from: [0, 0, 20])
+    poison = choices.pick(from: [0, 0, 30])
+    slowness = choices.pick(from: [1, 20, 300])
+    var options = MessageCommands.Options()
+    options.parallel = parallel
+    options.onError = choices.pick(from: [.requeue, .requeue, .reject, .stop])
+    options.maxAttempts = choices.pick(from: [nil, nil, 1, 3])
+    self.options = options
+    machine = MessageCommands(options)
+  }
+
+  let isReliable = false
+  var unanswered: Int { 0 }
+  /// Whether a message that fails goes back for as long as it fails.
+  var triesForEver: Bool { options.onError == .requeue && options.maxAttempts == nil && !isHindered }
+  /// Whether its command succeeds sooner or later.
+  func isGood(_ key: String) -> Bool { !isPoisonous(key) }
+
+  var state: Consumer.HandlerState {
+    var state = machine.handlerState
+    if !settled.isEmpty || failure != nil { state.isFinished = false }
+    return state
+  }
+
+  var wakeTime: Deadline {
+    if failure != nil || !settled.isEmpty { return timeline.now }
+    return min(machine.wakeTime, running.map(\.end).min() ?? .never)
+  }
+
+  private func isPoisonous(_ key: String) -> Bool {
+    if let known = poisonous[key] { return known }
+    let isPoisonous = choices.chance(poison)
+    poisonous[key] = isPoisonous
+    return isPoisonous
+  }
+
+  func take(_ number: Int, _ key: String, _ delivery: AMQPDelivery) throws(Failure) {
+    // In a stream each place counts by itself.
+    let place = isStream ? "\(key) at \(delivery.message.streamOffset ?? 0)" : key
+    keys[number] = (key, place)
+    let attempt = machine.take(number, delivery)
+    if isStopping { violation = Violation("no command is started after the failure that ends the run", key) }
+    if running.count >= options.parallel {
+      violation = Violation("no more commands run at a time than are wanted", "\(running.count + 1)")
+    }
+    if attempt != failed[place, default: 0] + 1 {
+      violation = Violation("only what was tried has used an attempt", "\(place): attempt \(attempt)")
+    }
+    if choices.chance(1) {
+      isHindered = true
+      if choices.chance(50) { return handle(.failed(number, .doesNotFit("too long"))) }
+      handle(.notStarted(number))
+      throw Failure(.failed, "no processes are left")
+    }
+    var command = Command(number: number, key: key, end: timeline.now + choices.time(slowness))
+    if isPoisonous(key) || choices.chance(failures) {
+      command.reason = .exited(choices.pick(from: [1, 4]))
+    } else if choices.chance(1) {
+      command.reason = choices.pick(from: [.exited(127), .output(Failure(.failed, "the disk is full"), status: 143)])
+      isHindered = true
+    }
+    if choices.chance(2) {
+      command.end = .never
+      isHindered = true
+    }
+    running.append(command)
+  }
+
+  func renew(_ number: Int, _ delivery: AMQPDelivery) { handle(.renewed(number, delivery)) }
+
+  func proceed(_ write: (_ number: Int, _ key: String) -> Void) -> Result<[Consumer.Settlement], Failure> {
+    if let failure {
+      self.failure = nil
+      return .failure(failure)
+    }
+    let now = timeline.now
+    for command in running where command.end <= now {
+      running.removeAll { $0.number == command.number }
+      story.tell(now, "the command of \(command.key) has \(command.reason.map { "failed: \($0)" } ?? "succeeded")")
+      if let reason = command.reason {
+        handle(.failed(command.number, reason), command.isOurs, write)
+      } else {
+        handle(.succeeded(command.number), false, write)
+      }
+    }
+    if machine.wakeTime <= now { handle(.tick, false, write) }
+    defer { settled = [] }
+    return .success(settled)
+  }
+
+  func finish() { handle(.finish) }
+
+  func terminate() {
+    isTerminated = true
+    handle(.terminate)
+  }
+
+  private func handle(
+    _ event: MessageCommands.Event, _ isOurs: Bool = false, _ write: (Int, String) -> Void = { _, _ in }
+  ) {
+    var actions: [MessageCommands.Action] = []
+    machine.handle(event, at: timeline.now, into: &actions)
+    for action in actions {
+      switch action {
+      case .passOn(let number):
+        if choices.chance(1) {
+          isHindered = true
+          handle(.outputLost(number, Failure(.failed, "the file ends early")))
+        } else {
+          write(number, keys[number]?.key ?? "")
+          written.insert(number)
+          if let place = keys[number]?.place { failed[place] = nil }
+          handle(.passedOn(number), false, write)
+        }
+      case .settle(let settlement): settle(settlement)
+      case .terminate: end()
+      case .report(_, _, let verdict): note(event, verdict, isOurs)
+      case .fail(let cause):
+        isStopping = true
+        failure = Failure(.command(1), "\(cause)")
+      case .reportCause: break
+      }
+    }
+  }
+
+  private func note(_ event: MessageCommands.Event, _ verdict: MessageCommands.Verdict, _ isOurs: Bool) {
+    guard case .failed(let number, _) = event, let place = keys[number]?.place else { return }
+    if case .abandoned = verdict { return }
+    if isOurs { violation = Violation("a command that was ended by us is no attempt of its message", place) }
+    failed[place, default: 0] += 1
+  }
+
+  private func settle(_ settlement: Consumer.Settlement) {
+    let (key, place) = keys[settlement.number] ?? ("", "")
+    switch settlement.outcome {
+    case .acknowledge:
+      if !written.contains(settlement.number) {
+        violation = Violation("only what has succeeded and is passed on is handled", key)
+      }
+    case .requeue: requeued[key, default: 0] += 1
+    case .reject:
+      if options.onError != .reject, failed[place, default: 0] < options.maxAttempts ?? .max {
+        violation = Violation("a message is rejected only after so many failures of its own", place)
+      }
+      failed[place] = nil
+      rejected[key, default: 0] += 1
+    }
+    settled.append(settlement)
+  }
+
+  /// They are told to end, and do so after a moment, some of them well; or are killed after ten seconds.
+  private func end() {
+    for place in running.indices {
+      let isDeaf = choices.chance(20)
+      let time = timeline.now + (isDeaf ? .seconds(11) : choices.time(1000))
+      guard running[place].end > time else { continue }
+      running[place].end = time
+      running[place].isOurs = true
+      running[place].reason = isDeaf ? .killed(137) : choices.chance(30) ? nil : .exited(143)
+    }
+  }
+}
