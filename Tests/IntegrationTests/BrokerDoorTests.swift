@@ -1,6 +1,7 @@
 import Foundation
 import MsctlCore
 import Support
+import Synchronization
 import Testing
 
 /// The door for Swift programs, on a real broker.
@@ -155,6 +156,79 @@ struct BrokerDoorTests {
       }
       _ = await task.result
       try await eventually("nobody has them") { try await Services.messages(in: queue).count == 10 }
+    }
+  }
+
+  @Test("a publish that the broker takes nothing of holds up no consumer")
+  func stalledPublish() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 100 | msctl publish \(queue) -q")
+      let limit = 1 << 20
+      // The first connection is the publisher's.
+      let proxy = try FaultProxy(to: brokerPort) { $0 == 0 ? .stall(.up, after: limit) : .none }
+      let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
+      let isSettled = Mutex(false)
+      let publishing = Task {
+        // More than the buffers on the way hold.
+        _ = try? await broker.publish(String(repeating: "x", count: 15 << 20), to: queue)
+        isSettled.withLock { $0 = true }
+      }
+      try await eventually("nothing more is taken") { proxy.recorded.up.count >= limit }
+      var received = 0
+      for try await message in broker.messages(of: queue) {
+        try await message.acknowledge()
+        received += 1
+        if received == 100 { break }
+      }
+      try await broker.declareQueue(queue)
+      #expect(!isSettled.withLock { $0 })
+      publishing.cancel()
+      await publishing.value
+    }
+  }
+
+  @Test("a program that starts before its broker waits for it")
+  func startsFirst() async throws {
+    try await withQueue { queue in
+      let isAway = Mutex(true)
+      let proxy = try FaultProxy(to: brokerPort) { _ in isAway.withLock { $0 } ? .cut(.down, after: 0) : .none }
+      let broker = try Broker(at: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
+      let consuming = Task {
+        try await broker.declareQueue(queue)
+        for try await message in broker.messages(of: queue) {
+          try await message.acknowledge()
+          return message.text
+        }
+        return ""
+      }
+      let publishing = Task {
+        while true {
+          do { return try await broker.publish("1", to: queue) } catch let failure as Failure {
+            // The queue is declared meanwhile.
+            guard failure.code == .notDelivered else { throw failure }
+          }
+        }
+      }
+      try await eventually("each has tried twice") { proxy.connections >= 4 }
+      isAway.withLock { $0 = false }
+      #expect(try await consuming.value == "1")
+      try await publishing.value
+    }
+  }
+
+  @Test("a broker that stays away fails what waits for it, once its time is over")
+  func staysAway() async throws {
+    var options = Broker.Options()
+    options.reconnectFor = .milliseconds(500)
+    let broker = try Broker(at: "amqp://127.0.0.1:\(Services.freePort())", options: options)
+    for work in [
+      { try await broker.publish("1", to: "nowhere") }, { try await broker.declareQueue("nowhere") },
+      { for try await _ in broker.messages(of: "nowhere") {} },
+    ] as [@Sendable () async throws -> Void] {
+      let begin = Deadline.now
+      let failure = await #expect(throws: Failure.self) { try await work() }
+      #expect(failure?.code == .unreachable)
+      #expect(begin.secondsSince >= 0.5)
     }
   }
 }

@@ -208,4 +208,32 @@ struct ConsumerTests {
       }
     }
   }
+  @Test("the first connection is tried for as long as was asked for, also over connections that break at once")
+  func firstConnection() {
+    var options = Consumer.Options(.queue("q"))
+    options.connectFor = .seconds(10)
+    let failure = Failure(.unreachable, "nobody")
+    for comesLate in [false, true] {
+      var rig = Rig()
+      rig.consumer = Consumer(options, handler: .init(isFinished: true), seed: 1, at: rig.now)
+      rig.hand(.connectFailed(failure))
+      #expect(!rig.consumer.isEnded)
+      if comesLate {
+        rig.now = rig.consumer.wakeTime
+        rig.hand(.turn(hasMore: false))
+        #expect(rig.actions == [.connect])
+        rig.hand(.connected(.init(id: 1, heartbeat: .seconds(10))))
+        rig.lose()
+        rig.connectAgain()
+        rig.deliver(1, "a")
+        #expect(rig.consumer.taken == 1)
+      } else {
+        while !rig.consumer.isEnded, rig.now < .never {
+          rig.now = rig.consumer.wakeTime
+          rig.hand(.turn(hasMore: false), .connectFailed(failure), .handler(.init(isFinished: true)))
+        }
+        #expect(rig.now == Deadline(nanoseconds: 0) + .seconds(10) && rig.consumer.cause == .unconnected(failure))
+      }
+    }
+  }
 }

@@ -302,6 +302,35 @@ struct PublisherTests {
     #expect(run.handle(.connectFailed(failure)) == (awaitsPassword ? ["login refused"] : []))
     #expect(run.machine.cause == (awaitsPassword ? nil : .unconnected(failure)))
   }
+
+  @Test("the first connection is tried for as long as was asked for, and at once only where nothing was")
+  func firstConnection() {
+    let failure = Failure(.unreachable, "nobody")
+    var impatient = Run()
+    impatient.handle(.connectFailed(failure))
+    #expect(impatient.machine.cause == .unconnected(failure))
+
+    var run = Run { $0.connectFor = .seconds(10) }
+    let begin = run.now
+    while !run.machine.isEnded {
+      #expect(run.handle(.connectFailed(failure)).isEmpty)
+      if !run.machine.isEnded { #expect(run.handle(.tick, after: run.machine.wakeTime - run.now) == ["connect"]) }
+    }
+    #expect(run.now == begin + .seconds(10) && run.machine.cause == .unconnected(failure))
+
+    // One that is refused does not become another by waiting.
+    var refused = Run { $0.connectFor = .seconds(10) }
+    refused.handle(.connectFailed(Failure(.denied, "who are you")))
+    #expect(refused.machine.isEnded)
+
+    // A broker that comes up may break the first connections.
+    var late = Run { $0.connectFor = .seconds(10) }
+    late.handle(.connected(.bare))
+    #expect(late.handle(.lost(Self.broken)) == ["disconnect"])
+    #expect(late.reconnect() == ["confirm.select", "reconnected"])
+    late.send(1)
+    #expect(late.ack(1) == ["confirmed 1"])
+  }
 }
 
 private func shown(_ action: Publisher.Action) -> String {

@@ -12,8 +12,8 @@
 /// What `publish` has returned for is on the broker: on disk, where queue and message are durable. What a consumer has not acknowledged
 /// goes back to its queue, whatever becomes of the program.
 ///
-/// One thread works for all that is done with one broker. A `Broker` that nobody holds any more, no iteration either, closes its
-/// connections.
+/// One thread publishes and another one does the rest, so that a publish of which the broker takes nothing holds up no consumer; each
+/// starts when it is needed. A `Broker` that nobody holds any more, no iteration either, closes its connections.
 public final class Broker: Sendable {
   /// How a broker is used.
   public struct Options: Sendable {
@@ -26,55 +26,60 @@ public final class Broker: Sendable {
     /// How many messages may wait for their confirm at a time; others wait for those.
     public var window = 1024
 
+    /// The defaults.
     public init() {}
   }
 
   fileprivate let uris: [AMQPURI]
   fileprivate let options: Options
-  fileprivate let thread: LoopThread
+  /// For all but publishing.
+  fileprivate let thread = LoopThread()
+  private let publishingThread = LoopThread()
   private let publishing: PublishingMember
 
   /// Connects, and logs in.
-  /// - Parameter uris: where the broker is (https://www.rabbitmq.com/docs/uri-spec); with several, the first that lets us in is used.
+  /// - Parameters:
+  ///   - uris: where the broker is (https://www.rabbitmq.com/docs/uri-spec); with several, the first that lets us in is used.
+  ///   - options: how it is used.
   /// - Throws: a `Failure`: `usage` for what is no AMQP URI, `unreachable`, `denied`, `timedOut`.
   public static func connect(to uris: String..., options: Options = Options()) async throws -> Broker {
-    var parsed: [AMQPURI] = []
-    for text in uris {
-      do throws(AMQPURIError) { parsed.append(try AMQPURI(text)) } catch {
-        throw MessagingError.invalidAddress(error).failure
-      }
-    }
-    return try await connect(to: parsed, options: options)
+    try await connect(to: uris.map { (text) throws(Failure) in try uri(text) }, options: options)
   }
 
-  /// Connects, and logs in: see `connect(to:options:)`.
+  /// Connects, and logs in: see ``connect(to:options:)-(String...,_)``.
   public static func connect(to uris: [AMQPURI], options: Options = Options()) async throws -> Broker {
-    let broker = Broker(uris, options, try LoopThread())
-    try await broker.withPublishing { member, continuation in member.connect(continuation) }
+    let broker = Broker(at: uris, options: options)
+    let publishing = broker.publishing
+    try await broker.publishingThread.result { loop, continuation in publishing.connect(on: loop, continuation) }
     return broker
   }
 
-  private init(_ uris: [AMQPURI], _ options: Options, _ thread: LoopThread) {
-    (self.uris, self.options, self.thread) = (uris, options, thread)
+  /// A broker to which the first use connects: for a service that may start before its broker. What is done waits for the broker for
+  /// `reconnectFor`.
+  /// - Parameters:
+  ///   - uris: where the broker is; with several, the first that lets us in is used.
+  ///   - options: how it is used.
+  /// - Throws: a `Failure` (`usage`) for what is no AMQP URI.
+  public convenience init(at uris: String..., options: Options = Options()) throws {
+    self.init(at: try uris.map { (text) throws(Failure) in try Self.uri(text) }, options: options)
+  }
+
+  /// A broker to which the first use connects: see ``init(at:options:)-(String...,_)``.
+  public init(at uris: [AMQPURI], options: Options = Options()) {
+    (self.uris, self.options) = (uris, options)
     publishing = PublishingMember(uris, options)
-    let publishing = publishing
-    thread.run { loop in loop.add(publishing) }
+  }
+
+  private static func uri(_ text: String) throws(Failure) -> AMQPURI {
+    do throws(AMQPURIError) { return try AMQPURI(text) } catch {
+      throw MessagingError.invalidAddress(error).failure
+    }
   }
 
   deinit {
-    let (thread, publishing) = (thread, publishing)
-    thread.run { _ in publishing.close() }
-    thread.stop()
-  }
-
-  /// Does something on the thread that ends with the continuation.
-  private func withPublishing(
-    _ work: @escaping @Sendable (PublishingMember, CheckedContinuation<Void, any Error>) -> Void
-  ) async throws {
     let publishing = publishing
-    try await withCheckedThrowingContinuation { continuation in
-      thread.run { _ in work(publishing, continuation) }
-    }
+    publishingThread.stop { _ in publishing.close() }
+    thread.stop()
   }
 
   // MARK: Publishing
@@ -97,19 +102,17 @@ public final class Broker: Sendable {
   ///
   /// A task that is cancelled does not wait any more; its message is not sent, or is confirmed unseen.
   /// - Throws: a `Failure`: `notDelivered` for a message that no queue took, that was refused, or that was not confirmed in time;
-  ///   `badInput` for one that cannot be sent; `unreachable`, `denied` where no connection came about within `reconnectFor`. After
-  ///   such a failure the next message begins anew, and tries to connect once.
+  ///   `badInput` for one that cannot be sent; `unreachable`, `denied` for a broker that let nobody in within `reconnectFor`. The next
+  ///   message begins anew then.
   public func publish(_ message: AMQPMessage) async throws {
     var message = message
     if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
     let request = PublishingMember.Request(message)
-    let (thread, publishing) = (thread, publishing)
+    let publishing = publishing
     try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        thread.run { _ in publishing.publish(request, continuation) }
-      }
+      try await publishingThread.result { loop, continuation in publishing.publish(request, on: loop, continuation) }
     } onCancel: {
-      thread.run { _ in publishing.cancel(request) }
+      request.cancel()
     }
   }
 
@@ -129,9 +132,9 @@ public final class Broker: Sendable {
 
   /// On a connection of its own, since a broker closes the channel over what it refuses.
   private func run(_ methods: [AMQPMethod]) async throws {
-    let (uris, name, thread) = (uris, options.name, thread)
-    try await withCheckedThrowingContinuation { continuation in
-      thread.run { loop in loop.add(ErrandMember(uris, name, methods, loop, continuation)) }
+    let (uris, options) = (uris, options)
+    try await thread.result { loop, continuation in
+      loop.add(ErrandMember(uris, options, methods, loop, continuation))
     }
   }
 
@@ -168,13 +171,15 @@ public final class Broker: Sendable {
       let (broker, queue, prefetch) = (broker, queue, prefetch)
       let place = ConsumingPlace()
       // Set before anything can end the stream: one that has ended calls nobody.
-      continuation.onTermination = { _ in broker.thread.run { _ in place.end() } }
-      broker.thread.run { loop in
-        guard !place.isOver else { return }
-        let member = ConsumingMember(broker.uris, broker.options, queue, prefetch, loop, broker, continuation)
-        place.member = member
-        loop.add(member)
-      }
+      continuation.onTermination = { _ in try? broker.thread.run { _ in place.end() } }
+      do throws(Failure) {
+        try broker.thread.run { loop in
+          guard !place.isOver else { return }
+          let member = ConsumingMember(broker.uris, broker.options, queue, prefetch, loop, broker, continuation)
+          place.member = member
+          loop.add(member)
+        }
+      } catch { continuation.finish(throwing: error) }
       return stream.makeAsyncIterator()
     }
   }
@@ -204,13 +209,11 @@ public final class Broker: Sendable {
 
     private func settle(_ outcome: Consumer.Settlement.Outcome) async throws {
       let (member, number) = (member, number)
-      try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
-        broker.thread.run { _ in
-          if let failure = member.settle(number, outcome) {
-            continuation.resume(throwing: failure)
-          } else {
-            continuation.resume()
-          }
+      try await broker.thread.result { (_, continuation: CheckedContinuation<Void, any Error>) in
+        if let failure = member.settle(number, outcome) {
+          continuation.resume(throwing: failure)
+        } else {
+          continuation.resume()
         }
       }
     }

@@ -35,7 +35,7 @@ final class ConsumingMember: LoopMember, @unchecked Sendable {
     var plan = Consumer.Options(.queue(queue))
     plan.handling = .commands(parallel: prefetch)
     plan.prefetch = prefetch
-    plan.reconnectFor = options.reconnectFor
+    (plan.connectFor, plan.reconnectFor) = (options.reconnectFor, options.reconnectFor)
     plan.began = unixTime()
     consumer = Consumer(plan, handler: .init(), seed: .random(in: 0 ... .max), at: .now)
     open()

@@ -1,15 +1,44 @@
 import DequeModule
+import Synchronization
 
 /// Carries out what a `Publisher` decides, for the callers of a ``Broker``. Touched on the loop's thread alone.
 final class PublishingMember: LoopMember, @unchecked Sendable {
   /// A message that a caller waits for.
-  final class Request: @unchecked Sendable {
-    fileprivate let message: AMQPMessage
-    fileprivate var number = 0
-    fileprivate var continuation: CheckedContinuation<Void, any Error>?
-    fileprivate var isCancelled = false
+  final class Request: Sendable {
+    private enum State {
+      case new
+      case waiting(CheckedContinuation<Void, any Error>)
+      case over
+    }
+
+    let message: AMQPMessage
+    private let state = Mutex(State.new)
 
     init(_ message: AMQPMessage) { self.message = message }
+
+    /// - Returns: whether its caller waits; not where it has given up before.
+    func wait(_ continuation: CheckedContinuation<Void, any Error>) -> Bool {
+      let isWaiting = state.withLock { state in
+        guard case .new = state else { return false }
+        state = .waiting(continuation)
+        return true
+      }
+      if !isWaiting { continuation.resume(throwing: CancellationError()) }
+      return isWaiting
+    }
+
+    func end(with result: Result<Void, any Error>) {
+      let before = state.withLock { state in
+        defer { state = .over }
+        return state
+      }
+      if case .waiting(let continuation) = before { continuation.resume(with: result) }
+    }
+
+    /// Its caller does not wait any more, also where the thread is held up. What is in flight is confirmed unseen.
+    func cancel() { end(with: .failure(CancellationError())) }
+
+    var isOver: Bool { state.withLock { if case .over = $0 { true } else { false } } }
   }
 
   /// How much is sent, in bytes, before others have their turn.
@@ -17,6 +46,7 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   private let uris: [AMQPURI]
   private let options: Broker.Options
+  private var isInLoop = false
   /// Nil where nothing was published yet, or the last one has failed.
   private var publisher: Publisher?
   private var connection: AMQPConnection?
@@ -36,23 +66,16 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   // MARK: What callers ask for
 
-  func connect(_ continuation: CheckedContinuation<Void, any Error>) {
+  /// Connects, or fails at once.
+  func connect(on loop: EventLoop, _ continuation: CheckedContinuation<Void, any Error>) {
     connecting.append(continuation)
-    begin()
+    begin(on: loop, waitingFor: .zero)
   }
 
-  func publish(_ request: Request, _ continuation: CheckedContinuation<Void, any Error>) {
-    guard !request.isCancelled else { return continuation.resume(throwing: CancellationError()) }
-    request.continuation = continuation
+  func publish(_ request: Request, on loop: EventLoop, _ continuation: CheckedContinuation<Void, any Error>) {
+    guard request.wait(continuation) else { return }
     requests.append(request)
-    begin()
-  }
-
-  /// Its caller does not wait any more. What is in flight is confirmed unseen.
-  func cancel(_ request: Request) {
-    request.isCancelled = true
-    requests.removeAll { $0 === request }
-    request.continuation.take()?.resume(throwing: CancellationError())
+    begin(on: loop, waitingFor: options.reconnectFor)
   }
 
   /// What is not confirmed is given up.
@@ -62,9 +85,12 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     fail(MessagingError.closed.failure)
   }
 
-  private func begin() {
+  private func begin(on loop: EventLoop, waitingFor time: Duration) {
     guard publisher == nil else { return }
+    if !isInLoop { loop.add(self) }
+    isInLoop = true
     var plan = Publisher.Options()
+    plan.connectFor = time
     plan.window = options.window
     plan.confirmTimeout = options.confirmTimeout
     plan.reconnectFor = options.reconnectFor
@@ -95,6 +121,7 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     // Between large messages the broker is listened to: it may want no more.
     var sent = 0
     while sent < Self.burst, publisher?.wantsMessage ?? false, let request = requests.popFirst() {
+      guard !request.isOver else { continue }
       sent += request.message.body.count
       handOn(request)
     }
@@ -109,7 +136,6 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   private func handOn(_ request: Request) {
     lastNumber += 1
-    request.number = lastNumber
     var message = request.message
     message.number = lastNumber
     inFlight[lastNumber] = request
@@ -184,17 +210,16 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
   }
 
   private func settle(_ number: Int, _ failure: Failure?) {
-    guard let continuation = inFlight.removeValue(forKey: number)?.continuation.take() else { return }
-    if let failure { continuation.resume(throwing: failure) } else { continuation.resume() }
+    inFlight.removeValue(forKey: number)?.end(with: failure.map { .failure($0) } ?? .success(()))
   }
 
   /// What waits fails; what comes after it begins anew.
   private func fail(_ failure: Failure) {
     publisher = nil
     opening = nil
-    let waiting = inFlight.values.sorted { $0.number < $1.number } + requests
+    let waiting = inFlight.sorted { $0.key < $1.key }.map(\.value) + requests
     (inFlight, requests) = ([:], [])
-    for request in waiting { request.continuation.take()?.resume(throwing: failure) }
+    for request in waiting { request.end(with: .failure(failure)) }
     for continuation in connecting { continuation.resume(throwing: failure) }
     connecting = []
   }

@@ -184,7 +184,7 @@ package struct Consumer: Sendable {
     traits = options.traits
     generator = SplitMix(seed: seed)
     prefetch = options.prefetch
-    outage = Outage(limit: options.reconnectFor, at: now)
+    outage = Outage(limit: options.reconnectFor, first: options.connectFor, at: now)
     switch options.source {
     case .queue(let name), .exchange(_, _, let name): queue = name
     }

@@ -164,7 +164,7 @@ extension Consumer {
     leave(error, unread: unread)
     guard isRunning else { return lostInEnd(error) }
     if isDeleted { return end(.queueDeleted, mayReconnect: false) }
-    guard hasConsumed else { return end(.broker(error), mayReconnect: false) }
+    guard hasConsumed || now < outage.deadline else { return end(.broker(error), mayReconnect: false) }
     if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
       return end(.consumerTimeout(error.reason))
     }

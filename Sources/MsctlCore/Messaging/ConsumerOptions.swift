@@ -36,6 +36,8 @@ extension Consumer {
     package var requires = false
     /// How many deliveries may be unacknowledged at first; 0: no bound.
     package var prefetch = standardPrefetch
+    /// How long the first connection may be tried for, where it is the driver that opens it.
+    package var connectFor: Duration = .zero
     /// How long an outage may last; 0: there is no other connection.
     package var reconnectFor: Duration = .seconds(60)
     /// Whether a refused login may be followed by another password.

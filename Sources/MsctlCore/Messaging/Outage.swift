@@ -14,10 +14,12 @@ struct Outage: Sendable {
   private var backoff = Backoff(to: .seconds(5))
   private var isRefusalTold = false
 
-  /// - Parameter limit: how long an outage may last.
-  init(limit: Duration, at now: Deadline) {
+  /// - Parameters:
+  ///   - limit: how long an outage may last.
+  ///   - first: how long there may be no connection at first.
+  init(limit: Duration, first: Duration, at now: Deadline) {
     self.limit = limit
-    (connectedAt, begin, deadline) = (now, now, now)
+    (connectedAt, begin, deadline) = (now, now, now + first)
   }
 
   /// Whether nothing was settled since a connection broke.

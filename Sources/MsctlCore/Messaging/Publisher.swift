@@ -101,7 +101,7 @@ package struct Publisher: Sendable {
     self.options = options
     self.now = now
     generator = SplitMix(seed: seed)
-    outage = Outage(limit: options.reconnectFor, at: now)
+    outage = Outage(limit: options.reconnectFor, first: options.connectFor, at: now)
     (retryTime, recoveryEnd) = (now, now)
   }
 
@@ -362,13 +362,13 @@ package struct Publisher: Sendable {
         return prepare(occasion, isDeclaring: true)
       }
       switch occasion {
-      case .first: end(.unprepared(error))
-      case .reconnection(let isLast):
+      case .first where now >= outage.deadline: end(.unprepared(error))
+      case .first, .reconnection:
         guard error.isTransient || error.kind == .timedOut else { return end(.unprepared(error)) }
         actions.append(.disconnect)
         // It stood, and broke again.
         _ = outage.broke(isIdle: false, at: now)
-        if isLast { endRepeated(error) } else { pause() }
+        if occasion == .reconnection(isLast: true) { endRepeated(error) } else { pause() }
       case .refusal: reconnect(after: error)
       }
     case .open:
@@ -434,8 +434,15 @@ package struct Publisher: Sendable {
 
   private mutating func connectFailed(_ failure: Failure) {
     guard case .connecting(let occasion) = state else { return }
-    guard case .reconnection(false) = occasion, failure.isTransient(awaitsPassword: options.awaitsPassword)
-    else { return end(.unconnected(failure)) }
+    let isLast =
+      switch occasion {
+      case .first: now >= outage.deadline
+      case .reconnection(let isLast): isLast
+      case .refusal: true
+      }
+    guard !isLast, failure.isTransient(awaitsPassword: options.awaitsPassword) else {
+      return end(.unconnected(failure))
+    }
     if failure.code == .denied, options.awaitsPassword, outage.tellsRefusal() {
       actions.append(.note(.loginRefused(failure)))
     }

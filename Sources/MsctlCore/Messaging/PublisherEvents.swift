@@ -12,6 +12,8 @@ extension Publisher {
     /// Whether each message has a reply, which names its `correlation_id`.
     package var wantsReplies = false
     package var replyTimeout: Duration = .seconds(30)
+    /// How long the first connection may be tried for.
+    package var connectFor: Duration = .zero
     /// How long an outage may last.
     package var reconnectFor: Duration = .seconds(60)
     /// Whether a refused login may be mended by another password.

@@ -118,62 +118,87 @@ package final class Bell: Sendable {
   }
 }
 
-/// A thread with an event loop, for callers that must not wait, such as tasks: what belongs to the loop is touched there alone.
+/// A thread with an event loop, for callers that must not wait, such as tasks. It starts with the first work. What belongs to the loop
+/// is touched there alone.
 package final class LoopThread: Sendable {
-  /// Work that is to be done on the thread.
-  private struct Queue {
+  private struct State {
+    /// To be done on the thread.
     var work: [@Sendable (EventLoop) -> Void] = []
     var isOver = false
+    /// Wakes the loop, once the thread has started.
+    var bell: Bell?
   }
 
   /// Takes in the work.
   private final class Inbox: LoopMember {
     let loop: EventLoop
     let thread: LoopThread
+    let bell: Bell
     var isOver = false
 
-    init(_ loop: EventLoop, _ thread: LoopThread) { (self.loop, self.thread) = (loop, thread) }
+    init(_ loop: EventLoop, _ thread: LoopThread, _ bell: Bell) {
+      (self.loop, self.thread, self.bell) = (loop, thread, bell)
+    }
 
     var wakeTime: Deadline { .never }
 
-    func addInterests(to polls: inout PollSet) { polls.add(thread.bell.descriptor) }
+    func addInterests(to polls: inout PollSet) { polls.add(bell.descriptor) }
 
     func proceed() {
-      thread.bell.clear()
-      let (work, isOver) = thread.queue.withLock { queue in
-        defer { queue.work = [] }
-        return (queue.work, queue.isOver)
+      bell.clear()
+      let (work, isOver) = thread.state.withLock { state in
+        defer { state.work = [] }
+        return (state.work, state.isOver)
       }
       for one in work { one(loop) }
       self.isOver = isOver
     }
   }
 
-  private let queue = Mutex(Queue())
-  private let bell = Bell()
+  private let state = Mutex(State())
 
-  /// - Throws: where there are no more threads or descriptors.
-  package init() throws(Failure) {
-    guard bell.descriptor >= 0 else { throw Failure(.failed, .noEventLoop(errno)) }
-    guard let thread = startThread({ self.run() }) else { throw Failure(.failed, .noEventLoop(EAGAIN)) }
-    pthread_detach(thread)
-  }
+  package init() {}
 
   /// Does the work on the thread, after what was handed in before.
-  package func run(_ work: @escaping @Sendable (EventLoop) -> Void) {
-    queue.withLock { $0.work.append(work) }
-    bell.ring()
+  /// - Throws: where the thread cannot start: there are no more threads or descriptors.
+  package func run(_ work: @escaping @Sendable (EventLoop) -> Void) throws(Failure) {
+    try state.withLock { state throws(Failure) in
+      if state.bell == nil { state.bell = try start() }
+      state.work.append(work)
+      state.bell?.ring()
+    }
   }
 
-  /// Ends the thread once all work that was handed in is done.
-  package func stop() {
-    queue.withLock { $0.isOver = true }
-    bell.ring()
+  /// Does the work on the thread, and waits until it has resumed the continuation.
+  package func result<Value: Sendable>(
+    of work: @escaping @Sendable (EventLoop, CheckedContinuation<Value, any Error>) -> Void
+  ) async throws -> Value {
+    try await withCheckedThrowingContinuation { continuation in
+      do throws(Failure) { try run { loop in work(loop, continuation) } } catch { continuation.resume(throwing: error) }
+    }
   }
 
-  private func run() {
+  /// Ends the thread once all work that was handed in is done, and this after it. Does nothing where it has not started.
+  package func stop(after last: @escaping @Sendable (EventLoop) -> Void = { _ in }) {
+    state.withLock { state in
+      guard let bell = state.bell else { return }
+      state.work.append(last)
+      state.isOver = true
+      bell.ring()
+    }
+  }
+
+  private func start() throws(Failure) -> Bell {
+    let bell = Bell()
+    guard bell.descriptor >= 0 else { throw Failure(.failed, .noEventLoop(errno)) }
+    guard let thread = startThread({ self.turn(wokenBy: bell) }) else { throw Failure(.failed, .noEventLoop(EAGAIN)) }
+    pthread_detach(thread)
+    return bell
+  }
+
+  private func turn(wokenBy bell: Bell) {
     let loop = EventLoop()
-    let inbox = Inbox(loop, self)
+    let inbox = Inbox(loop, self, bell)
     loop.add(inbox)
     while !inbox.isOver { loop.turn() }
   }
