@@ -33,7 +33,8 @@ public final class ServiceClient: Sendable {
   }
 
   private let options: Options
-  private let thread: LoopThread
+  /// Started with the client, so that nothing that is handed in later fails.
+  private let thread = LoopThread()
   private let member: ServiceMember
 
   /// A client of the Consul agent at this address.
@@ -57,9 +58,8 @@ public final class ServiceClient: Sendable {
   public init(_ consul: ConsulAgent.Settings, options: Options = Options()) throws(Failure) {
     self.options = options
     member = try ServiceMember(consul, options)
-    thread = try LoopThread()
     let member = member
-    thread.run { loop in member.begin(on: loop) }
+    try thread.run { loop in member.begin(on: loop) }
   }
 
   deinit {
@@ -104,11 +104,9 @@ public final class ServiceClient: Sendable {
     let call = ServiceMember.Call(service, request, retries: max(0, retries ?? options.retries), until: deadline)
     let (thread, member) = (thread, member)
     return try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        thread.run { _ in member.begin(call, continuation) }
-      }
+      try await thread.result { _, continuation in member.begin(call, continuation) }
     } onCancel: {
-      thread.run { _ in member.cancel(call) }
+      try? thread.run { _ in member.cancel(call) }
     }
   }
 
@@ -243,11 +241,9 @@ public final class ServiceClient: Sendable {
     let (thread, member) = (thread, member)
     let lookUp = LookUpMember(service, selection ?? options.selection)
     let found = try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        thread.run { loop in lookUp.begin(member.agent, loop, continuation) }
-      }
+      try await thread.result { loop, continuation in lookUp.begin(member.agent, loop, continuation) }
     } onCancel: {
-      thread.run { _ in lookUp.cancel() }
+      try? thread.run { _ in lookUp.cancel() }
     }
     return passing ? found.filter { $0.status == .passing } : found
   }
@@ -307,15 +303,15 @@ public final class ServiceClient: Sendable {
       registration, drain: drain, deregisterAfter: deregisterAfter ?? HeldRegistration.deregisterAfter)
     // It must not be cancelled with this task, but after the drain.
     let task = Task {
-      defer { thread.run { _ in held.bodyEnded() } }
+      defer { try? thread.run { _ in held.bodyEnded() } }
       return try await body()
     }
     let refusal = await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
-        thread.run { loop in held.begin(member.agent, member.resolver, loop, continuation) { task.cancel() } }
+        try? thread.run { loop in held.begin(member.agent, member.resolver, loop, continuation) { task.cancel() } }
       }
     } onCancel: {
-      thread.run { _ in held.cancel() }
+      try? thread.run { _ in held.cancel() }
     }
     let result = await task.result
     if let refusal { throw refusal }
