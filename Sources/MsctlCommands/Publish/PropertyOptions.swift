@@ -44,7 +44,7 @@ struct PropertyOptions: Defaulted {
   static let flags: [Flag<PropertyOptions>] = [
     .value("content-type", nil, "TYPE", into: \.contentType, "content_type (default: depends on the kind of message)"),
     .value("content-encoding", nil, "NAME", into: \.contentEncoding, "content_encoding"),
-    .list("header", "H", "NAME=VALUE", into: \.headers, "Add a header; NAME:=JSON for a number, true, a list ...")
+    .list("header", "H", "NAME=VALUE", into: \.headers, "Add a header; NAME:=JSON for a number, true or a list")
       .details("A type that JSON lacks is tagged, as in an envelope: 'n:={\"$int64\":5}'."),
     .number("priority", nil, "N", in: 0...255, into: \.priority, "priority"),
     .value("correlation-id", nil, "ID", into: \.correlationID, "correlation_id"),
