@@ -59,6 +59,28 @@ struct HostileFileTests {
     #expect(try await call.end().status == 143)
   }
 
+  @Test("a signal ends publishing that waits for a pipe of --failed-to, which nobody reads")
+  func fullFailedPipe() async throws {
+    try await withQueue(arguments: #"{"x-max-length":1,"x-overflow":"reject-publish"}"#) { queue in
+      _ = try await Tool.run("publish", queue, "--passive", "0")
+      let publish = try RunningProcess(
+        "/bin/bash",
+        [
+          "-c",
+          """
+          exec 5> >(exec sleep 60) < <(yes $(printf 'x%.0s' {1..1000}) | head -n 2000)
+          exec msctl publish \(queue) --lines --passive --failed-to /dev/fd/5
+          """,
+        ])
+      try await eventually("more has failed than the pipe takes") {
+        publish.err.split(separator: "\n").count > 100
+      }
+      publish.signal(SIGTERM)
+      #expect(try await publish.end().status == 143)
+      #expect(publish.err.split(separator: "\n").count < 1500, "publishing waits for the pipe")
+    }
+  }
+
   @Test("--failed-to writes through what is no regular file, and follows every link")
   func failedTo() async throws {
     try await withQueue(arguments: #"{"x-max-length":1,"x-overflow":"reject-publish"}"#) { queue in

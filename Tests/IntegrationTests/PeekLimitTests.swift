@@ -134,6 +134,22 @@ struct PeekLimitTests {
     }
   }
 
+  @Test("a signal is heard while the broker does not let in the connection for copies")
+  func silentBroker() async throws {
+    guard Services.promises.countsReturns || !Services.promises.limitsDeliveries else { return }
+    let proxy = try FaultProxy(to: brokerPort) { $0 == 0 ? .none : .stall(.down, after: 0) }
+    try await withQueue(arguments: #"{"x-queue-type":"quorum","x-delivery-limit":3}"#) { queue in
+      _ = try await Tool.run("publish", queue, "--passive", "1")
+      // Nothing but the signal ends it for the time of this test.
+      let uri = "amqp://127.0.0.1:\(proxy.port)?connection_timeout=600000"
+      let peek = try Tool.start("consume", queue, "--peek", environment: ["AMQP_URL": uri])
+      try await eventually("the second connection is tried") { proxy.connections == 2 }
+      peek.signal(SIGTERM)
+      #expect(try await peek.end().status == 128 + SIGTERM)
+      #expect(try await Tool.run("consume", queue, "--drain").out == "1\n")
+    }
+  }
+
   @Test("a user who may not publish does not peek there")
   func readOnly() async throws {
     guard Services.promises.countsReturns else { return }

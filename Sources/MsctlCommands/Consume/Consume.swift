@@ -249,8 +249,12 @@ enum Consume: Verb {
         }
       let saver: SpentMessages? =
         if options.peeks, let limit = plan.traits.deliveryLimit {
-          try SpentMessages(of: queue.name, options.broker, limit, console)
+          try SpentMessages(of: queue.name, options.broker, limit, console, signals)
         } else { nil }
+      if let saver {
+        loop.add(saver)
+        try loop.answer(to: saver)
+      }
       run = ConsumeRun(options, handler, saver, console, signals)
       try run.run(plan, on: connection, loop)
     } catch {

@@ -8,7 +8,7 @@ final class ConsumeRun: ConsumerHost {
   private let handler: any MessageHandler
   private let console: Console
   private let signals: Signals
-  private var saver: SpentMessages?
+  private let saver: SpentMessages?
   private var output: OutputFlow
   /// Whether the consumer waits for all to be written out.
   private var isFlushAsked = false
@@ -30,12 +30,14 @@ final class ConsumeRun: ConsumerHost {
     loop.add(driver)
     while !driver.isOver { loop.turn() }
     loop.remove(driver)
+    if let saver { while !saver.isOver { loop.turn() } }
     if let cause = driver.consumer.cause { throw failure(cause, driver) }
   }
 
   // MARK: A turn
 
   func work(_ driver: ConsumerDriver) {
+    for (delivery, isSaved) in saver?.takeSaved() ?? [] { driver.tell(.saved(delivery, isSaved)) }
     handle(driver)
     write(driver)
     takeSignal(driver)
@@ -103,7 +105,8 @@ final class ConsumeRun: ConsumerHost {
   }
 
   func save(_ delivery: AMQPDelivery, returnsLeft left: Int, _ driver: ConsumerDriver) {
-    driver.tell(.saved(delivery, saver?.save(delivery.message, returnsLeft: left) ?? false))
+    guard let saver else { return driver.tell(.saved(delivery, false)) }
+    saver.save(delivery, returnsLeft: left)
   }
 
   func connect() throws(Failure) -> any BrokerOpening { try options.broker.reopen(as: "consume", console) }

@@ -4,8 +4,13 @@ import MsctlCore
 /// The file of `--failed-to`: what was not confirmed, one envelope a line. It takes the place of the old file only at the end,
 /// whole, so that the old one may be the input, and stays where the run is killed.
 final class FailedMessages {
+  /// Time limit for what a pipe takes once a signal has come.
+  private static let patience: Duration = .seconds(2)
+
   private let path: String
   private var file: WholeFile?
+  /// What goes on writing in a loop, where it is no regular file.
+  let stream: StreamOutput?
   /// Whether the file that it replaces is standard input.
   private let isInput: Bool
 
@@ -15,7 +20,7 @@ final class FailedMessages {
     self.path = path ?? ""
     isInput = target?.isInput ?? false
     if let path, let target { file = try WholeFile(path, target) } else { file = nil }
-    try file?.flush()
+    stream = file?.stream
   }
 
   func add(_ message: AMQPMessage) throws(Failure) {
@@ -25,7 +30,6 @@ final class FailedMessages {
   func add(line: [UInt8]) throws(Failure) {
     do {
       try file?.write(line + [0x0A])
-      try file?.flush()
     } catch {
       // A file that lacks a message must not take the place of the old one.
       file = nil
@@ -33,8 +37,18 @@ final class FailedMessages {
     }
   }
 
-  /// Puts the file in its place. If its old content is the input and was not read to the end, it is left as it was: what is in
-  /// it may be published twice, but is not lost.
+  /// Whether no more is to be added for now.
+  var isBusy: Bool { stream?.isBusy ?? false }
+
+  /// Waits until all is written, when nothing else is left to be done. A signal that is caught ends it.
+  /// - Parameter signal: the one that has come before: then it is not waited for long.
+  func flush(after signal: Int32? = nil) throws(Failure) {
+    try file?.flush(until: signal == nil ? .never : .after(Self.patience))
+    if let signal, isBusy { throw .interrupted(by: signal) }
+  }
+
+  /// Puts the file in its place, once all is written. If its old content is the input and was not read to the end, it is left as it
+  /// was: what is in it may be published twice, but is not lost.
   func keep(after source: MessageSource, _ console: Console) throws(Failure) {
     if isInput, !source.isExhausted {
       file = nil
@@ -44,8 +58,8 @@ final class FailedMessages {
   }
 
   /// Adds what the source still has, and puts the file in its place: for when there is no broker to send it to.
-  func keep(restOf source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
-    do throws(Failure) { try addRest(of: &source, signals, console) } catch {
+  func keep(restOf source: inout MessageSource, _ console: Console) throws(Failure) {
+    do throws(Failure) { try addRest(of: &source, console) } catch {
       try keep(after: source, console)
       guard case .signal = error.code else { throw error }
       console.note(.restNotSaved(path))
@@ -54,17 +68,20 @@ final class FailedMessages {
     try keep(after: source, console)
   }
 
-  private func addRest(of source: inout MessageSource, _ signals: Signals, _ console: Console) throws(Failure) {
+  private func addRest(of source: inout MessageSource, _ console: Console) throws(Failure) {
     guard file != nil else { return }
     if source.readsStandardInput, !source.isExhausted {
       console.note(.savingRest(path))
     }
     while !source.isExhausted {
       switch try source.next() {
-      case .message(let message, _): try add(message)
+      case .message(let message, _):
+        try add(message)
+        try flush()
       case .unusable(let failure, let line):
         console.report(failure)
         try add(line: line)
+        try flush()
       case nil where source.isExhausted: return
       case nil:
         try Signals.wait(for: STDIN_FILENO)

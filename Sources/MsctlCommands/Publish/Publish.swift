@@ -153,7 +153,7 @@ enum Publish: Verb {
     let connection: AMQPConnection
     do { connection = try connect(options, first, console, loop, signals) } catch {
       if let first { try failures.add(first) }
-      try failures.keep(restOf: &source, signals, console)
+      try failures.keep(restOf: &source, console)
       throw error
     }
     try PublishRun(options, console, signals, source, failures).run(on: connection, first: first, loop)

@@ -33,6 +33,7 @@ final class PublishRun: PublisherHost {
   func run(on connection: AMQPConnection, first: AMQPMessage?, _ loop: EventLoop) throws(Failure) {
     let driver = PublisherDriver(options.plan, self, on: connection, sending: first.map { OutgoingMessage($0) })
     loop.add(input)
+    if let stream = failures.stream { loop.add(stream) }
     loop.add(driver)
     while !driver.isOver || output.isBusy { loop.turn() }
     loop.remove(driver)
@@ -105,8 +106,8 @@ final class PublishRun: PublisherHost {
 
   // MARK: A turn
 
-  /// Where the output takes no more for now, nothing more is confirmed.
-  var isReady: Bool { !output.isBusy }
+  /// Where the output takes no more for now, or the file of failed messages, nothing more is sent or confirmed.
+  var isReady: Bool { !output.isBusy && !failures.isBusy }
 
   func work(_ driver: PublisherDriver) {
     takeSignal(driver)
@@ -159,8 +160,9 @@ final class PublishRun: PublisherHost {
     }
     // Whether what is still in flight has arrived is not known.
     if failure != nil { for outgoing in publisher.left { try failures.add(outgoing.message) } }
+    try failures.flush(after: signal)
     if isBroken || !publisher.hasOpened {
-      try failures.keep(restOf: &source, signals, console)
+      try failures.keep(restOf: &source, console)
     } else {
       try failures.keep(after: source, console)
     }

@@ -108,9 +108,9 @@ struct WholeFile: ~Copyable {
   }
 
   /// Waits until all is written, for who must not go on before. A signal that is caught ends it.
-  func flush() throws(Failure) {
+  func flush(until deadline: Deadline = .never) throws(Failure) {
     guard let stream else { return }
-    try Signals.wait(for: stream) { stream.isBusy }
+    try Signals.wait(for: stream, until: deadline) { stream.isBusy }
     try check()
   }
 
