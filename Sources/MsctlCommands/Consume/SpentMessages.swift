@@ -44,7 +44,8 @@ final class SpentMessages: LoopMember {
   /// What became of the first one.
   private(set) var failure = Failure(.failed, "")
 
-  init(of queue: String, _ broker: BrokerOptions, _ limit: Int, _ console: Console, _ signals: Signals) throws(Failure) {
+  init(of queue: String, _ broker: BrokerOptions, _ limit: Int, _ console: Console, _ signals: Signals) throws(Failure)
+  {
     (self.queue, self.limit, self.signals) = (queue, limit, signals)
     opening = AMQPOpening(anyOf: try broker.currentURIs(), name: "msctl consume", trace: console.amqpTrace)
     waiting = [Copy(message: AMQPMessage(body: [], exchange: "", routingKey: "msctl-" + randomUUID()), original: nil)]
