@@ -50,8 +50,9 @@ final class FirstConnection: LoopMember, LoopQuestion {
   private func open() throws(Failure) {
     let uris = try options.currentURIs()
     for uri in uris { console.trace("> connect \(uri.shown)") }
+    // Where signals are not caught they end the process, and there is nothing else to wait for.
     state = .opening(
-      AMQPOpening(anyOf: uris, name: "msctl \(verb)", setup, trace: console.amqpTrace, preparing: prepare))
+      AMQPOpening(anyOf: uris, name: "msctl \(verb)", setup, trace: console.amqpTrace, isAwaited: signals == nil, preparing: prepare))
   }
 
   private func pause(after failure: Failure) throws(Failure) {

@@ -43,13 +43,14 @@ package final class AMQPOpening {
   /// - Parameters:
   ///   - setup: what the channel is to be; whether it is, `setup` of the connection says, where anything was asked for.
   ///   - trace: see `AMQPConnection.open`.
+  ///   - isAwaited: whether nothing else goes on meanwhile: then it is over when this returns, and costs no thread.
   ///   - prepare: asks the connection what is to be known before it is used, on the thread, too: each question waits for its reply.
   package init(
     anyOf uris: [AMQPURI], name: String, _ setup: AMQPConnection.Setup? = nil, trace: ((String) -> Void)?,
-    preparing prepare: ((AMQPConnection) -> Void)? = nil
+    isAwaited: Bool = false, preparing prepare: ((AMQPConnection) -> Void)? = nil
   ) {
     var ends: [Int32] = [-1, -1]
-    pipe2(&ends, O_CLOEXEC | O_NONBLOCK)
+    if !isAwaited { pipe2(&ends, O_CLOEXEC | O_NONBLOCK) }
     descriptor = ends[0]
     attempt = Attempt(uris, name, setup, trace, prepare, end: ends[1])
     guard ends[0] >= 0 else {
