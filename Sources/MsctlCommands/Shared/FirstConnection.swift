@@ -52,7 +52,9 @@ final class FirstConnection: LoopMember, LoopQuestion {
     for uri in uris { console.trace("> connect \(uri.shown)") }
     // Where signals are not caught they end the process, and there is nothing else to wait for.
     state = .opening(
-      AMQPOpening(anyOf: uris, name: "msctl \(verb)", setup, trace: console.amqpTrace, isAwaited: signals == nil, preparing: prepare))
+      AMQPOpening(
+        anyOf: uris, name: "msctl \(verb)", setup, trace: console.amqpTrace, isAwaited: signals == nil,
+        preparing: prepare))
   }
 
   private func pause(after failure: Failure) throws(Failure) {
