@@ -222,6 +222,30 @@ struct ServiceDoorTests {
     }
   }
 
+  @Test("a watch tells the instances there are, and each change, until its loop ends")
+  func watches() async throws {
+    try await withService { service in
+      var iterator = services.instances(of: service).makeAsyncIterator()
+      #expect(try await iterator.next()?.isEmpty == true)
+      try await Services.register(service, 1, as: "one")
+      #expect(try await iterator.next()?.map(\.id) == [service + "-one"])
+      _ = try await Tool.run("register", service, "--remove")
+      #expect(try await iterator.next()?.isEmpty == true)
+      let task = Task { for try await _ in services.instances(of: service) {} }
+      task.cancel()
+      try await task.value
+      // The sequence holds its client.
+      let temporary = try ServiceClient(consul: Services.consul).instances(of: service, passing: false)
+      for try await instances in temporary {
+        #expect(instances.isEmpty)
+        break
+      }
+    }
+    let anonymous = try ServiceClient(consul: Services.guardedConsul)
+    #expect(await failure { for try await _ in anonymous.instances(of: "s") {} }?.code == .denied)
+    #expect(await failure { for try await _ in anonymous.instances(of: "..") {} }?.code == .usage)
+  }
+
   // MARK: Registrations
 
   @Test("a registration lives as long as its closure, whether that returns or throws")

@@ -248,6 +248,51 @@ public final class ServiceClient: Sendable {
     return passing ? found.filter { $0.status == .passing } : found
   }
 
+  /// The instances of a service, whenever they change: at first those that there are, and after that each new list. Watching begins
+  /// with the first iteration, and ends with the loop.
+  ///
+  ///     for try await instances in services.instances(of: "user-service") {
+  ///       print(instances.map(\.url))
+  ///     }
+  ///
+  /// While the agent is away, it is asked again with growing pauses, and the last list counts. Of lists that nobody has taken, the
+  /// latest is kept.
+  /// - Parameters:
+  ///   - passing: only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
+  ///   - selection: which of them; nil: as the client's options say.
+  /// - Returns: a sequence that throws a ``Failure`` where asking again cannot help: `denied` for a token that may not read.
+  public func instances(
+    of service: String, passing: Bool = true, _ selection: ConsulAgent.Selection? = nil
+  ) -> Instances {
+    Instances(services: self, service: service, passing: passing, selection: selection ?? options.selection)
+  }
+
+  /// The instances of a service, whenever they change: see ``ServiceClient/instances(of:passing:_:)``.
+  public struct Instances: AsyncSequence, Sendable {
+    public typealias Element = [ServiceInstance]
+    public typealias AsyncIterator = AsyncThrowingStream<[ServiceInstance], any Error>.Iterator
+
+    fileprivate let services: ServiceClient
+    fileprivate let service: String
+    fileprivate let passing: Bool
+    fileprivate let selection: ConsulAgent.Selection
+
+    public func makeAsyncIterator() -> AsyncIterator {
+      let (stream, continuation) = AsyncThrowingStream.makeStream(
+        of: [ServiceInstance].self, throwing: (any Error).self, bufferingPolicy: .bufferingNewest(1))
+      guard ConsulAgent.isServiceName(service) else {
+        continuation.finish(throwing: ServiceError.invalidName(service).failure)
+        return stream.makeAsyncIterator()
+      }
+      let (services, passing) = (services, passing)
+      let watch = WatchMember(service, selection, where: { !passing || $0 == .passing }, continuation)
+      // Holds the client, so that its thread goes on until watching has ended.
+      continuation.onTermination = { _ in services.thread.run { _ in watch.end() } }
+      services.thread.run { [member = services.member] loop in watch.begin(member.agent, loop) }
+      return stream.makeAsyncIterator()
+    }
+  }
+
   // MARK: Registering
 
   /// Registers an instance of a service with the agent, for as long as the closure runs: see
