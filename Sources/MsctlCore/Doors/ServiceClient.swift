@@ -287,8 +287,8 @@ public final class ServiceClient: Sendable {
       let (services, passing) = (services, passing)
       let watch = WatchMember(service, selection, where: { !passing || $0 == .passing }, continuation)
       // Holds the client, so that its thread goes on until watching has ended.
-      continuation.onTermination = { _ in services.thread.run { _ in watch.end() } }
-      services.thread.run { [member = services.member] loop in watch.begin(member.agent, loop) }
+      continuation.onTermination = { _ in try? services.thread.run { _ in watch.end() } }
+      try? services.thread.run { [member = services.member] loop in watch.begin(member.agent, loop) }
       return stream.makeAsyncIterator()
     }
   }
