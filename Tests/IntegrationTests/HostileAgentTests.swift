@@ -114,7 +114,7 @@ struct HostileAgentTests {
       return FakeAgent.answer((2...4).contains(number) ? "{}" : Self.one, index: number)
     }
     let watch = try Tool.start("discover", "s", "--watch", environment: agent.environment)
-    try await eventually("it is told that the agent is back") { watch.err.shows("note agentBack") }
+    try await eventually("it is told that the agent is back") { watch.err.shows("watch agentBack") }
     #expect(watch.out.split(separator: "\n").count == 1 && !watch.out.contains("removed"))
     watch.signal(SIGTERM)
   }

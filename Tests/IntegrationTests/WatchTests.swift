@@ -46,9 +46,9 @@ struct WatchTests {
     // The same again is no change.
     try await register("-p", "2", "--id", "b", "--tag", "t1")
     try await agent.kill()
-    try await eventually("it is told") { watch.err.shows("note agentAway") }
+    try await eventually("it is told") { watch.err.shows("watch agentAway") }
     try await agent.start()
-    try await eventually("it is told that it is back") { watch.err.shows("note agentBack") }
+    try await eventually("it is told that it is back") { watch.err.shows("watch agentBack") }
     try await register("-p", "2", "--id", "b", "--tag", "t2")
     try await eventually("the change is there") { events().count == 3 }
     _ = try await Tool.run("register", "s", "--remove", "--id", "a", environment: environment)

@@ -373,6 +373,8 @@ extension Entry {
           LookUpFailure.nothingPassing([]).failure("<service>", "<path>", isNarrowed: true, agent))
       ]
       + ServiceDirectory.Note.named.map { Entry("look-up \($0)", note: $1.text) }
+      + ConsulAgent.Note.named.map { Entry("look-up \($0)", note: $1.text(agent)) }
+      + HealthWatch.Note.named.map { Entry("watch \($0)", note: $1.text(agent)) }
       + [Entry("discover nothing passing", Discover.nothingPassing("<service>", [], isNarrowed: false))]
   }
 
@@ -413,6 +415,29 @@ extension LookUpFailure: Sampled {
     case .nothingPassing(let all) where all.count == 1: .nothingPassing(critical + critical)
     case .nothingPassing: .late
     case .late: nil
+    }
+  }
+}
+
+extension ConsulAgent.Note: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .leaderless
+    case .leaderless: nil
+    }
+  }
+}
+
+extension HealthWatch.Note: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .leaderless
+    case .leaderless: .leftOut("<service>", .unaddressable)
+    case .leftOut(_, .unaddressable): .leftOut("<service>", .mayNotRead)
+    case .leftOut(_, .mayNotRead): .leftOut("<service>", .refused(someFailure))
+    case .leftOut(_, .refused): .agentAway(someFailure)
+    case .agentAway: .agentBack
+    case .agentBack: nil
     }
   }
 }
