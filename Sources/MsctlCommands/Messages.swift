@@ -431,6 +431,153 @@ extension Consumer.Cause {
   }
 }
 
+// MARK: commands and filters of consume
+
+/// What sentences about a command of `consume` name.
+struct HandlerNames {
+  let command: String
+  var traits: QueueTraits
+  /// Whether the queue's delivery limit was named on the command line.
+  let limitIsSet: Bool
+}
+
+extension AMQPMessage {
+  fileprivate var name: String { properties.messageID.map { "message \($0)" } ?? "a message" }
+}
+
+extension MessageCommands.Reason {
+  func failure(of message: AMQPMessage) -> Failure {
+    let text =
+      switch self {
+      case .exited(let status): "the command exited with \(status)"
+      case .killed: killedText("the command")
+      case .doesNotFit(let text): "its properties do not fit the environment of a command (\(text))"
+      case .output(let failure, _): failure.message
+      }
+    // A command that has exited with 0 has failed all the same where its output could not be kept.
+    return Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)")
+  }
+}
+
+extension MessageCommands.Verdict {
+  func failure(of message: AMQPMessage, _ reason: MessageCommands.Reason, _ names: HandlerNames) -> Failure {
+    var failure = reason.failure(of: message)
+    let isStream = names.traits.isStream
+    switch self {
+    case .requeued(let attempt, let delay):
+      failure.message += " (attempt \(attempt)); \(isStream ? "tried again" : "requeued") in \(delay.shown)"
+      failure.message += names.attemptsLeft(message)
+    case .rejected(let attempt):
+      failure.message += " (attempt \(attempt)); \(isStream ? "skipped" : "rejected")"
+    case .abandoned: if !isStream { failure.message += "; the message is requeued" }
+    }
+    return failure
+  }
+}
+
+extension HandlerNames {
+  /// How often a requeued message may come back, as far as it can be known: a policy may lower a limit that was set, and replace
+  /// the default.
+  fileprivate func attemptsLeft(_ message: AMQPMessage) -> String {
+    guard let limit = traits.deliveryLimit, let left = traits.returnsLeft(message) else { return "" }
+    if left > 0 {
+      return limitIsSet
+        ? ", at most \(counted(left, "attempt")) left (x-delivery-limit=\(limit))"
+        : ", \(counted(left, "attempt")) left by default (delivery limit \(limit))"
+    }
+    let end = "the broker dead-letters it, or drops it if the queue has no dead-letter exchange"
+    return limitIsSet ? ", beyond x-delivery-limit=\(limit): \(end)" : ", by default (delivery limit \(limit)) \(end)"
+  }
+}
+
+extension MessageCommands.Cause {
+  func failure(_ names: HandlerNames) -> Failure {
+    let isStream = names.traits.isStream
+    var failure: Failure
+    switch self {
+    case .unrunnable(let status):
+      failure =
+        SpawnError(names.command, shellStatus: status)?.failure
+        ?? CommandError.exited(command: names.command, status).failure
+      if !isStream { failure.hint = "Its message is requeued." }
+    case .stopped(let message, let reason):
+      failure = reason.failure(of: message)
+      failure.hint =
+        message.streamOffset.flatMap { isStream ? "Its offset is \($0)." : nil } ?? "The message is requeued."
+    case .output(let cause):
+      failure = cause
+      if !isStream { failure.hint = "The message is requeued." }
+    }
+    return failure
+  }
+}
+
+extension MessageFilter.Cause {
+  func failure(_ names: HandlerNames) -> Failure {
+    switch self {
+    case .tooManyLines:
+      return Failure(
+        .failed, "the filter '\(names.command)' wrote more lines than it was given messages",
+        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
+    case .ended(let end, let unanswered):
+      if end.isUnrunnable, var failure = SpawnError(names.command, shellStatus: end.status)?.failure {
+        if !names.traits.isStream, unanswered > 0 { failure.hint = "Its messages are requeued." }
+        return failure
+      }
+      guard unanswered > 0 else { return Failure(end.code, end.text(names)) }
+      return Failure(
+        end.code, "\(end.text(names)), with \(counted(unanswered)) unprocessed",
+        hint: names.traits.isStream ? nil : "They are requeued.")
+    case .notStarted(let failure): return failure
+    }
+  }
+}
+
+extension MessageFilter.Note {
+  /// Nil where nothing has failed.
+  func failure(_ names: HandlerNames) -> Failure? {
+    switch self {
+    case .silent, .ended: return nil
+    case .restarting(let end, let unanswered, let pause):
+      var failure = MessageFilter.Cause.ended(end, unanswered: unanswered).failure(names)
+      failure.hint = "It is restarted in \(pause.shown)."
+      return failure
+    case .rejected(let message, let attempts, let end):
+      return Failure(end.code, "\(message.name): rejected after \(attempts) attempts")
+    }
+  }
+
+  func text(_ names: HandlerNames) -> String {
+    switch self {
+    case .silent(let unanswered):
+      "the filter has written no line for \(MessageFilter.patience.shown), \(counted(unanswered)) unprocessed; "
+        + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
+    case .ended(let end): end.text(names)
+    case .restarting, .rejected: failure(names)?.message ?? ""
+    }
+  }
+}
+
+extension MessageFilter.End {
+  fileprivate var code: Failure.Code { .command(status == 0 ? 1 : status) }
+
+  fileprivate func text(_ names: HandlerNames) -> String {
+    let filter = "the filter '\(names.command)'"
+    let fault =
+      fault.map { fault in
+        switch fault {
+        case .closedInput: "closed its input"
+        case .closedOutput: "closed its output"
+        case .leftProcess: "left a process running that holds its output"
+        case .deaf: "did not exit at the end of its input"
+        }
+      }
+    if wasKilled { return killedText([filter, fault.map { $0 + "," }].compactMap { $0 }.joined(separator: " ")) }
+    return [filter, fault.map { $0 + ", was terminated and" }, "exited with \(status)"].compactMap { $0 }.joined(
+      separator: " ")
+  }
+}
+
 // MARK: register
 
 extension HeldRegistration.Note {

@@ -63,7 +63,7 @@ private struct Entry {
   init(_ name: String, note: String) { (self.name, status, message, hint) = (name, nil, note, nil) }
 
   static var all: [Entry] {
-    core + usage + commands + lookUps + calls + queues + published + consumed + watched + registered
+    core + usage + commands + lookUps + calls + queues + published + consumed + handled + watched + registered
   }
 }
 
@@ -373,8 +373,6 @@ extension Entry {
           LookUpFailure.nothingPassing([]).failure("<service>", "<path>", isNarrowed: true, agent))
       ]
       + ServiceDirectory.Note.named.map { Entry("look-up \($0)", note: $1.text) }
-      + ConsulAgent.Note.named.map { Entry("look-up \($0)", note: $1.text(agent)) }
-      + HealthWatch.Note.named.map { Entry("watch \($0)", note: $1.text(agent)) }
       + [Entry("discover nothing passing", Discover.nothingPassing("<service>", [], isNarrowed: false))]
   }
 
@@ -415,29 +413,6 @@ extension LookUpFailure: Sampled {
     case .nothingPassing(let all) where all.count == 1: .nothingPassing(critical + critical)
     case .nothingPassing: .late
     case .late: nil
-    }
-  }
-}
-
-extension ConsulAgent.Note: Sampled {
-  fileprivate static func sample(after last: Self?) -> Self? {
-    switch last {
-    case nil: .leaderless
-    case .leaderless: nil
-    }
-  }
-}
-
-extension HealthWatch.Note: Sampled {
-  fileprivate static func sample(after last: Self?) -> Self? {
-    switch last {
-    case nil: .leaderless
-    case .leaderless: .leftOut("<service>", .unaddressable)
-    case .leftOut(_, .unaddressable): .leftOut("<service>", .mayNotRead)
-    case .leftOut(_, .mayNotRead): .leftOut("<service>", .refused(someFailure))
-    case .leftOut(_, .refused): .agentAway(someFailure)
-    case .agentAway: .agentBack
-    case .agentBack: nil
     }
   }
 }
@@ -747,6 +722,125 @@ extension CommandNote: Sampled {
     case .registered: .removed(["<id>"])
     case .removed: .notRegistered("<service>", agent)
     case .notRegistered: nil
+    }
+  }
+}
+
+// MARK: commands and filters of consume
+
+extension Entry {
+  fileprivate static var handled: [Entry] {
+    var names = HandlerNames(command: "<command>", traits: QueueTraits(), limitIsSet: false)
+    var ofStream = names
+    ofStream.traits.isStream = true
+    let message = handledMessage
+    var spent = message
+    spent.properties.headers = [AMQPField("x-delivery-count", .integer(9))]
+    let exited = MessageCommands.Reason.exited(3)
+    let again = MessageCommands.Verdict.requeued(attempt: 1, after: .seconds(1))
+    var entries =
+      MessageCommands.Reason.named.map { Entry("exec \($0)", $1.failure(of: message)) }
+      + MessageCommands.Verdict.named.flatMap { name, verdict in
+        [
+          Entry("exec \(name)", verdict.failure(of: message, exited, names)),
+          Entry("exec \(name) of stream", verdict.failure(of: message, exited, ofStream)),
+        ]
+      }
+      + MessageCommands.Cause.named.map { Entry("exec ended \($0)", $1.failure(names)) }
+      + MessageFilter.Cause.named.map { Entry("filter \($0)", $1.failure(names)) }
+      + MessageFilter.Note.named.map { name, note in
+        note.failure(names).map { Entry("filter note \(name)", $0) } ?? Entry("filter note \(name)", note: note.text(names))
+      }
+      + MessageFilter.Fault.named.flatMap { name, fault in
+        [false, true].map { wasKilled in
+          let end = MessageFilter.End(status: 143, wasKilled: wasKilled, fault: fault)
+          return Entry("filter \(name)\(wasKilled ? " killed" : "")", note: MessageFilter.Note.ended(end).text(names))
+        }
+      }
+    for isSet in [false, true] {
+      names = HandlerNames(command: "<command>", traits: QueueTraits(), limitIsSet: isSet)
+      names.traits.deliveryLimit = 3
+      let limit = isSet ? "set limit" : "limit"
+      entries.append(Entry("exec requeued \(limit)", again.failure(of: message, exited, names)))
+      entries.append(Entry("exec requeued beyond \(limit)", again.failure(of: spent, exited, names)))
+    }
+    return entries
+  }
+}
+
+private let handledMessage: AMQPMessage = {
+  var message = AMQPMessage(body: [], exchange: "", routingKey: "<queue>")
+  message.properties.messageID = "<id>"
+  return message
+}()
+
+extension MessageCommands.Reason: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .exited(3)
+    case .exited: .killed(137)
+    case .killed: .doesNotFit("<reason>")
+    case .doesNotFit: .output(someFailure, status: 0)
+    case .output: nil
+    }
+  }
+}
+
+extension MessageCommands.Verdict: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .requeued(attempt: 1, after: .seconds(1))
+    case .requeued: .rejected(attempt: 2)
+    case .rejected: .abandoned
+    case .abandoned: nil
+    }
+  }
+}
+
+extension MessageCommands.Cause: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .unrunnable(127)
+    case .unrunnable: .stopped(handledMessage, .exited(3))
+    case .stopped: .output(someFailure)
+    case .output: nil
+    }
+  }
+}
+
+extension MessageFilter.Cause: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .tooManyLines
+    case .tooManyLines: .ended(MessageFilter.End(status: 3, wasKilled: false, fault: nil), unanswered: 0)
+    case .ended(_, unanswered: 0): .ended(MessageFilter.End(status: 3, wasKilled: false, fault: nil), unanswered: 2)
+    case .ended: .notStarted(someFailure)
+    case .notStarted: nil
+    }
+  }
+}
+
+extension MessageFilter.Note: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    let end = MessageFilter.End(status: 3, wasKilled: false, fault: nil)
+    return switch last {
+    case nil: .silent(unanswered: 2)
+    case .silent: .ended(end)
+    case .ended: .restarting(end, unanswered: 2, in: .seconds(1))
+    case .restarting: .rejected(handledMessage, attempts: 3, end)
+    case .rejected: nil
+    }
+  }
+}
+
+extension MessageFilter.Fault: Sampled {
+  fileprivate static func sample(after last: Self?) -> Self? {
+    switch last {
+    case nil: .closedInput
+    case .closedInput: .closedOutput
+    case .closedOutput: .leftProcess
+    case .leftProcess: .deaf
+    case .deaf: nil
     }
   }
 }

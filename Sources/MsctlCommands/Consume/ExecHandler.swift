@@ -180,69 +180,14 @@ final class ExecHandler: MessageHandler {
       case .passOn: break
       case .settle(let settlement): settled.append(settlement)
       case .terminate: for run in runs { run.child.terminate() }
-      case .report(let message, let reason, let verdict): report(message, reason, verdict)
-      case .fail(let cause): failure = failure(cause)
-      case .reportCause(let cause): console.report(failure(cause))
+      case .report(let message, let reason, let verdict): console.report(verdict.failure(of: message, reason, names))
+      case .fail(let cause): failure = cause.failure(names)
+      case .reportCause(let cause): console.report(cause.failure(names))
       }
     }
   }
 
-  private func report(_ message: AMQPMessage, _ reason: MessageCommands.Reason, _ verdict: MessageCommands.Verdict) {
-    var failure = failure(of: message, reason)
-    switch verdict {
-    case .requeued(let attempt, let delay):
-      failure.message += " (attempt \(attempt)); \(traits.isStream ? "tried again" : "requeued") in \(delay.shown)"
-      failure.message += attemptsLeft(message)
-    case .rejected(let attempt):
-      failure.message += " (attempt \(attempt)); \(traits.isStream ? "skipped" : "rejected")"
-    case .abandoned: if !traits.isStream { failure.message += "; the message is requeued" }
-    }
-    console.report(failure)
-  }
-
-  private func failure(of message: AMQPMessage, _ reason: MessageCommands.Reason) -> Failure {
-    let name = message.properties.messageID.map { "message \($0)" } ?? "a message"
-    let text =
-      switch reason {
-      case .exited(let status): "the command exited with \(status)"
-      case .killed: killedText("the command")
-      case .doesNotFit(let text): "its properties do not fit the environment of a command (\(text))"
-      case .output(let failure, _): failure.message
-      }
-    // A command that has exited with 0 has failed all the same where its output could not be kept.
-    return Failure(reason.status == 0 ? .failed : .command(reason.status), "\(name): \(text)")
-  }
-
-  private func failure(_ cause: MessageCommands.Cause) -> Failure {
-    switch cause {
-    case .unrunnable(let status):
-      var failure =
-        SpawnError(command, shellStatus: status)?.failure ?? CommandError.exited(command: command, status).failure
-      if !traits.isStream { failure.hint = "Its message is requeued." }
-      return failure
-    case .stopped(let message, let reason):
-      var failure = failure(of: message, reason)
-      failure.hint =
-        message.streamOffset.flatMap { traits.isStream ? "Its offset is \($0)." : nil } ?? "The message is requeued."
-      return failure
-    case .output(var failure):
-      if !traits.isStream { failure.hint = "The message is requeued." }
-      return failure
-    }
-  }
-
-  /// How often a requeued message may come back, as far as it can be known: a policy may lower a limit that was set, and replace
-  /// the default.
-  private func attemptsLeft(_ message: AMQPMessage) -> String {
-    guard let limit = traits.deliveryLimit, let left = traits.returnsLeft(message) else { return "" }
-    if left > 0 {
-      return limitIsSet
-        ? ", at most \(counted(left, "attempt")) left (x-delivery-limit=\(limit))"
-        : ", \(counted(left, "attempt")) left by default (delivery limit \(limit))"
-    }
-    let end = "the broker dead-letters it, or drops it if the queue has no dead-letter exchange"
-    return limitIsSet ? ", beyond x-delivery-limit=\(limit): \(end)" : ", by default (delivery limit \(limit)) \(end)"
-  }
+  private var names: HandlerNames { HandlerNames(command: command, traits: traits, limitIsSet: limitIsSet) }
 
   /// The message in the child's environment.
   private func variables(_ delivery: AMQPDelivery, _ attempt: Int) -> [String: String] {

@@ -158,7 +158,7 @@ final class FilterHandler: MessageHandler {
       case .start: starts = true
       case .terminate: child?.terminate()
       case .note(let note): tell(note)
-      case .fail(let cause): failure = failure(cause)
+      case .fail(let cause): failure = cause.failure(names)
       }
     }
     if starts { startAgain() }
@@ -181,58 +181,10 @@ final class FilterHandler: MessageHandler {
   }
 
   private func tell(_ note: MessageFilter.Note) {
-    switch note {
-    case .silent(let unanswered):
-      console.note(
-        "the filter has written no line for \(MessageFilter.patience.shown), \(counted(unanswered)) unprocessed; "
-          + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
-      )
-    case .ended(let end): console.note(endText(end))
-    case .restarting(let end, let unanswered, let pause):
-      let failure = failure(.ended(end, unanswered: unanswered))
-      console.report(Failure(failure.code, failure.message, hint: "It is restarted in \(pause.shown)."))
-    case .rejected(let message, let attempts, let end):
-      let name = message.properties.messageID.map { "message \($0)" } ?? "a message"
-      console.report(Failure(code(of: end), "\(name): rejected after \(attempts) attempts"))
-    }
+    if let failure = note.failure(names) { console.report(failure) } else { console.note(note.text(names)) }
   }
 
-  private func failure(_ cause: MessageFilter.Cause) -> Failure {
-    switch cause {
-    case .tooManyLines:
-      return Failure(
-        .failed, "the filter '\(command)' wrote more lines than it was given messages",
-        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
-    case .ended(let end, let unanswered):
-      if end.isUnrunnable, var failure = SpawnError(command, shellStatus: end.status)?.failure {
-        if !traits.isStream, unanswered > 0 { failure.hint = "Its messages are requeued." }
-        return failure
-      }
-      guard unanswered > 0 else { return Failure(code(of: end), endText(end)) }
-      return Failure(
-        code(of: end), "\(endText(end)), with \(counted(unanswered)) unprocessed",
-        hint: traits.isStream ? nil : "They are requeued.")
-    case .notStarted(let failure): return failure
-    }
-  }
-
-  private func code(of end: MessageFilter.End) -> Failure.Code { .command(end.status == 0 ? 1 : end.status) }
-
-  private func endText(_ end: MessageFilter.End) -> String {
-    let filter = "the filter '\(command)'"
-    let fault =
-      end.fault.map { fault in
-        switch fault {
-        case .closedInput: "closed its input"
-        case .closedOutput: "closed its output"
-        case .leftProcess: "left a process running that holds its output"
-        case .deaf: "did not exit at the end of its input"
-        }
-      }
-    if end.wasKilled { return killedText([filter, fault.map { $0 + "," }].compactMap { $0 }.joined(separator: " ")) }
-    return [filter, fault.map { $0 + ", was terminated and" }, "exited with \(end.status)"].compactMap { $0 }.joined(
-      separator: " ")
-  }
+  private var names: HandlerNames { HandlerNames(command: command, traits: traits, limitIsSet: false) }
 }
 
 /// The index of the first line feed from `start` on.
