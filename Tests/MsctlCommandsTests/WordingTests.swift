@@ -749,7 +749,8 @@ extension Entry {
       + MessageCommands.Cause.named.map { Entry("exec ended \($0)", $1.failure(names)) }
       + MessageFilter.Cause.named.map { Entry("filter \($0)", $1.failure(names)) }
       + MessageFilter.Note.named.map { name, note in
-        note.failure(names).map { Entry("filter note \(name)", $0) } ?? Entry("filter note \(name)", note: note.text(names))
+        note.failure(names).map { Entry("filter note \(name)", $0) }
+          ?? Entry("filter note \(name)", note: note.text(names))
       }
       + MessageFilter.Fault.named.flatMap { name, fault in
         [false, true].map { wasKilled in
