@@ -136,6 +136,8 @@ final class PublishRun: PublisherHost {
     driver.tell(.outputLost(failure))
   }
 
+  func ended(_ driver: PublisherDriver) {}
+
   func addInterests(to polls: inout PollSet) {
     polls.add(signals.descriptor)
     output.addInterests(to: &polls)

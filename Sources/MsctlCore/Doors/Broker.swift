@@ -177,7 +177,6 @@ public final class Broker: Sendable {
           guard !place.isOver else { return }
           let member = ConsumingMember(broker.uris, broker.options, queue, prefetch, loop, broker, continuation)
           place.member = member
-          loop.add(member)
         }
       } catch { continuation.finish(throwing: error) }
       return stream.makeAsyncIterator()

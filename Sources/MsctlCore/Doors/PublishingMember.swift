@@ -1,8 +1,8 @@
 import DequeModule
 import Synchronization
 
-/// Carries out what a `Publisher` decides, for the callers of a ``Broker``. Touched on the loop's thread alone.
-final class PublishingMember: LoopMember, @unchecked Sendable {
+/// Hands what the callers of a ``Broker`` publish to a `PublisherDriver`. Touched on the loop's thread alone.
+final class PublishingMember: PublisherHost, @unchecked Sendable {
   /// A message that a caller waits for.
   final class Request: Sendable {
     private enum State {
@@ -41,19 +41,11 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     var isOver: Bool { state.withLock { if case .over = $0 { true } else { false } } }
   }
 
-  /// How much is sent, in bytes, before others have their turn.
-  private static let burst = 256 << 10
-
   private let uris: [AMQPURI]
   private let options: Broker.Options
-  private var isInLoop = false
+  private weak var loop: EventLoop?
   /// Nil where nothing was published yet, or the last one has failed.
-  private var publisher: Publisher?
-  private var connection: AMQPConnection?
-  private var isConnected = false
-  private var opening: AMQPOpening?
-  private var pending = Deque<Publisher.Event>()
-  private var actions: [Publisher.Action] = []
+  private var driver: PublisherDriver?
   /// Not handed to the publisher yet.
   private var requests = Deque<Request>()
   /// Handed to it, by their numbers.
@@ -78,136 +70,64 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     begin(on: loop, waitingFor: options.reconnectFor)
   }
 
-  /// What is not confirmed is given up.
+  /// What is not confirmed is given up, and the connection is closed.
   func close() {
-    connection?.close()
-    isConnected = false
-    fail(MessagingError.closed.failure)
+    guard let driver else { return }
+    driver.tell(.failed(MessagingError.closed.failure))
+    let loop = EventLoop(driver)
+    while !driver.isOver { loop.turn() }
   }
 
   private func begin(on loop: EventLoop, waitingFor time: Duration) {
-    guard publisher == nil else { return }
-    if !isInLoop { loop.add(self) }
-    isInLoop = true
+    guard driver == nil else { return }
     var plan = Publisher.Options()
     plan.connectFor = time
     plan.window = options.window
     plan.confirmTimeout = options.confirmTimeout
     plan.reconnectFor = options.reconnectFor
-    publisher = Publisher(plan, seed: .random(in: 0 ... .max), at: .now)
-    open()
+    let driver = PublisherDriver(plan, self)
+    (self.driver, self.loop) = (driver, loop)
+    loop.add(driver)
   }
 
-  private func open() { opening = AMQPOpening(anyOf: uris, name: options.name, trace: nil) }
+  // MARK: What the driver asks for
 
-  // MARK: The loop
+  var hasInput: Bool { !requests.isEmpty }
 
-  var wakeTime: Deadline {
-    guard let publisher else { return .never }
-    // One that had no descriptors is over already.
-    if let opening, opening.descriptor < 0 { return .now }
-    if publisher.wantsMessage && !requests.isEmpty || isConnected && connection?.hasInput ?? false { return .now }
-    // Heartbeats are answered while events are taken.
-    return isConnected ? min(publisher.wakeTime, .after(.seconds(1))) : publisher.wakeTime
-  }
-
-  func addInterests(to polls: inout PollSet) {
-    if let opening, opening.descriptor >= 0 { polls.add(opening.descriptor) }
-    if isConnected, let connection { polls.add(connection.descriptor) }
-  }
-
-  func proceed() {
-    takeOpened()
-    // Between large messages the broker is listened to: it may want no more.
-    var sent = 0
-    while sent < Self.burst, publisher?.wantsMessage ?? false, let request = requests.popFirst() {
+  func nextInput() -> Publisher.Event? {
+    while let request = requests.popFirst() {
       guard !request.isOver else { continue }
-      sent += request.message.body.count
-      handOn(request)
+      lastNumber += 1
+      var message = request.message
+      message.number = lastNumber
+      inFlight[lastNumber] = request
+      return .message(OutgoingMessage(message))
     }
-    read()
-    if publisher != nil { handle(.tick) }
-    guard let cause = publisher?.cause else { return }
-    isConnected = false
-    connection?.close()
-    fail(failure(cause))
-    connection = nil
+    return nil
   }
 
-  private func handOn(_ request: Request) {
-    lastNumber += 1
-    var message = request.message
-    message.number = lastNumber
-    inFlight[lastNumber] = request
-    handle(.message(OutgoingMessage(message)))
+  var isReady: Bool { true }
+  func connect() -> any BrokerOpening { AMQPOpening(anyOf: uris, name: options.name, trace: nil) }
+  func confirmed(_ outgoing: OutgoingMessage) { settle(outgoing.message.number, nil) }
+  func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) {
+    settle(outgoing.message.number, reason.failure)
   }
+  func reply(_ message: AMQPMessage) {}
+  func note(_ note: Publisher.Note, _ driver: PublisherDriver) {}
+  func addInterests(to polls: inout PollSet) {}
+  var wakeTime: Deadline { .never }
 
-  private func takeOpened() {
-    guard let result = opening?.result else { return }
-    opening = nil
-    switch result {
-    case .success(let connection):
-      self.connection = connection
-      isConnected = true
-      connection.limitStall(to: options.confirmTimeout)
-      handle(.connected(.bare))
-    case .failure(let failure): handle(.connectFailed(failure))
+  func work(_ driver: PublisherDriver) {
+    if driver.publisher.hasOpened {
+      for continuation in connecting { continuation.resume() }
+      connecting = []
     }
+    guard driver === self.driver, let cause = driver.publisher.cause else { return }
+    self.driver = nil
+    fail(failure(cause, driver.uri))
   }
 
-  private func read() {
-    do throws(AMQPError) {
-      while isConnected, let event = try connection?.nextEvent() { handle(.broker(event)) }
-    } catch { lose(error) }
-    guard publisher?.hasOpened ?? false else { return }
-    for continuation in connecting { continuation.resume() }
-    connecting = []
-  }
-
-  private func lose(_ error: AMQPError) {
-    guard isConnected else { return }
-    isConnected = false
-    handle(.lost(error))
-  }
-
-  // MARK: What is decided
-
-  private func handle(_ event: Publisher.Event) {
-    pending.append(event)
-    // What an action leads to comes after the actions beside it.
-    guard pending.count == 1 else { return }
-    while let event = pending.first {
-      actions.removeAll(keepingCapacity: true)
-      publisher?.handle(event, at: .now, into: &actions)
-      for action in actions { carryOut(action) }
-      pending.removeFirst()
-    }
-  }
-
-  private func carryOut(_ action: Publisher.Action) {
-    switch action {
-    case .send(let method): send(method)
-    case .connect: open()
-    case .disconnect:
-      isConnected = false
-      connection?.close()
-    case .confirmed(let outgoing): settle(outgoing.message.number, nil)
-    case .failed(let outgoing, let reason): settle(outgoing.message.number, reason.failure)
-    case .reply, .note: break
-    }
-  }
-
-  private func send(_ method: AMQPMethod) {
-    if case .openChannel = method { isConnected = true }
-    guard isConnected, let connection else { return }
-    do { try connection.send(method) } catch {
-      if error.kind == .invalid, case .publish(let message) = method {
-        handle(.unsendable(number: message.number, error))
-      } else {
-        lose(error)
-      }
-    }
-  }
+  func ended(_ driver: PublisherDriver) { loop?.remove(driver) }
 
   private func settle(_ number: Int, _ failure: Failure?) {
     inFlight.removeValue(forKey: number)?.end(with: failure.map { .failure($0) } ?? .success(()))
@@ -215,8 +135,6 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
 
   /// What waits fails; what comes after it begins anew.
   private func fail(_ failure: Failure) {
-    publisher = nil
-    opening = nil
     let waiting = inFlight.sorted { $0.key < $1.key }.map(\.value) + requests
     (inFlight, requests) = ([:], [])
     for request in waiting { request.end(with: .failure(failure)) }
@@ -224,8 +142,7 @@ final class PublishingMember: LoopMember, @unchecked Sendable {
     connecting = []
   }
 
-  private func failure(_ cause: Publisher.Cause) -> Failure {
-    let uri = connection?.uri ?? uris.first ?? AMQPURI()
+  private func failure(_ cause: Publisher.Cause, _ uri: AMQPURI) -> Failure {
     switch cause {
     case .unconnected(let failure), .driver(let failure), .input(let failure), .output(let failure): return failure
     case .broker(let error), .unprepared(let error), .repeatedBreaks(let error, _, _, _): return error.failure(uri)

@@ -18,8 +18,10 @@ package protocol PublisherHost: AnyObject {
   /// Opens another connection.
   func connect() throws(Failure) -> any BrokerOpening
 
-  /// Its part of each turn: it writes out, and tells the driver whatever has happened.
+  /// Its part of each turn, also after the end: it writes out, and tells the driver whatever has happened.
   func work(_ driver: PublisherDriver)
+  /// All is over, and the connections are closed.
+  func ended(_ driver: PublisherDriver)
   func addInterests(to polls: inout PollSet)
   /// When it goes on even if nothing happens.
   var wakeTime: Deadline { get }
@@ -81,7 +83,7 @@ package final class PublisherDriver: LoopMember {
   package var uri: AMQPURI { link.uri }
 
   /// Whether all is over, and the connections are closed.
-  package var isOver: Bool { publisher.isEnded && link.isOver }
+  package private(set) var isOver = false
 
   // MARK: What happens
 
@@ -101,6 +103,9 @@ package final class PublisherDriver: LoopMember {
     host.work(self)
     if publisher.isEnded { link.disconnect() }
     link.moveLeaving()
+    guard publisher.isEnded, link.isOver, !isOver else { return }
+    isOver = true
+    host.ended(self)
   }
 
   /// Something has happened that the host knows of.

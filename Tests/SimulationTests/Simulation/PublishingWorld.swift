@@ -290,6 +290,7 @@ private final class PublishRun: PublisherHost {
 
   func note(_ note: Publisher.Note, _ driver: PublisherDriver) { story.tell(timeline.now, "> \(note)") }
   func work(_ driver: PublisherDriver) {}
+  func ended(_ driver: PublisherDriver) {}
   func addInterests(to polls: inout PollSet) {}
 
   // MARK: What may happen
