@@ -1,5 +1,5 @@
-/// A RabbitMQ broker, or several of which one is used: publishes messages and has each of them confirmed, and consumes queues with manual
-/// acknowledgement, over as many connections as it takes.
+/// A client for RabbitMQ, or for a cluster of which one broker is used: publishes messages with publisher confirms and consumes queues
+/// with manual acknowledgement, and reconnects when a connection breaks.
 ///
 ///     let broker = try await Broker.connect(to: "amqp://localhost")
 ///     try await broker.declareQueue("orders")
@@ -9,21 +9,21 @@
 ///       try await message.acknowledge()
 ///     }
 ///
-/// What `publish` has returned for is on the broker: on disk, where queue and message are durable. What a consumer has not acknowledged
-/// goes back to its queue, whatever becomes of the program.
+/// When `publish` returns, the broker has the message: on disk, if queue and message are durable. If the program dies, the broker
+/// requeues what a consumer has not acknowledged.
 ///
-/// One thread publishes and another one does the rest, so that a publish of which the broker takes nothing holds up no consumer; each
-/// starts when it is needed. A `Broker` that nobody holds any more, no iteration either, closes its connections.
+/// One thread publishes and another does the rest, so a broker that accepts no messages does not block consumers. Each starts on first
+/// use. When the last reference to a `Broker` is gone, those of its iterations included, its connections are closed.
 public final class Broker: Sendable {
   /// How a broker is used.
   public struct Options: Sendable {
-    /// What RabbitMQ's list of connections shows.
+    /// Connection name, as shown by RabbitMQ's list of connections.
     public var name = "msctl"
-    /// How long an outage may last, before what waits for it fails.
+    /// Time limit for an outage; after it, what waits for the broker fails.
     public var reconnectFor: Duration = .seconds(60)
-    /// How long a message may wait for its confirm, while the connection stands.
+    /// Time limit for the confirm of a message while the connection is up.
     public var confirmTimeout: Duration = .seconds(30)
-    /// How many messages may wait for their confirm at a time; others wait for those.
+    /// Maximum number of unconfirmed messages; more wait for these.
     public var window = 1024
 
     /// The defaults.
@@ -37,16 +37,16 @@ public final class Broker: Sendable {
   private let publishingThread = LoopThread()
   private let publishing: PublishingMember
 
-  /// Connects, and logs in.
+  /// Connects and logs in.
   /// - Parameters:
-  ///   - uris: where the broker is (https://www.rabbitmq.com/docs/uri-spec); with several, the first that lets us in is used.
+  ///   - uris: AMQP URIs (https://www.rabbitmq.com/docs/uri-spec); of several, the first that accepts the connection is used.
   ///   - options: how it is used.
-  /// - Throws: a `Failure`: `usage` for what is no AMQP URI, `unreachable`, `denied`, `timedOut`.
+  /// - Throws: a ``Failure``: `usage` (an invalid URI), `unreachable`, `denied`, `timedOut`.
   public static func connect(to uris: String..., options: Options = Options()) async throws -> Broker {
     try await connect(to: uris.map { (text) throws(Failure) in try uri(text) }, options: options)
   }
 
-  /// Connects, and logs in: see ``connect(to:options:)-(String...,_)``.
+  /// Connects and logs in: see ``connect(to:options:)-(String...,_)``.
   public static func connect(to uris: [AMQPURI], options: Options = Options()) async throws -> Broker {
     let broker = Broker(at: uris, options: options)
     let publishing = broker.publishing
@@ -54,17 +54,17 @@ public final class Broker: Sendable {
     return broker
   }
 
-  /// A broker to which the first use connects: for a service that may start before its broker. What is done waits for the broker for
+  /// Creates a client that connects on first use: for a service that may start before its broker. Calls wait for the broker for up to
   /// `reconnectFor`.
   /// - Parameters:
-  ///   - uris: where the broker is; with several, the first that lets us in is used.
+  ///   - uris: AMQP URIs; of several, the first that accepts the connection is used.
   ///   - options: how it is used.
-  /// - Throws: a `Failure` (`usage`) for what is no AMQP URI.
+  /// - Throws: a ``Failure`` (`usage`) for an invalid URI.
   public convenience init(at uris: String..., options: Options = Options()) throws {
     self.init(at: try uris.map { (text) throws(Failure) in try Self.uri(text) }, options: options)
   }
 
-  /// A broker to which the first use connects: see ``init(at:options:)-(String...,_)``.
+  /// Creates a client that connects on first use: see ``init(at:options:)-(String...,_)``.
   public init(at uris: [AMQPURI], options: Options = Options()) {
     (self.uris, self.options) = (uris, options)
     publishing = PublishingMember(uris, options)
@@ -86,10 +86,10 @@ public final class Broker: Sendable {
 
   /// Publishes a persistent message to a queue, through the default exchange.
   /// - Parameters:
-  ///   - body: its bytes.
-  ///   - queue: one that exists: see `declareQueue(_:arguments:)`.
-  ///   - contentType: of the body; `application/json` by default.
-  /// - Throws: see `publish(_:)`.
+  ///   - body: The message.
+  ///   - queue: An existing queue: see ``declareQueue(_:arguments:)``.
+  ///   - contentType: The type of the body.
+  /// - Throws: see ``publish(_:)``.
   public func publish(_ body: String, to queue: String, contentType: String = "application/json") async throws {
     var message = AMQPMessage(body: Array(body.utf8), exchange: "", routingKey: queue)
     message.properties.contentType = contentType
@@ -97,13 +97,12 @@ public final class Broker: Sendable {
     try await publish(message)
   }
 
-  /// Publishes a message, and returns once the broker has confirmed it. One that was in flight when a connection broke is sent again as
-  /// it was, so that it may arrive twice: it gets a `message_id` where it has none.
+  /// Publishes a message and returns when the broker has confirmed it. If the connection breaks, an unconfirmed message is sent again
+  /// and may arrive twice, under the same `message_id`; a message without one gets one.
   ///
-  /// A task that is cancelled does not wait any more; its message is not sent, or is confirmed unseen.
-  /// - Throws: a `Failure`: `notDelivered` for a message that no queue took, that was refused, or that was not confirmed in time;
-  ///   `badInput` for one that cannot be sent; `unreachable`, `denied` for a broker that let nobody in within `reconnectFor`. The next
-  ///   message begins anew then.
+  /// If the task is cancelled, it stops waiting: the message may have been sent.
+  /// - Throws: a ``Failure``: `notDelivered` (returned, refused, or not confirmed in time), `badInput` (it cannot be sent),
+  ///   `unreachable` or `denied` (no connection within `reconnectFor`; the next message tries again). `CancellationError`.
   public func publish(_ message: AMQPMessage) async throws {
     var message = message
     if message.properties.messageID == nil { message.properties.messageID = randomUUID() }
@@ -118,13 +117,13 @@ public final class Broker: Sendable {
 
   // MARK: Topology
 
-  /// `queue.declare`: a durable queue, made where it does not exist.
-  /// - Parameter arguments: such as `x-queue-type`; a queue that exists must have been declared with the same.
+  /// Declares a durable queue (`queue.declare`), which is created if it does not exist.
+  /// - Parameter arguments: Arguments such as `x-queue-type`. They must be those of an existing queue.
   public func declareQueue(_ name: String, arguments: [AMQPField] = []) async throws {
     try await run([.declare(name, arguments: arguments)])
   }
 
-  /// `queue.bind`: a durable queue, made where it does not exist, gets what is published to the exchange with these routing keys.
+  /// Declares a durable queue and binds it to an exchange with these routing keys (`queue.bind`).
   public func declareQueue(_ name: String, boundTo exchange: String, keys: [String]) async throws {
     try await run(
       [.declare(name, arguments: [])] + keys.map { .bind(name, exchange: exchange, key: $0) })
@@ -140,13 +139,14 @@ public final class Broker: Sendable {
 
   // MARK: Consuming
 
-  /// The messages of a queue, each to be acknowledged, requeued or rejected. Consuming begins with the first iteration, and ends with the
-  /// loop: what was not settled goes back to the queue then.
+  /// Consumes a queue. Each message must be acknowledged, requeued or rejected. Consuming begins with the first iteration and ends with
+  /// the loop; messages that were not settled are requeued then.
   ///
-  /// What comes again after a break and was acknowledged already is not handed out again, where its `message_id` is its own.
+  /// A message that was acknowledged and is redelivered after a broken connection is acknowledged again and not returned twice, if its
+  /// `message_id` is unique.
   /// - Parameters:
-  ///   - queue: one that exists.
-  ///   - prefetch: how many messages may be handed out and not settled; 100 by default.
+  ///   - queue: An existing queue.
+  ///   - prefetch: Maximum number of unsettled messages; nil for 100.
   public func messages(of queue: String, prefetch: Int? = nil) -> Messages {
     Messages(self, queue, max(1, prefetch ?? Consumer.standardPrefetch))
   }
@@ -183,27 +183,27 @@ public final class Broker: Sendable {
     }
   }
 
-  /// A message that was handed out. One that is neither acknowledged nor rejected goes back to its queue.
+  /// A message from a queue. If it is neither acknowledged nor rejected, it is requeued.
   public struct Message: Sendable {
     public let content: AMQPMessage
-    /// Whether it was delivered before, to whomever.
+    /// Whether the message was delivered before, to any consumer.
     public let isRedelivered: Bool
     let number: Int
     let member: ConsumingMember
     let broker: Broker
 
     public var body: [UInt8] { content.body }
-    /// The body as text; what is no UTF-8 in it is replaced.
+    /// The body as text; invalid UTF-8 is replaced.
     public var text: String { String(decoding: content.body, as: UTF8.self) }
 
-    /// It is handled: the broker removes it. Where the connection breaks first, it is acknowledged when it comes again.
-    /// - Throws: a `Failure` where consuming has ended, so that the message goes back to its queue.
+    /// Acknowledges the message, and the broker removes it. If the connection breaks first, it is acknowledged when it is redelivered.
+    /// - Throws: a ``Failure`` if consuming has ended, which has requeued the message.
     public func acknowledge() async throws { try await settle(.acknowledge) }
 
-    /// It goes back to its queue.
+    /// Requeues the message.
     public func requeue() async throws { try await settle(.requeue) }
 
-    /// It is dropped, or handed to the queue's dead-letter exchange.
+    /// Rejects the message: the broker dead-letters it, or discards it if the queue has no dead-letter exchange.
     public func reject() async throws { try await settle(.reject) }
 
     private func settle(_ outcome: Consumer.Settlement.Outcome) async throws {

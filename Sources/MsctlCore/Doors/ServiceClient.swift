@@ -1,4 +1,4 @@
-/// Services that Consul knows: calls them by name, registers them, and finds their instances.
+/// A client for services registered with Consul: calls them by name, finds their instances, and registers them.
 ///
 ///     let services = try ServiceClient(consul: "http://127.0.0.1:8500")
 ///     let user = try await services.call("user-service", path: "/users/42").validated().json()
@@ -6,27 +6,26 @@
 ///       try await server.run()
 ///     }
 ///
-/// A call goes to one of the instances whose checks pass, at random by weight (`Weights.Passing`), and to another one where that
-/// fails. Instances are looked up once for all calls, and again after 5 s or once one of them has failed; while the agent cannot be
-/// asked, what it said last is used.
+/// A call goes to an instance whose checks pass, chosen at random by weight (`Weights.Passing`), and to another one if that
+/// fails. Instances are looked up once for all calls, and again after 5 s or when one of them has failed. While the agent cannot be
+/// reached, its last response is used.
 ///
-/// One thread works for all that is done with one client, over connections that it keeps for the calls to come. Nothing is asked of
-/// the agent before the first use.
+/// A client has one thread and reuses its connections. It contacts the agent on first use.
 public final class ServiceClient: Sendable {
   /// How services are called.
   public struct Options: Sendable {
-    /// Time limit for a whole call: the look-up of the service, all attempts, and the body. Zero for none; a call then fails when no
-    /// byte has arrived for 60 s.
+    /// Time limit for the whole call: the look-up, all attempts and the body. Zero for none; a call then fails when no byte has
+    /// arrived for 60 s.
     public var timeout: Duration = .seconds(30)
-    /// Time limit for one attempt; nil for none but that of the call.
+    /// Time limit for one attempt; nil for none.
     public var attemptTimeout: Duration?
     /// Time limit to connect to an instance.
     public var connectTimeout: Duration = .seconds(10)
-    /// How often a call is tried again, where that is safe: see ``ServiceClient/call(_:_:path:headers:body:idempotencyKey:timeout:retries:)``.
+    /// Maximum number of retries: see ``ServiceClient/call(_:_:path:headers:body:idempotencyKey:timeout:retries:)``.
     public var retries = 3
-    /// Which instances may be called.
+    /// Which instances are called and found.
     public var selection = ConsulAgent.Selection()
-    /// How services with TLS prove who they are.
+    /// Certificates for services that use HTTPS (tag `https` or meta value `scheme=https`).
     public var tls = HTTPRequest.TLS()
 
     public init() {}
@@ -37,11 +36,11 @@ public final class ServiceClient: Sendable {
   private let thread = LoopThread()
   private let member: ServiceMember
 
-  /// A client of the Consul agent at this address.
+  /// Creates a client of the Consul agent at this address.
   /// - Parameters:
-  ///   - consul: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT` or `unix:///PATH`, as `CONSUL_HTTP_ADDR` has it.
+  ///   - consul: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT` or `unix:///PATH`, as in `CONSUL_HTTP_ADDR`.
   ///   - token: the ACL token.
-  /// - Throws: a ``Failure``: `usage` for what is no such address; `failed` where the system has no more threads or descriptors.
+  /// - Throws: a ``Failure``: `usage` for an invalid address; `failed` if the system has no more threads or descriptors.
   public convenience init(
     consul: String = "http://127.0.0.1:8500", token: String? = nil, options: Options = Options()
   ) throws(Failure) {
@@ -54,7 +53,7 @@ public final class ServiceClient: Sendable {
     try self.init(settings, options: options)
   }
 
-  /// A client of the Consul agent that these settings describe: see ``init(consul:token:options:)``.
+  /// Creates a client of the Consul agent with these settings: see ``init(consul:token:options:)``.
   public init(_ consul: ConsulAgent.Settings, options: Options = Options()) throws(Failure) {
     self.options = options
     member = try ServiceMember(consul, options)
@@ -68,30 +67,34 @@ public final class ServiceClient: Sendable {
 
   // MARK: Calling
 
-  /// Calls a service by its name, and returns once a response is complete that counts.
+  /// Calls a service by name and returns its response, complete.
   ///
-  /// A response with any status is returned: 404 and 503 are what the service says. Use ``Response/validated()`` to throw where the
-  /// status is not 2xx, as axios does. Redirects are not followed.
+  /// A response of any status is returned, 404 and 503 too. To throw if the status is not 2xx, as axios does, use
+  /// ``Response/validated()``. Redirects are not followed.
   ///
-  /// Where an instance cannot be connected to, another one is asked at once, whatever the method. Up to `retries` times a call is
-  /// tried again after a pause (100 ms at first, at random, growing to 10 s; what `Retry-After` says): with GET, HEAD, PUT, DELETE,
-  /// OPTIONS or an idempotency key after responses that broke off or timed out and after the statuses 408, 429, 502, 503 and 504, with
-  /// other methods only where nothing was sent. Another instance is asked then, if there is one. An instance that has failed is
-  /// left alone for 15 s where there are others.
+  /// If an instance cannot be connected to, the next one is tried at once. Beyond that a call is retried up to `retries` times, if
+  /// it is safe:
+  /// - with any method, if no byte was sent;
+  /// - with GET, HEAD, PUT, DELETE, OPTIONS or an idempotency key, also if the response broke off or timed out, or its status is 408,
+  ///   429, 502, 503 or 504.
   ///
-  /// A task that is cancelled ends its call at once; the service may have got the request.
+  /// A retry goes to another instance, if there is one. Pauses are random and grow from 100 ms to 10 s; `Retry-After` is respected.
+  /// An instance that has failed is not tried again for 15 s if there are others.
+  ///
+  /// If the task is cancelled, the call ends at once. The service may have received the request.
   ///
   /// - Parameters:
-  ///   - service: the name under which it is registered.
-  ///   - path: path and query as they are sent, so percent-encoded (RFC 3986).
-  ///   - headers: further headers, such as `traceparent`.
-  ///   - idempotencyKey: the service knows by it a request that it has had before, so that any method may be tried again: the value
-  ///     of `Idempotency-Key` (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
-  ///   - timeout: time limit for the whole call, zero for none; nil: that of the client's options.
-  ///   - retries: how often it is tried again; nil: as often as the client's options say.
-  /// - Throws: a ``Failure`` where no response counts: `nothingThere` for a service without a passing instance, `unreachable` (also
-  ///   where the last connection broke), `timedOut`, `denied` by the agent, `badInput` for a response beyond 256 MiB, `usage` for a
-  ///   request that cannot be made; `CancellationError`.
+  ///   - service: The name under which the service is registered.
+  ///   - path: Path and query, percent-encoded (RFC 3986).
+  ///   - headers: More headers, such as `traceparent`.
+  ///   - body: The body, with its `Content-Type`.
+  ///   - idempotencyKey: The value of `Idempotency-Key`, by which the service recognises a request that it has received before
+  ///     (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/). Every attempt sends the same.
+  ///   - timeout: Time limit for the whole call, zero for none; nil for the client's.
+  ///   - retries: Maximum number of retries; nil for the client's.
+  /// - Throws: a ``Failure`` if there is no complete response: `nothingThere` (no passing instance), `unreachable` (also if the
+  ///   connection broke), `timedOut`, `denied` (by the agent), `failed` (a response larger than 256 MiB), `usage` (an invalid
+  ///   name, method, path or header). `CancellationError`.
   @discardableResult
   public func call(
     _ service: String, _ method: Method = .get, path: String = "/", headers: [String: String] = [:], body: Body? = nil,
@@ -183,14 +186,14 @@ public final class ServiceClient: Sendable {
     public static func text(_ text: String) -> Body { Body(Array(text.utf8), contentType: "text/plain; charset=utf-8") }
   }
 
-  /// What a service has answered.
+  /// The response of a service.
   public struct Response: Sendable {
     /// Status and headers.
     public let head: HTTPHead
     public let body: [UInt8]
-    /// The instance that answered.
+    /// The instance that returned it.
     public let instance: ServiceInstance
-    /// How many attempts there were, this one included.
+    /// Number of attempts, this one included.
     public let attempts: Int
     fileprivate let method: Method
 
@@ -201,21 +204,21 @@ public final class ServiceClient: Sendable {
 
     public var status: Int { head.status }
 
-    /// The value of a header, whatever the case of its name; of several the last.
+    /// Returns the value of a header, of several the last. Case does not matter.
     public func header(_ name: String) -> String? { head.header(name) }
 
-    /// The body as text; what is no UTF-8 in it is replaced.
+    /// The body as text; invalid UTF-8 is replaced.
     public var text: String { String(decoding: body, as: UTF8.self) }
 
     /// The body as JSON.
-    /// - Throws: a ``Failure`` `badInput` for what is not JSON.
+    /// - Throws: a ``Failure`` `badInput` if it is not JSON.
     public func json() throws(Failure) -> JSONValue {
       do { return try JSONValue(parsing: body) } catch {
         throw ServiceError.notJSON(service: instance.service, error).failure
       }
     }
 
-    /// The response itself, where its status is 2xx.
+    /// Returns the response if its status is 2xx.
     /// - Throws: a ``Failure``: `clientError` for 3xx and 4xx, `serverError` for 5xx.
     @discardableResult
     public func validated() throws(Failure) -> Response {
@@ -228,12 +231,13 @@ public final class ServiceClient: Sendable {
 
   // MARK: Discovering
 
-  /// Finds the instances of a service: `GET /v1/health/service/:service`, asked now.
+  /// Looks up the instances of a service (`GET /v1/health/service/:service`).
   /// - Parameters:
-  ///   - passing: only those whose checks pass; else all, each with its ``ServiceInstance/status``.
-  ///   - selection: which of them; nil: as the client's options say.
-  /// - Returns: the instances; none where there is no such service.
-  /// - Throws: a ``Failure``: `unreachable`, `timedOut`, `denied` for a token that may not read; `CancellationError`.
+  ///   - passing: Return only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
+  ///   - selection: Which instances; nil for the client's selection.
+  /// - Returns: the instances; an empty list if there is no such service.
+  /// - Throws: a ``Failure``: `unreachable`, `timedOut`, `denied` (the token may not read the service), `usage` (an invalid name).
+  ///   `CancellationError`.
   public func discover(
     _ service: String, passing: Bool = true, _ selection: ConsulAgent.Selection? = nil
   ) async throws -> [ServiceInstance] {
@@ -248,26 +252,26 @@ public final class ServiceClient: Sendable {
     return passing ? found.filter { $0.status == .passing } : found
   }
 
-  /// The instances of a service, whenever they change: at first those that there are, and after that each new list. Watching begins
-  /// with the first iteration, and ends with the loop.
+  /// Watches the instances of a service: the first list is what there is, and a new one comes with each change. Watching begins
+  /// with the first iteration and ends with the loop.
   ///
   ///     for try await instances in services.instances(of: "user-service") {
   ///       print(instances.map(\.url))
   ///     }
   ///
-  /// While the agent is away, it is asked again with growing pauses, and the last list counts. Of lists that nobody has taken, the
-  /// latest is kept.
+  /// While the agent is unreachable, it is asked again after growing pauses. A slow loop gets the latest list only.
   /// - Parameters:
-  ///   - passing: only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
-  ///   - selection: which of them; nil: as the client's options say.
-  /// - Returns: a sequence that throws a ``Failure`` where asking again cannot help: `denied` for a token that may not read.
+  ///   - passing: List only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
+  ///   - selection: Which instances; nil for the client's selection.
+  /// - Returns: a sequence of lists. It throws a ``Failure`` if asking again cannot help: `denied` (the token may not read the
+  ///   service), `usage` (an invalid name).
   public func instances(
     of service: String, passing: Bool = true, _ selection: ConsulAgent.Selection? = nil
   ) -> Instances {
     Instances(services: self, service: service, passing: passing, selection: selection ?? options.selection)
   }
 
-  /// The instances of a service, whenever they change: see ``ServiceClient/instances(of:passing:_:)``.
+  /// The instances of a service, as they change: see ``ServiceClient/instances(of:passing:_:)``.
   public struct Instances: AsyncSequence, Sendable {
     public typealias Element = [ServiceInstance]
     public typealias AsyncIterator = AsyncThrowingStream<[ServiceInstance], any Error>.Iterator
@@ -295,12 +299,14 @@ public final class ServiceClient: Sendable {
 
   // MARK: Registering
 
-  /// Registers an instance of a service with the agent, for as long as the closure runs: see
-  /// ``register(_:drain:deregisterAfter:while:)``.
+  /// Registers an instance of a service for as long as the closure runs: see ``register(_:drain:deregisterAfter:while:)``.
   /// - Parameters:
-  ///   - port: the port that the closure listens on.
-  ///   - address: the address that callers take; empty: that of the agent's node.
-  ///   - tags: its tags.
+  ///   - service: The name of the service.
+  ///   - port: The port that the closure listens on.
+  ///   - address: The address for callers; empty for that of the agent's node.
+  ///   - tags: The instance's tags.
+  ///   - drain: Time from maintenance to the closure's cancellation.
+  ///   - body: The service.
   @discardableResult
   public func register<Value: Sendable>(
     _ service: String, port: Int, address: String = "", tags: [String] = [], drain: Duration = .zero,
@@ -311,26 +317,27 @@ public final class ServiceClient: Sendable {
     return try await register(registration, drain: drain, while: body)
   }
 
-  /// Registers an instance of a service with the agent, for as long as the closure runs.
+  /// Registers an instance of a service for as long as the closure runs.
   ///
-  /// The closure is started first, and the instance is registered once something accepts connections on its port. A TTL check
-  /// of 10 s is kept passing meanwhile, beside the checks of the registration; an agent that is away is asked again until it is
-  /// back, and one that has forgotten the instance gets it again.
+  /// The closure starts first. The instance is registered once its port accepts connections, and kept passing by a TTL check of
+  /// 10 s, beside the checks of the registration. If the agent is unreachable, the closure goes on; if the agent has lost the
+  /// instance, it is registered again.
   ///
-  /// When the closure has returned or thrown, the instance is deregistered before this method returns, for which the agent has
-  /// 3 s. Where it does not answer, or the program is killed, the instance turns critical after 10 s, and the agent removes it
-  /// after `deregisterAfter`.
+  /// When the closure returns or throws, the instance is deregistered before this method returns. If the agent does not respond
+  /// within 3 s, or the program is killed, the instance turns critical within 10 s, and the agent removes it after `deregisterAfter`.
   ///
-  /// To end it gracefully, cancel the task: the instance is put into maintenance, so that nobody calls it any more (for which the
-  /// agent has 3 s, too), `drain` passes, and only then the closure, which runs in a task of its own, is cancelled.
+  /// To shut the service down gracefully, cancel the task: the instance enters maintenance, so that callers leave it; after `drain`
+  /// the closure, which runs in a task of its own, is cancelled; then the instance is deregistered.
   ///
   /// - Parameters:
-  ///   - drain: how long an instance in maintenance may finish its calls.
-  ///   - deregisterAfter: when the agent removes an instance that nobody keeps alive any more; nil: after a minute, the least that it takes.
-  ///   - body: runs the service.
+  ///   - registration: The instance, without a check for its own life.
+  ///   - drain: Time from maintenance to the closure's cancellation, for calls to finish.
+  ///   - deregisterAfter: How long an instance that nobody refreshes stays critical before the agent removes it; nil for a minute,
+  ///     the least.
+  ///   - body: The service.
   /// - Returns: what the closure returns.
-  /// - Throws: what the closure throws. A ``Failure`` where the agent refuses the registration: the closure is cancelled then.
-  ///   `usage` for a registration that is none.
+  /// - Throws: what the closure throws. If the agent refuses the registration, the closure is cancelled and the agent's ``Failure``
+  ///   is thrown, such as `denied`; `usage` for an invalid name, id or port.
   @discardableResult
   public func register<Value: Sendable>(
     _ registration: ServiceRegistration, drain: Duration = .zero,
