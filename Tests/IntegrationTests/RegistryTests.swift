@@ -89,6 +89,12 @@ struct RegistryTests {
       #expect(none.status == 3)
       #expect(
         none.err.shows("look-up nothing selected", ["service": service]))
+      // An agent that has a critical instance says so by 503.
+      let critical = service + "-c"
+      _ = try await Tool.run("register", critical, "-p", "1", "--check", "ttl=1h")
+      let noneOfOne = try await Tool.run("discover", critical, "--tag", "red")
+      _ = try await Tool.run("register", critical, "--remove")
+      #expect(noneOfOne.status == 3)
       let near = try await Tool.run("discover", service, "--near", "_agent", "--dc", "dc1", "-o", "hostport")
       #expect(near.lines.count == 2)
       let elsewhere = try await Tool.run("discover", service, "--dc", "nowhere")

@@ -46,6 +46,8 @@ struct CatalogRounds: Sendable {
   private var known: [ByteKey: [ServiceInstance]] = [:]
   /// The index of what was read of each.
   private var readIndex: [ByteKey: UInt64] = [:]
+  /// Those that were read after indexes had begun anew, which the catalog has yet to show.
+  private var renewed: Set<ByteKey> = []
   /// The tags of each in the catalog, and what the checks of each and of each node say.
   private var tags: [ByteKey: [ByteKey]] = [:]
   private var serviceChecks = CheckTable()
@@ -121,7 +123,8 @@ struct CatalogRounds: Sendable {
     if let listing = catalog.take() {
       isChange = listing.index != catalogIndex
       // Indexes have begun anew.
-      if listing.index < knownIndex { readIndex = [:] }
+      if listing.index < knownIndex { readIndex = readIndex.filter { renewed.contains($0.key) } }
+      renewed = []
       knownIndex = listing.index
       catalogIndex = listing.index
       if nextLook <= now { isSweep = true }
@@ -175,9 +178,14 @@ struct CatalogRounds: Sendable {
     _ asked: ConsulAgent.Consistency
   ) -> Reading {
     guard reading.contains(service) else { return .done }
-    if asked != .consistent, terms.index < neededIndex(of: service, instances) {
-      if terms.hasLeader { return .behind }
-      late.insert(service)
+    if terms.index < neededIndex(of: service, instances) {
+      if asked == .consistent {
+        renewed.insert(service)
+      } else if terms.hasLeader {
+        return .behind
+      } else {
+        late.insert(service)
+      }
     }
     reading.remove(service)
     unreadable.remove(service)

@@ -335,6 +335,8 @@ public final class ConsulAgent {
   package func transientTrouble(_ response: HTTPResponse, _ method: String, _ path: String) -> Failure? {
     let status = response.head.status
     guard [429, 500, 503].contains(status), !isUnknown(response) else { return nil }
+    // 429 and 503 are also how `AgentHealthServiceByName` in agent/agent_endpoint.go says that an instance is not passing.
+    if response.head.header("X-Consul-Reason") != nil { return nil }
     let text = words(of: response.body)
     let refusals = ["No path to datacenter", "Failed to create boolean expression"]
     if status == 500, refusals.contains(where: { text.holds(text: $0) }) { return nil }
