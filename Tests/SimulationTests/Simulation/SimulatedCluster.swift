@@ -74,8 +74,16 @@ struct SimulatedCluster {
       services[place][number].tag = choices.pick(from: ["", "t", "u"])
       touch(place, "has another tag")
     case (5, _): flipNode(choices.pick(nodes.count), choices)
-    case (6, _): moveNode(choices.pick(nodes.count))
+    case (6, _) where choices.chance(30): moveNode(choices.pick(nodes.count))
     default: add(place, choices)
+    }
+  }
+
+  /// Every service has an instance.
+  mutating func fill(_ choices: Choices) {
+    for place in services.indices {
+      index += 1
+      add(place, choices)
     }
   }
 

@@ -37,7 +37,8 @@ package struct WatchingWorld: World {
     let question: HealthWatch.Question
     let beyond: UInt64?
     let consistency: ConsulAgent.Consistency
-    let asked: Deadline
+    /// Whether it comes to a server that is behind.
+    let isBehind: Bool
     /// When a blocking one is answered though nothing has changed.
     var waitEnd = Deadline.never
     var hasArrived = false
@@ -102,7 +103,9 @@ package struct WatchingWorld: World {
     self.choices = choices
     self.story = story
     isCalm = !choices.chance(90)
-    cluster = SimulatedCluster(services: 1 + choices.pick(choices.chance(10) ? 12 : 4))
+    let hasMany = choices.chance(10)
+    cluster = SimulatedCluster(services: 1 + choices.pick(hasMany ? 14 : 4))
+    if hasMany { cluster.fill(choices) }
     watched = choices.chance(50) ? nil : 0
     statuses = choices.chance(30) ? Set(HealthStatus.allCases) : [.passing]
     consistency = choices.chance(25) ? choices.pick(from: [.stale, .consistent]) : .standard
@@ -209,14 +212,16 @@ package struct WatchingWorld: World {
 
   private mutating func change() {
     guard !isQuiet, hasLeader, !isReading else { return }
-    cluster.change(choices)
-    if cluster.isHidden { mayBeLate = true }
-    story.tell(now, "-- \(cluster.told)")
+    // What comes together may be seen together.
+    for _ in 0...(choices.chance(30) ? choices.pick(3) : 0) {
+      cluster.change(choices)
+      if cluster.isHidden { mayBeLate = true }
+      story.tell(now, "-- \(cluster.told)")
+    }
     remember()
     // A server that is behind comes to know it later.
     for number in open.keys.sorted() {
-      let isBehind = open[number]?.consistency == .stale
-      agenda.add(.looks(number), at: isBehind ? now + lag : now)
+      agenda.add(.looks(number), at: open[number]?.isBehind ?? false ? now + lag : now)
     }
   }
 
@@ -236,10 +241,10 @@ package struct WatchingWorld: World {
       .filter { shown in statuses.contains(shown.status) }.map(\.text).sorted()
   }
 
-  private func view(_ consistency: ConsulAgent.Consistency) -> SimulatedCluster {
-    // A consistent question waits until the log is read.
-    if isReading, consistency != .consistent { return SimulatedCluster(services: cluster.services.count) }
-    guard consistency == .stale else { return cluster }
+  /// What the server knows to which the question comes.
+  private func view(_ question: Question) -> SimulatedCluster {
+    if isReading, question.consistency != .consistent { return SimulatedCluster(services: cluster.services.count) }
+    guard question.isBehind else { return cluster }
     return (past.last { now - $0.time >= lag } ?? past[0]).cluster
   }
 
@@ -281,7 +286,8 @@ package struct WatchingWorld: World {
       throw Violation("a question is asked once at a time", "\(question)")
     }
     count += 1
-    open[count] = Question(question: question, beyond: beyond, consistency: consistency, asked: now)
+    let isBehind = consistency == .stale && !choices.chance(50)
+    open[count] = Question(question: question, beyond: beyond, consistency: consistency, isBehind: isBehind)
     guard open.count <= (watched == nil ? 10 : 1) else {
       throw Violation("few questions are asked at a time", "\(open.count)")
     }
@@ -315,7 +321,7 @@ package struct WatchingWorld: World {
     if question.beyond != nil {
       open[number]?.waitEnd = now + HealthWatch.wait + .milliseconds(choices.pick(18_000))
       agenda.add(.looks(number), at: open[number]?.waitEnd ?? now)
-      if question.consistency == .stale { agenda.add(.looks(number), at: now + lag) }
+      if question.isBehind { agenda.add(.looks(number), at: now + lag) }
     }
     try look(number)
   }
@@ -337,7 +343,7 @@ package struct WatchingWorld: World {
     if isReading, question.consistency == .consistent {
       return answer(number, .failed(Failure(.unreachable, "not ready for consistent reads")))
     }
-    let view = view(question.consistency)
+    let view = view(question)
     let index = view.index(of: question.question)
     if let beyond = question.beyond, index <= beyond, now < question.waitEnd, !isHasty { return }
     let isDenied = now >= denied
