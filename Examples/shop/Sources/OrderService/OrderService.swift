@@ -14,7 +14,6 @@ enum OrderService {
           id INTEGER PRIMARY KEY, user INTEGER NOT NULL, total TEXT NOT NULL, idempotency_key TEXT UNIQUE);
         """ + Outbox.schema)
       let outbox = Outbox(shop, database)
-      let calls = ServiceCalls(shop)
 
       try await shop.serve([
         Route("POST /orders") { request in
@@ -26,7 +25,7 @@ enum OrderService {
           if let key, let known = try await database.read({ try Order.fetch($0, "idempotency_key", key) }) {
             return WebAnswer(201, known.json)
           }
-          try await lookUp(user, calls, request)
+          try await lookUp(user, shop, request)
           // The order and the message that tells of it are one write.
           let order = try await database.write { db in
             if let key, let known = try Order.fetch(db, "idempotency_key", key) { return known }
@@ -56,12 +55,8 @@ enum OrderService {
     }
   }
 
-  private static func lookUp(_ user: Int64, _ calls: ServiceCalls, _ request: WebRequest) async throws {
-    let found: ServiceCalls.Answer
-    do { found = try await calls.get("user-service", "/users/\(user)", for: request) } catch {
-      throw WebError(503, "the user cannot be looked up now")
-    }
-    switch found.status {
+  private static func lookUp(_ user: Int64, _ shop: Shop, _ request: WebRequest) async throws {
+    switch try? await shop.services.call("user-service", path: "/users/\(user)", headers: request.headers).status {
     case 200: return
     case 404: throw WebError(422, "there is no such user")
     default: throw WebError(503, "the user cannot be looked up now")

@@ -22,7 +22,7 @@ enum PayService {
         guard let order = event.body["order"]?.integer, let total = event.body["total"]?.number else {
           throw WebError(422, "an order without number or total")
         }
-        let isNew = try database.write { db in
+        let isNew = try await database.write { db in
           let status = total > limit ? "failed" : "settled"
           // The event may come again: an order is charged once.
           try db.execute(

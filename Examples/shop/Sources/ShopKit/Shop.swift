@@ -11,8 +11,9 @@ public struct Shop: Sendable {
   let port: UInt16
   /// Where data outlives the process.
   let folder: String
-  let broker: AMQPURI
-  let consul: ConsulAddress
+  let broker: Broker
+  /// The other services, by their names.
+  public let services: ServiceClient
 
   /// Runs a service; where it cannot, the process ends with a sentence that says why.
   public static func run(_ service: String, _ body: @Sendable (Shop) async throws -> Void) async {
@@ -38,8 +39,13 @@ public struct Shop: Sendable {
     port = try variable("PORT", nil) { UInt16($0) }
     instance = environment["MSCTL_SERVICE_ID"] ?? "\(service)-\(port)"
     folder = try variable("SHOP_DATA", nil) { $0 }
-    broker = try variable("AMQP_URL", AMQPURI()) { try AMQPURI($0) }
-    consul = try variable("CONSUL_HTTP_ADDR", .standard) { ConsulAddress($0) }
+    var options = Broker.Options()
+    options.name = instance
+    broker = Broker(at: try variable("AMQP_URL", [AMQPURI()]) { try AMQPURI.list($0) }, options: options)
+    var patience = ServiceClient.Options()
+    (patience.timeout, patience.attemptTimeout, patience.retries) = (.seconds(5), .seconds(2), 10)
+    services = try ServiceClient(
+      consul: environment["CONSUL_HTTP_ADDR"] ?? "http://127.0.0.1:8500", options: patience)
   }
 
   /// The service's own database, which its instances share.
@@ -72,44 +78,17 @@ public struct Shop: Sendable {
     _ = line.withUnsafeBytes { write(file, $0.baseAddress, $0.count) }
   }
 
+  /// Does something beside all else, again until it does not throw.
+  func keepTrying(_ what: String, _ work: @escaping @Sendable () async throws -> Void) {
+    Task {
+      while true {
+        do { return try await work() } catch { complain("\(what): \(error)") }
+        try await Task.sleep(for: .milliseconds(500))
+      }
+    }
+  }
+
   func complain(_ text: String) {
     FileHandle.standardError.write(Data("\(service): \(text)\n".utf8))
   }
-}
-
-/// A thread of its own for what waits in `poll`: the connection to the broker, calls to other services. Async code is never
-/// blocked by it.
-func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
-  let thread = Thread(block: body)
-  thread.name = name
-  thread.start()
-}
-
-/// Wakes a thread that waits on a descriptor.
-final class WakePipe: Sendable {
-  let descriptor: Int32
-  private let end: Int32
-
-  init() {
-    var ends: [Int32] = [-1, -1]
-    pipe(&ends)
-    for end in ends { _ = fcntl(end, F_SETFL, O_NONBLOCK) }
-    (descriptor, end) = (ends[0], ends[1])
-  }
-
-  func wake() {
-    var byte: UInt8 = 1
-    _ = write(end, &byte, 1)
-  }
-
-  func clear() {
-    var bytes = [UInt8](repeating: 0, count: 512)
-    while read(descriptor, &bytes, bytes.count) > 0 {}
-  }
-}
-
-/// Waits until one of these can be read, at most so long.
-func wait(for descriptors: [Int32], atMost milliseconds: Int32) {
-  var polls = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-  _ = poll(&polls, nfds_t(polls.count), milliseconds)
 }

@@ -13,6 +13,13 @@ public struct WebRequest: Sendable {
   /// This step: what the service's own calls and messages carry on.
   public let step: TraceContext
 
+  /// What calls to other services carry on.
+  public var headers: [String: String] {
+    var headers = ["traceparent": step.traceparent]
+    headers["X-Request-Id"] = requestID
+    return headers
+  }
+
   /// The body as a JSON object.
   public func object() throws -> JSONValue {
     guard let value = try? JSONValue(parsing: body), value.kind == .object else {
