@@ -1,5 +1,5 @@
 # What can be done here. Every target works from a fresh clone.
-.PHONY: setup services-setup bench-setup shop-setup build test options bench bench-quick shop shop-test faults compat chaos fuzz simulate simulate-mutants sanitize documents format lint demo install uninstall deb test-deb test-shared dist
+.PHONY: setup services-setup bench-setup shop-setup build test options bench bench-quick shop shop-test faults compat chaos fuzz simulate simulate-mutants sanitize documents docs format lint demo install uninstall deb test-deb test-shared dist
 
 # The optimised binary: one static executable that needs no library of the machine it runs on, made of Debian's own static
 # libraries (CONTRIBUTING.md says why at a fixed address). LINK=shared makes one that is linked with the libraries of this machine (the runtimes of Swift
@@ -167,10 +167,14 @@ lint:
 	@Scripts/setup lint
 	Scripts/lint-text
 	swift format lint --strict -r -p $(SWIFT_FILES)
-	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/test-shared Scripts/faults Scripts/fuzz Examples/shop/shop
+	shellcheck .ci/run Scripts/setup Scripts/services Scripts/debian Scripts/libraries Scripts/compat Scripts/test-setup Scripts/demo Scripts/deb Scripts/dist Scripts/licences Scripts/test-deb Scripts/test-roots Scripts/test-shared Scripts/faults Scripts/fuzz Scripts/docs Examples/shop/shop
 	.build/lint/bin/ruff check -q --no-cache --config Scripts/ruff.toml Scripts/chaos Scripts/bench Scripts/lint-text Scripts/mutants Scripts/options Scripts/demo-service Tests/Bench
 	@# The plots that BENCHMARKS.md shows are there, and are XML.
 	@grep -oE 'Tests/Bench/plots/[a-z-]+\.svg' BENCHMARKS.md | xargs python3 -c 'import sys, xml.dom.minidom; [xml.dom.minidom.parse(file) for file in sys.argv[1:]]'
+
+# The documentation of MsctlCore, for Swift programs: a site in .build/docs/site.
+docs: setup
+	Scripts/docs
 
 # Random input for the readers, for SECONDS.
 SECONDS ?= 60

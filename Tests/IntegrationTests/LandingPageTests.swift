@@ -16,7 +16,45 @@ struct LandingPageTests {
     let run = Self.blocks(of: tests, from: "// The page:", to: "// To here.").map { block in
       Self.literals.reduce(block) { $0.replacingOccurrences(of: $1.variable, with: $1.literal) }
     }
-    #expect(!shown.isEmpty && shown == run)
+    #expect(!shown.isEmpty && Set(shown) == Set(run))
+  }
+
+  @Test("calls, registers and discovers")
+  func services() async throws {
+    try await withService { userService in
+      let server = try TestServer { request in .ok(request.target == "/users/42" ? #"{"name":"Ada"}"# : "{}") }
+      try await Services.register(userService, server.port, as: "one")
+      let (consulURL, id) = (Services.consul, 42)
+      // The page:
+      let services = try ServiceClient(consul: consulURL)
+      let user = try await services.call(userService, path: "/users/\(id)").validated().json()
+      let name = user["name"]?.string
+      // To here.
+      #expect(name == "Ada")
+      // The page:
+      try await services.call(
+        userService, .post, path: "/users", body: .json(#"{"name":"Ada"}"#), idempotencyKey: "user-1")
+      // To here.
+      #expect(server.requests.last?.header("idempotency-key") == "user-1")
+      try await withService { orderService in try await registers(services, orderService, server.port) }
+    }
+  }
+
+  private func registers(_ services: ServiceClient, _ orderService: String, _ port: Int) async throws {
+    @Sendable func serve() async throws {
+      try await eventually("it is registered") { try await !services.discover(orderService).isEmpty }
+      // The page:
+      for instance in try await services.discover(orderService) {
+        print(instance.url)
+      }
+      // To here.
+    }
+    // The page:
+    try await services.register(orderService, port: port, address: "127.0.0.1") {
+      try await serve()
+    }
+    // To here.
+    #expect(try await services.discover(orderService).isEmpty)
   }
 
   @Test("publishes, one by one and many at once, and consumes")
@@ -66,6 +104,8 @@ struct LandingPageTests {
   private static let page = ShellTests.root + "/Sources/MsctlCore/MsctlCore.docc/MsctlCore.md"
   /// What the page writes out.
   private static let literals: [(variable: String, literal: String)] = [
+    ("consulURL", #""http://127.0.0.1:8500""#), ("(userService,", #"("user-service","#),
+    ("  userService,", #"  "user-service","#), ("(orderService", #"("order-service""#), ("port: port", "port: 3000"),
     ("brokerURI", #""amqp://localhost""#), ("to: orders", #"to: "orders""#), ("of: orders", #"of: "orders""#),
     ("(orders)", #"("orders")"#),
   ]
