@@ -2,9 +2,11 @@
 ///
 /// `description` says it in a sentence. Nothing in it holds a secret: addresses have no passwords.
 public struct Failure: Error, Equatable, Sendable {
+  /// What kind of failure it is: enough to decide what to do.
   public enum Code: Equatable, Sendable {
     /// Failed in a way that no other code says.
     case failed
+    /// It was called with something invalid.
     case usage
     /// No such service or queue, no passing instance, no message.
     case nothingThere
@@ -12,16 +14,21 @@ public struct Failure: Error, Equatable, Sendable {
     case clientError
     /// The service answered 5xx.
     case serverError
+    /// Could not connect.
     case unreachable
+    /// Access was denied.
     case denied
     /// A message was returned, nacked, or not confirmed.
     case notDelivered
+    /// It took longer than it may.
     case timedOut
+    /// The data is invalid, or too large.
     case badInput
     /// Who reads the output has closed it. Nobody is left to be told.
     case outputClosed
     /// A command that was run ended with this exit code.
     case command(Int32)
+    /// A signal ended it.
     case signal(Int32)
   }
 
@@ -39,6 +46,7 @@ public struct Failure: Error, Equatable, Sendable {
     case service(ServiceError)
     /// A definition of a service that cannot be registered.
     case definition(DefinitionError)
+    /// A command could not be run.
     case spawn(SpawnError)
     /// Something is larger than it may be.
     case tooLarge(String, limit: Int)
@@ -46,19 +54,24 @@ public struct Failure: Error, Equatable, Sendable {
     case noMemory(String, size: Int)
     /// There are no more descriptors or threads for an event loop, by the error number.
     case noEventLoop(Int32)
+    /// A signal ended it.
     case interrupted
     /// What the program that uses this library has to say.
     case said(String, hint: String?)
   }
 
+  /// What kind of failure it is.
   public var code: Code
+  /// What happened.
   public var cause: Cause
 
+  /// A failure with a typed cause.
   public init(_ code: Code, _ cause: Cause) {
     self.code = code
     self.cause = cause
   }
 
+  /// A failure of the program's own.
   public init(_ code: Code, _ message: String, hint: String? = nil) {
     self.init(code, .said(message, hint: hint))
   }

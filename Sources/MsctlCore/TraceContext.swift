@@ -50,6 +50,7 @@ public struct TraceContext: Sendable, Equatable {
     TraceContext(traceID: traceID, parentID: randomHex(bytes: 8), flags: flags)
   }
 
+  /// The value of the header.
   public var traceparent: String { "00-\(traceID)-\(parentID)-\(flags)" }
 }
 

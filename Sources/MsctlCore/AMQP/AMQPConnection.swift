@@ -7,7 +7,7 @@ import Glibc
 /// What the broker sends without being asked comes out of `nextEvent`, whole and in order. After an error the connection is
 /// dead; open a new one. Heartbeats are answered only while `nextEvent` or another call runs: call it at least once a
 /// second.
-public final class AMQPConnection {
+package final class AMQPConnection {
   /// librabbitmq may drop queued frames of one channel while it reads another: so there is one only.
   static let channel: amqp_channel_t = 1
   /// The size of a frame that is asked for: RabbitMQ's default.
@@ -75,9 +75,9 @@ public final class AMQPConnection {
     }
   }
 
-  public let uri: AMQPURI
+  package let uri: AMQPURI
   /// Tells it from every other connection.
-  public let id = UInt64.random(in: .min ... .max)
+  package let id = UInt64.random(in: .min ... .max)
   let state: amqp_connection_state_t
   let trace: ((String) -> Void)?
   var isAlive = true

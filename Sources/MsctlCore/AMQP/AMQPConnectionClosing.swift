@@ -32,7 +32,7 @@ extension AMQPConnection {
   }
 
   /// Closes the connection, for who waits for nothing else. Errors do not matter any more.
-  public func close() {
+  package func close() {
     beginClosing()
     let closing = Closing(self)
     do throws(Failure) { try EventLoop(closing).answer(to: closing) } catch {}

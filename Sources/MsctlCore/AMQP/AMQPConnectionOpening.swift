@@ -5,7 +5,7 @@ import Glibc
 extension AMQPConnection {
   /// Connects, logs in and opens the channel.
   /// - Parameter name: shown in RabbitMQ's list of connections.
-  public static func open(_ uri: AMQPURI, name: String) throws(AMQPError) -> AMQPConnection {
+  package static func open(_ uri: AMQPURI, name: String) throws(AMQPError) -> AMQPConnection {
     let connection = try open(uri, name: name, Setup(), trace: nil)
     if let error = connection.setup.error { throw error }
     return connection

@@ -14,13 +14,13 @@ extension AMQPConnection {
   private static let putByLimit = 2 << 30
 
   /// What to wait on for reading before `nextEvent` has something new.
-  public var descriptor: Int32 {
+  package var descriptor: Int32 {
     push()
     return amqp_get_sockfd(state)
   }
 
   /// The next thing that has come, without waiting; nil where there is nothing. Sends heartbeats that are due.
-  public func nextEvent() throws(AMQPError) -> AMQPEvent? {
+  package func nextEvent() throws(AMQPError) -> AMQPEvent? {
     if let event = events.popFirst() {
       putBy -= event.size
       return event
@@ -30,7 +30,7 @@ extension AMQPConnection {
 
   /// Takes in what has come, to be handed out later, so that heartbeats go on while nobody can handle events. When much is put
   /// by, the broker is made to wait: then only a little is taken in now and then.
-  public func pump() throws(AMQPError) {
+  package func pump() throws(AMQPError) {
     guard !isFull || fullPump.isPast else { return }
     fullPump = .after(.seconds(1))
     let limit = max(putBy, Self.fullSize) + Self.fullStep
@@ -52,7 +52,7 @@ extension AMQPConnection {
   package var isFull: Bool { putBy >= Self.fullSize }
 
   /// Whether `pump` has put something by.
-  public var hasEvents: Bool { !events.isEmpty }
+  package var hasEvents: Bool { !events.isEmpty }
 
   /// Whether the broker has ended the consumer, which `nextEvent` says only after what came before. A response may follow.
   package var isCancelled: Bool { events.suffix(2).contains(.cancelled) }

@@ -4,11 +4,11 @@ import Glibc
 /// What a client asks of the broker.
 extension AMQPConnection {
   /// What a broker says of a queue.
-  public struct QueueState: Sendable, Equatable {
-    public let name: String
+  package struct QueueState: Sendable, Equatable {
+    package let name: String
     /// Messages ready for delivery.
-    public let messages: Int
-    public let consumers: Int
+    package let messages: Int
+    package let consumers: Int
 
     package init(name: String, messages: Int, consumers: Int) {
       (self.name, self.messages, self.consumers) = (name, messages, consumers)
@@ -16,12 +16,12 @@ extension AMQPConnection {
   }
 
   /// `queue.declare`: a durable queue with these arguments, made where it does not exist.
-  public func declareQueue(_ name: String, arguments: [AMQPField] = []) throws(AMQPError) -> QueueState {
+  package func declareQueue(_ name: String, arguments: [AMQPField] = []) throws(AMQPError) -> QueueState {
     try declare(name, isPassive: false, arguments)
   }
 
   /// `queue.declare` with `passive`: the queue must exist, and is left as it is.
-  public func inspectQueue(_ name: String) throws(AMQPError) -> QueueState {
+  package func inspectQueue(_ name: String) throws(AMQPError) -> QueueState {
     try declare(name, isPassive: true, [])
   }
 
@@ -88,7 +88,7 @@ extension AMQPConnection {
   }
 
   /// `basic.qos`: how many deliveries may be unacknowledged.
-  public func setPrefetch(_ count: Int) throws(AMQPError) {
+  package func setPrefetch(_ count: Int) throws(AMQPError) {
     try sendPrefetch(count)
     try awaitPrefetch()
   }
@@ -105,7 +105,7 @@ extension AMQPConnection {
 
   /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
   /// to the exchange with each key.
-  public func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
+  package func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
     try sendDeclareOwn()
     let queue = try awaitDeclare().name
     for key in keys { try bindQueue(queue, to: exchange, key: key) }
@@ -121,7 +121,7 @@ extension AMQPConnection {
   }
 
   /// `queue.bind`: the queue gets what is published to the exchange with this routing key.
-  public func bindQueue(
+  package func bindQueue(
     _ queue: String, to exchange: String, key: String, arguments: [AMQPField] = []
   ) throws(AMQPError) {
     try sendBind(queue, exchange, key, arguments)
@@ -141,7 +141,7 @@ extension AMQPConnection {
 
   /// `basic.consume`, with manual acknowledgement unless `isAutomatic`.
   /// - Returns: the consumer's tag.
-  public func consume(
+  package func consume(
     _ queue: String, isAutomatic: Bool = false, arguments: [AMQPField] = []
   ) throws(AMQPError) -> String {
     try sendConsume(queue, isAutomatic: isAutomatic, arguments)
@@ -164,7 +164,7 @@ extension AMQPConnection {
   }
 
   /// `basic.cancel`: no more deliveries, those on their way excepted.
-  public func cancel(consumer tag: String) throws(AMQPError) {
+  package func cancel(consumer tag: String) throws(AMQPError) {
     try sendCancel(tag)
     _ = try reply(MSCTL_BASIC_CANCEL_OK, as: amqp_basic_cancel_ok_t.self)
   }
@@ -174,14 +174,14 @@ extension AMQPConnection {
   }
 
   /// `basic.ack` of this delivery, and with `multiple` of all before it.
-  public func acknowledge(_ tag: UInt64, multiple: Bool) throws(AMQPError) {
+  package func acknowledge(_ tag: UInt64, multiple: Bool) throws(AMQPError) {
     trace?("> basic.ack \(tag)\(multiple ? " and all before" : "")")
     bounds.settle(tag, multiple: multiple)
     try check(status: amqp_basic_ack(state, Self.channel, tag, multiple ? 1 : 0))
   }
 
   /// `basic.reject` of this delivery: back to the queue or, without `requeue`, dropped or dead-lettered.
-  public func reject(_ tag: UInt64, requeue: Bool) throws(AMQPError) {
+  package func reject(_ tag: UInt64, requeue: Bool) throws(AMQPError) {
     trace?("> basic.reject \(tag)\(requeue ? " (requeue)" : "")")
     bounds.settle(tag, multiple: false)
     try check(status: amqp_basic_reject(state, Self.channel, tag, requeue ? 1 : 0))
@@ -189,7 +189,7 @@ extension AMQPConnection {
 
   /// `basic.nack` of this delivery, and with `multiple` of all before it: as `reject`, and RabbitMQ 4.3 does not count it as a
   /// failed delivery (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
-  public func refuse(_ tag: UInt64, multiple: Bool = false, requeue: Bool) throws(AMQPError) {
+  package func refuse(_ tag: UInt64, multiple: Bool = false, requeue: Bool) throws(AMQPError) {
     trace?("> basic.nack \(tag)\(multiple ? " and all before" : "")\(requeue ? " (requeue)" : "")")
     bounds.settle(tag, multiple: multiple)
     try check(status: amqp_basic_nack(state, Self.channel, tag, multiple ? 1 : 0, requeue ? 1 : 0))
@@ -203,7 +203,7 @@ extension AMQPConnection {
   }
 
   /// `confirm.select`: from here on the broker confirms each message.
-  public func selectConfirms() throws(AMQPError) {
+  package func selectConfirms() throws(AMQPError) {
     try sendSelectConfirms()
     try awaitSelectConfirms()
   }
@@ -219,7 +219,7 @@ extension AMQPConnection {
   /// `basic.publish` with `mandatory`: a message that reaches no queue comes back. That it was sent says nothing of its
   /// arrival; the confirm does.
   /// - Throws: `invalid` where the message cannot be sent; the connection is as it was then.
-  public func publish(_ message: AMQPMessage) throws(AMQPError) {
+  package func publish(_ message: AMQPMessage) throws(AMQPError) {
     if let obstacle = message.obstacle(frameMax: frameMax) { throw AMQPError(kind: .invalid, reason: obstacle) }
     trace?(
       "> basic.publish \(message.exchange.isEmpty ? "" : message.exchange + " ")\(message.routingKey) "
@@ -288,7 +288,7 @@ extension AMQPConnection {
 
   /// Ends a send that the broker takes nothing of for so long, as one does that is out of memory or disk
   /// (tcp(7), TCP_USER_TIMEOUT). Without it such a send never ends: the broker's heartbeats go on.
-  public func limitStall(to time: Duration) {
+  package func limitStall(to time: Duration) {
     var milliseconds = UInt32(clamping: time.milliseconds)
     setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, &milliseconds, socklen_t(MemoryLayout<UInt32>.size))
   }

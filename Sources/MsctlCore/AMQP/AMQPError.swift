@@ -1,5 +1,6 @@
 /// Why a broker did not do what was asked, in its own words where it gave any.
 public struct AMQPError: Error, Sendable, Equatable {
+  /// What kind of error it is.
   public enum Kind: Sendable, Equatable {
     case unreachable
     case tls
@@ -21,10 +22,12 @@ public struct AMQPError: Error, Sendable, Equatable {
     case noMemory
   }
 
+  /// What kind of error it is.
   public let kind: Kind
+  /// What the broker or the system said.
   public let reason: String
 
-  public init(kind: Kind, reason: String) {
+  package init(kind: Kind, reason: String) {
     self.kind = kind
     self.reason = reason
   }
@@ -62,7 +65,7 @@ public struct AMQPError: Error, Sendable, Equatable {
   }
 
   /// As a failure of this broker.
-  public func failure(_ uri: AMQPURI) -> Failure {
+  package func failure(_ uri: AMQPURI) -> Failure {
     let code: Failure.Code =
       switch kind {
       case .unreachable, .tls, .broken, .unreadableFrame: .unreachable
@@ -82,6 +85,7 @@ public struct AMQPError: Error, Sendable, Equatable {
 
 /// What went wrong with one broker.
 public struct BrokerError: Error, Sendable, Equatable {
+  /// What was wrong.
   public let error: AMQPError
   /// Which broker it was, without its password.
   public let uri: AMQPURI

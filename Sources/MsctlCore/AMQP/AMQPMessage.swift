@@ -36,9 +36,12 @@ public indirect enum AMQPValue: Sendable, Equatable {
 
 /// An entry of a field table.
 public struct AMQPField: Sendable, Equatable {
+  /// The name.
   public var name: String
+  /// The value.
   public var value: AMQPValue
 
+  /// A field of this name and value.
   public init(_ name: String, _ value: AMQPValue) {
     self.name = name
     self.value = value
@@ -47,24 +50,36 @@ public struct AMQPField: Sendable, Equatable {
 
 /// The properties of the basic class (AMQP 0-9-1, section 1.8.3.1); nil where a property is not set.
 public struct AMQPProperties: Sendable, Equatable {
+  /// The media type of the body.
   public var contentType: String?
+  /// How the body is encoded: `gzip`, for one.
   public var contentEncoding: String?
+  /// The fields of the application.
   public var headers: [AMQPField]?
   /// 2: the message is written to disk; 1: it may be lost when the broker restarts.
   public var deliveryMode: UInt8?
+  /// 0 to 9; queues with `x-max-priority` use it.
   public var priority: UInt8?
+  /// Which request a reply belongs to.
   public var correlationID: String?
+  /// The queue for the reply.
   public var replyTo: String?
   /// Milliseconds after which the message expires, as digits.
   public var expiration: String?
+  /// Tells the message from every other one.
   public var messageID: String?
   /// Seconds since 1970.
   public var timestamp: UInt64?
+  /// What kind of message it is, as the application names it.
   public var type: String?
+  /// The user who has published it; the broker checks it.
   public var userID: String?
+  /// The application that has published it.
   public var appID: String?
+  /// Not used by RabbitMQ.
   public var clusterID: String?
 
+  /// No properties.
   public init() {}
 
   /// The first header of this name: a broker puts its own before one that the publisher wrote.
@@ -75,14 +90,18 @@ public struct AMQPProperties: Sendable, Equatable {
 
 /// A message, and where it is published to.
 public struct AMQPMessage: Sendable, Equatable {
+  /// The body.
   public var body: [UInt8]
+  /// The properties.
   public var properties: AMQPProperties
   /// The empty name is the default exchange, which routes to the queue that the routing key names.
   public var exchange: String
+  /// The routing key; in the default exchange, the name of the queue.
   public var routingKey: String
   /// What the publisher knows it by; it is not sent.
   package var number = 0
 
+  /// A message; the default exchange has the empty name.
   public init(body: [UInt8], properties: AMQPProperties = .init(), exchange: String, routingKey: String) {
     self.body = body
     self.properties = properties
@@ -93,25 +112,25 @@ public struct AMQPMessage: Sendable, Equatable {
 
 /// A message that a broker delivered (`basic.deliver`). A class, since it is handed from one to the next many times until it is
 /// settled.
-public final class AMQPDelivery: Sendable, Equatable {
-  public let message: AMQPMessage
+package final class AMQPDelivery: Sendable, Equatable {
+  package let message: AMQPMessage
   /// What an acknowledgement names; valid on the channel that delivered it, and so on this connection alone.
-  public let tag: UInt64
-  public let connection: UInt64
-  public let redelivered: Bool
+  package let tag: UInt64
+  package let connection: UInt64
+  package let redelivered: Bool
 
   package init(message: AMQPMessage, tag: UInt64, connection: UInt64, redelivered: Bool) {
     (self.message, self.tag, self.connection, self.redelivered) = (message, tag, connection, redelivered)
   }
 
-  public static func == (one: AMQPDelivery, other: AMQPDelivery) -> Bool {
+  package static func == (one: AMQPDelivery, other: AMQPDelivery) -> Bool {
     one.tag == other.tag && one.connection == other.connection && one.redelivered == other.redelivered
       && one.message == other.message
   }
 }
 
 /// What a broker sends without being asked, and its replies to an `AMQPMethod`.
-public enum AMQPEvent: Sendable, Equatable {
+package enum AMQPEvent: Sendable, Equatable {
   case delivery(AMQPDelivery)
   /// `basic.return`: the message could not be routed.
   indirect case returned(AMQPMessage, code: Int, text: String)

@@ -1,8 +1,8 @@
 /// Publishes with confirms and a bounded window in flight, on one connection
 /// (https://www.rabbitmq.com/docs/confirms#publisher-confirms).
-public final class AMQPPublisher {
+package final class AMQPPublisher {
   /// What became of a message.
-  public enum Outcome: Sendable, Equatable {
+  package enum Outcome: Sendable, Equatable {
     /// A queue has it: on disk, where queue and message are durable.
     case confirmed
     /// No queue was there to take it.
@@ -24,22 +24,22 @@ public final class AMQPPublisher {
   /// - Parameters:
   ///   - connection: one on which confirms are selected and nothing has been published.
   ///   - window: how many messages may wait for their confirm.
-  public init(_ connection: AMQPConnection, window: Int) {
+  package init(_ connection: AMQPConnection, window: Int) {
     self.connection = connection
     self.window = window
   }
 
   /// Whether a message may be sent now.
-  public var hasRoom: Bool { unconfirmed.count < window && !isBlocked }
+  package var hasRoom: Bool { unconfirmed.count < window && !isBlocked }
 
   /// The replies that `settle` has come across.
-  public func takeDeliveries() -> [AMQPDelivery] {
+  package func takeDeliveries() -> [AMQPDelivery] {
     defer { deliveries = [] }
     return deliveries
   }
 
   /// Sends a message. By its `message_id` a returned one is known again; without one, the oldest of its kind is meant.
-  public func send(_ message: AMQPMessage) throws(AMQPError) {
+  package func send(_ message: AMQPMessage) throws(AMQPError) {
     // Noted first: whether a message arrived on which the connection broke, nobody knows.
     unconfirmed.add(OutgoingMessage(message))
     do { try connection.publish(message) } catch {
@@ -50,7 +50,7 @@ public final class AMQPPublisher {
 
   /// Takes in what the broker has said, without waiting, and at most as much as lets the caller look at other things soon.
   /// - Returns: the messages that are settled, in the order in which they were sent.
-  public func settle() throws(AMQPError) -> [(message: AMQPMessage, outcome: Outcome)] {
+  package func settle() throws(AMQPError) -> [(message: AMQPMessage, outcome: Outcome)] {
     for _ in 0..<Self.turn {
       guard let event = try connection.nextEvent() else { break }
       switch event {

@@ -1,5 +1,6 @@
 /// Why a text is no AMQP URI. The text itself may hold a password, so it is not repeated.
 public struct AMQPURIError: Error, Equatable, Sendable {
+  /// What is wrong with it.
   public let reason: String
 
   package init(reason: String) {
@@ -10,26 +11,40 @@ public struct AMQPURIError: Error, Equatable, Sendable {
 /// Where a broker is and how to log in: RabbitMQ's URI specification (https://www.rabbitmq.com/docs/uri-spec) and its query
 /// parameters (https://www.rabbitmq.com/docs/uri-query-parameters).
 public struct AMQPURI: Sendable, Equatable {
+  /// How the client logs in.
   public enum Mechanism: String, Sendable { case plain, external }
 
+  /// Whether the connection is encrypted (`amqps`).
   public var usesTLS = false
+  /// The host name or address.
   public var host = "localhost"
+  /// The port.
   public var port = 5672
+  /// The user.
   public var user = "guest"
+  /// The password.
   public var password = "guest"
   /// Without a path it is `/`; with the path `/` it is the empty name.
   public var vhost = "/"
   /// Seconds between heartbeats; 0 turns them off. A broker that is silent for two of them is taken for gone.
   public var heartbeat = 15
+  /// Time limit to connect and log in.
   public var connectTimeout: Duration = .seconds(10)
+  /// A file of CA certificates, in PEM.
   public var authorityFile: String?
+  /// A file with the client's certificate, in PEM.
   public var certificateFile: String?
+  /// A file with its key.
   public var keyFile: String?
+  /// Whether the server must have a certificate that is trusted.
   public var verifiesPeer = true
+  /// How the client logs in.
   public var mechanism = Mechanism.plain
 
+  /// The broker of this machine, as `guest`.
   public init() {}
 
+  /// Reads a URI.
   public init(_ text: String) throws(AMQPURIError) {
     guard let (scheme, after) = text.cut(at: ":"), var rest = after.rest(after: "//") else {
       throw AMQPURIError(reason: "does not begin with 'amqp://' or 'amqps://'")

@@ -1,10 +1,11 @@
 /// Where an agent is: what `CONSUL_HTTP_ADDR` may say (https://developer.hashicorp.com/consul/commands#environment-variables).
 public struct ConsulAddress: Sendable, Equatable {
+  /// The agent of this machine.
   public static let standard = ConsulAddress(base: "http://127.0.0.1:8500", unixSocket: nil)
 
   /// Scheme, host, port and path prefix, without a slash at the end.
-  public let base: String
-  public let unixSocket: String?
+  package let base: String
+  package let unixSocket: String?
 
   private init(base: String, unixSocket: String?) {
     self.base = base
@@ -36,10 +37,11 @@ public struct ConsulAddress: Sendable, Equatable {
   }
 
   /// The same address over TLS.
-  public var overTLS: ConsulAddress {
+  package var overTLS: ConsulAddress {
     guard unixSocket == nil, let rest = base.rest(after: "http://") else { return self }
     return ConsulAddress(base: "https://" + rest, unixSocket: nil)
   }
 
+  /// As it is shown.
   public var shown: String { unixSocket.map { "unix://" + $0 } ?? base }
 }

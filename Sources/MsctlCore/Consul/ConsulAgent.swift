@@ -1,7 +1,10 @@
 /// An agent of Consul, spoken to over its HTTP API (https://developer.hashicorp.com/consul/api-docs).
 public final class ConsulAgent {
+  /// Where the agent is, and how it is asked.
   public struct Settings: Sendable {
+    /// Where it is.
     public var address = ConsulAddress.standard
+    /// The ACL token.
     public var token: String?
     /// `user:password` for a proxy before the agent that wants basic authentication.
     public var login: String?
@@ -9,13 +12,16 @@ public final class ConsulAgent {
     public var namespace: String?
     /// An admin partition of Consul Enterprise.
     public var partition: String?
+    /// How consistent its answers must be.
     public var consistency = Consistency.standard
+    /// How it proves who it is.
     public var tls = HTTPRequest.TLS()
     /// The name that the certificate must bear, where it is not the address's host.
     public var tlsServerName: String?
     /// How long one question may take, connecting and asking again included.
     public var timeout: Duration = .seconds(10)
 
+    /// The agent of this machine.
     public init() {}
   }
 
@@ -47,7 +53,7 @@ public final class ConsulAgent {
     case leaderless
   }
 
-  public convenience init(_ settings: Settings, over http: HTTPClient) {
+  package convenience init(_ settings: Settings, over http: HTTPClient) {
     self.init(settings, over: http, notes: nil)
   }
 
@@ -57,14 +63,17 @@ public final class ConsulAgent {
     self.notes = notes
   }
 
-  public var address: ConsulAddress { settings.address }
+  package var address: ConsulAddress { settings.address }
 
   // MARK: Looking up
 
   /// What narrows a look-up down; each is a parameter of the endpoint.
   public struct Selection: Sendable {
+    /// With all of these tags.
     public var tags: [String] = []
+    /// Of this datacenter; nil: the agent's own.
     public var datacenter: String?
+    /// Sorted by their distance to this node.
     public var near: String?
     /// Consul's own expression (https://developer.hashicorp.com/consul/api-docs/features/filtering).
     public var filter: String?
@@ -74,6 +83,7 @@ public final class ConsulAgent {
     /// Of instances with named ports, this one. Those without it are left out.
     public var portName: String?
 
+    /// Those that all of this holds for.
     public init(tags: [String] = [], datacenter: String? = nil, near: String? = nil, filter: String? = nil) {
       self.tags = tags
       self.datacenter = datacenter

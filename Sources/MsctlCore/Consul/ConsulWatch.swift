@@ -1,6 +1,6 @@
 /// Keeps up with the instances of a service, or of all services: asks an agent what a `HealthWatch` wants to know. It makes
 /// progress while the HTTP client runs.
-public final class ConsulWatch {
+package final class ConsulWatch {
   private let agent: ConsulAgent
   private let selection: ConsulAgent.Selection
   private let notes: (HealthWatch.Note) -> Void
@@ -10,7 +10,7 @@ public final class ConsulWatch {
   /// - Parameters:
   ///   - service: its name; nil: all services but Consul itself.
   ///   - accepts: the statuses of the instances that count.
-  public convenience init(
+  package convenience init(
     _ agent: ConsulAgent, service: String?, _ selection: ConsulAgent.Selection = .init(),
     where accepts: (HealthStatus) -> Bool
   ) {
@@ -29,18 +29,18 @@ public final class ConsulWatch {
   }
 
   /// The accepted instances, by service, node and id; nil before the first answer.
-  public var instances: [ServiceInstance]? { machine.instances }
+  package var instances: [ServiceInstance]? { machine.instances }
   /// The names of all services, also of those without an accepted instance; nil where one is watched.
-  public var services: [String]? { machine.services }
+  package var services: [String]? { machine.services }
   /// Why the agent could not be asked the last time; nil where it could.
-  public var trouble: Failure? { machine.trouble }
+  package var trouble: Failure? { machine.trouble }
   /// When it goes on even if nothing comes.
-  public var wakeTime: Deadline { machine.wakeTime }
+  package var wakeTime: Deadline { machine.wakeTime }
 
   /// Takes in what has come, and asks again.
   /// - Returns: whether the instances have changed, or are known for the first time.
   /// - Throws: what asking again cannot mend: the token may not read.
-  public func advance() throws(Failure) -> Bool {
+  package func advance() throws(Failure) -> Bool {
     var hasChanged = handle(.tick)
     var place = 0
     while place < open.count {

@@ -9,8 +9,11 @@ public enum HealthStatus: String, Sendable, CaseIterable, Comparable {
 
 /// One instance of a service, as `GET /v1/health/service/:service` shows it.
 public struct ServiceInstance: Sendable, Equatable {
+  /// The name of the service.
   public let service: String
+  /// Its id at its agent.
   public let id: String
+  /// The node of its agent.
   public let node: String
   /// The service's own address or, where it has none, its node's.
   public let address: String
@@ -18,8 +21,11 @@ public struct ServiceInstance: Sendable, Equatable {
   public private(set) var port: Int
   /// Its named ports (Consul 1.22); empty where it has one port without a name.
   public let ports: [Port]
+  /// Its tags.
   public let tags: [String]
+  /// Its metadata.
   public let meta: [(name: String, value: String)]
+  /// The worst of its checks.
   public let status: HealthStatus
   /// Its share of calls while it is passing (`Weights.Passing`).
   public let weight: Int
@@ -29,12 +35,16 @@ public struct ServiceInstance: Sendable, Equatable {
   public let peer: String?
   /// Of Consul Enterprise; nil where the agent says none.
   public let partition: String?
+  /// Its namespace (Consul Enterprise).
   public let namespace: String?
 
   /// A named port (https://developer.hashicorp.com/consul/docs/connect/proxy/multiport).
   public struct Port: Sendable, Equatable {
+    /// The name.
     public let name: String
+    /// The port.
     public let port: Int
+    /// Whether it is used where none is named.
     public let isDefault: Bool
   }
 
@@ -53,8 +63,10 @@ public struct ServiceInstance: Sendable, Equatable {
       ? "https" : "http"
   }
 
+  /// `HOST:PORT`, an IPv6 address in brackets.
   public var hostPort: String { MsctlCore.hostPort(address, port) }
 
+  /// `http://HOST:PORT`, or `https`.
   public var url: String { "\(scheme)://\(hostPort)" }
 
   private static let places = JSONPlaces([
@@ -138,7 +150,7 @@ public struct ServiceInstance: Sendable, Equatable {
 extension [ServiceInstance] {
   /// One of the instances at random, each as often as its weight says. An instance of weight 0 is chosen only where all
   /// have it.
-  public func weightedRandom(using generator: inout some RandomNumberGenerator) -> ServiceInstance? {
+  package func weightedRandom(using generator: inout some RandomNumberGenerator) -> ServiceInstance? {
     let total = reduce(0) { $0 + $1.weight }
     guard total > 0 else { return randomElement(using: &generator) }
     var place = Int.random(in: 0..<total, using: &generator)

@@ -13,6 +13,7 @@ public enum DefinitionError: Error, Equatable, Sendable {
 public struct ServiceRegistration: Sendable, Equatable {
   /// How the agent finds out whether the service is well.
   public struct Check: Sendable, Equatable {
+    /// What is looked at.
     public enum Kind: Sendable, Equatable {
       /// The agent makes a GET request; a 2xx answer passes.
       case http(url: String)
@@ -24,6 +25,7 @@ public struct ServiceRegistration: Sendable, Equatable {
       case ttl(Duration)
     }
 
+    /// What is looked at.
     public var kind: Kind
     /// Its id at the agent; nil: the agent makes one.
     public var id: String?
@@ -36,6 +38,7 @@ public struct ServiceRegistration: Sendable, Equatable {
     /// When a service that stays critical is deregistered; at least a minute, looked at every 30 s.
     public var deregisterAfter: Duration?
 
+    /// A check.
     public init(_ kind: Kind, interval: Duration, timeout: Duration? = nil, deregisterAfter: Duration? = nil) {
       self.kind = kind
       self.interval = interval
@@ -44,13 +47,19 @@ public struct ServiceRegistration: Sendable, Equatable {
     }
   }
 
+  /// The name of the service.
   public var name: String
+  /// Its id at the agent.
   public var id: String
   /// Empty: callers take the node's address.
   public var address: String
+  /// Its port.
   public var port: Int
+  /// Its tags.
   public var tags: [String] = []
+  /// Its metadata.
   public var meta: [(name: String, value: String)] = []
+  /// Its checks.
   public var checks: [Check] = []
   /// Its share of calls while it is passing; nil: Consul's own of 1.
   public var weight: Int?
@@ -134,7 +143,7 @@ public struct ServiceRegistration: Sendable, Equatable {
   public static func == (a: ServiceRegistration, b: ServiceRegistration) -> Bool { a.json == b.json }
 
   /// The body of the request.
-  public var json: JSONValue {
+  package var json: JSONValue {
     var writer = JSONWriter()
     writer.object { object in
       object.field("Name", name)

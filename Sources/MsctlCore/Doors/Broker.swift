@@ -153,7 +153,9 @@ public final class Broker: Sendable {
 
   /// The messages of a queue: see ``Broker/messages(of:prefetch:)``.
   public struct Messages: AsyncSequence, Sendable {
+    /// A message.
     public typealias Element = Message
+    /// Iterates over the messages.
     public typealias AsyncIterator = AsyncThrowingStream<Message, any Error>.Iterator
 
     /// Held, so that its thread goes on until consuming has ended.
@@ -165,6 +167,7 @@ public final class Broker: Sendable {
       (self.broker, self.queue, self.prefetch) = (broker, queue, prefetch)
     }
 
+    /// Begins to consume.
     public func makeAsyncIterator() -> AsyncIterator {
       // No more is in the stream than the prefetch allows.
       let (stream, continuation) = AsyncThrowingStream.makeStream(of: Message.self, throwing: (any Error).self)
@@ -185,6 +188,7 @@ public final class Broker: Sendable {
 
   /// A message from a queue. If it is neither acknowledged nor rejected, it is requeued.
   public struct Message: Sendable {
+    /// The message, with its properties.
     public let content: AMQPMessage
     /// Whether the message was delivered before, to any consumer.
     public let isRedelivered: Bool
@@ -192,6 +196,7 @@ public final class Broker: Sendable {
     let member: ConsumingMember
     let broker: Broker
 
+    /// Its body.
     public var body: [UInt8] { content.body }
     /// The body as text; invalid UTF-8 is replaced.
     public var text: String { String(decoding: content.body, as: UTF8.self) }

@@ -28,6 +28,7 @@ public final class ServiceClient: Sendable {
     /// Certificates for services that use HTTPS (tag `https` or meta value `scheme=https`).
     public var tls = HTTPRequest.TLS()
 
+    /// The defaults.
     public init() {}
   }
 
@@ -156,33 +157,47 @@ public final class ServiceClient: Sendable {
 
   /// A method of HTTP (RFC 9110, section 9).
   public struct Method: RawRepresentable, ExpressibleByStringLiteral, Equatable, Sendable {
+    /// Its name.
     public let rawValue: String
 
+    /// A method of this name.
     public init(rawValue: String) { self.rawValue = rawValue }
+    /// A method of this name.
     public init(stringLiteral value: String) { rawValue = value }
 
+    /// `GET`
     public static let get: Method = "GET"
+    /// `HEAD`
     public static let head: Method = "HEAD"
+    /// `POST`
     public static let post: Method = "POST"
+    /// `PUT`
     public static let put: Method = "PUT"
+    /// `PATCH`
     public static let patch: Method = "PATCH"
+    /// `DELETE`
     public static let delete: Method = "DELETE"
+    /// `OPTIONS`
     public static let options: Method = "OPTIONS"
   }
 
   /// The body of a request, with its type.
   public struct Body: Sendable {
+    /// Its bytes.
     public let bytes: [UInt8]
     /// The value of `Content-Type`, unless the call's headers have one.
     public let contentType: String
 
+    /// A body of this type.
     public init(_ bytes: [UInt8], contentType: String) { (self.bytes, self.contentType) = (bytes, contentType) }
 
     /// JSON that is written already: `.json(#"{"user":42}"#)`.
     public static func json(_ text: String) -> Body { Body(Array(text.utf8), contentType: "application/json") }
 
+    /// A JSON value.
     public static func json(_ value: JSONValue) -> Body { Body(Array(value.text), contentType: "application/json") }
 
+    /// Text in UTF-8.
     public static func text(_ text: String) -> Body { Body(Array(text.utf8), contentType: "text/plain; charset=utf-8") }
   }
 
@@ -190,6 +205,7 @@ public final class ServiceClient: Sendable {
   public struct Response: Sendable {
     /// Status and headers.
     public let head: HTTPHead
+    /// The body.
     public let body: [UInt8]
     /// The instance that returned it.
     public let instance: ServiceInstance
@@ -202,6 +218,7 @@ public final class ServiceClient: Sendable {
       self.method = Method(rawValue: method)
     }
 
+    /// The status code.
     public var status: Int { head.status }
 
     /// Returns the value of a header, of several the last. Case does not matter.
@@ -273,7 +290,9 @@ public final class ServiceClient: Sendable {
 
   /// The instances of a service, as they change: see ``ServiceClient/instances(of:passing:_:)``.
   public struct Instances: AsyncSequence, Sendable {
+    /// The instances.
     public typealias Element = [ServiceInstance]
+    /// Iterates over the lists.
     public typealias AsyncIterator = AsyncThrowingStream<[ServiceInstance], any Error>.Iterator
 
     fileprivate let services: ServiceClient
@@ -281,6 +300,7 @@ public final class ServiceClient: Sendable {
     fileprivate let passing: Bool
     fileprivate let selection: ConsulAgent.Selection
 
+    /// Begins to watch.
     public func makeAsyncIterator() -> AsyncIterator {
       let (stream, continuation) = AsyncThrowingStream.makeStream(
         of: [ServiceInstance].self, throwing: (any Error).self, bufferingPolicy: .bufferingNewest(1))

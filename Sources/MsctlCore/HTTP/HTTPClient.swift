@@ -4,7 +4,7 @@ import Glibc
 /// Makes requests over kept-alive connections: owns libcurl's handles, and is moved on by an event loop. To be used by one thread.
 ///
 /// See https://curl.se/libcurl/c/libcurl-multi.html.
-public final class HTTPClient {
+package final class HTTPClient {
   /// The largest answer that is kept in memory, in bytes.
   package static let bodyLimit = 256 << 20
 
@@ -23,7 +23,7 @@ public final class HTTPClient {
   /// Is told each request and each answer's head, credentials masked.
   private let trace: ((String) -> Void)?
 
-  public convenience init() throws(HTTPError) {
+  package convenience init() throws(HTTPError) {
     try self.init(trace: nil)
   }
 
@@ -72,7 +72,7 @@ public final class HTTPClient {
   }
 
   /// Begins a request. It makes progress while the event loop turns, or `run` is called.
-  public func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
+  package func start(_ request: HTTPRequest) throws(HTTPError) -> HTTPTransfer {
     try start(request, number: nil)
   }
 
@@ -99,7 +99,7 @@ public final class HTTPClient {
   /// - Parameter descriptor: something else to wait for, which is to be read.
   /// - Returns: whether the descriptor can be read.
   @discardableResult
-  public func run(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(HTTPError) -> Bool {
+  package func run(until deadline: Deadline, orReading descriptor: Int32? = nil) throws(HTTPError) -> Bool {
     guard !running.isEmpty || descriptor != nil || deadline != .never else { return false }
     let other = descriptor.map { Readiness($0) }
     let loop = EventLoop(self)
@@ -109,7 +109,7 @@ public final class HTTPClient {
   }
 
   /// Stops a transfer before its end.
-  public func cancel(_ transfer: HTTPTransfer) {
+  package func cancel(_ transfer: HTTPTransfer) {
     guard transfer.place != nil else { return }
     transfer.lane?.remove(transfer.handle)
     forget(transfer)

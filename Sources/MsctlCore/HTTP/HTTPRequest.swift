@@ -2,7 +2,9 @@ import Glibc
 
 /// One header field (RFC 9110, section 5).
 public struct HTTPHeader: Sendable, Equatable {
+  /// The name.
   public let name: String
+  /// The value.
   public let value: String
 
   /// - Returns: nil where the name is no token, or the value holds a control character (CR, LF, NUL): those would let a
@@ -49,24 +51,24 @@ private func isTokenByte(_ byte: UInt8) -> Bool {
 }
 
 /// A part of a `multipart/form-data` body.
-public struct HTTPFormPart: Sendable, Equatable {
-  public enum Content: Sendable, Equatable {
+package struct HTTPFormPart: Sendable, Equatable {
+  package enum Content: Sendable, Equatable {
     case bytes([UInt8])
     /// The file is read while the body is sent.
     case file(path: String)
   }
 
-  public let name: String
-  public let content: Content
+  package let name: String
+  package let content: Content
 
-  public init(name: String, content: Content) {
+  package init(name: String, content: Content) {
     self.name = name
     self.content = content
   }
 }
 
 public struct HTTPRequest: Sendable {
-  public enum Body: Sendable, Equatable {
+  package enum Body: Sendable, Equatable {
     case none
     case bytes([UInt8])
     case form([HTTPFormPart])
@@ -76,43 +78,47 @@ public struct HTTPRequest: Sendable {
   public struct TLS: Sendable, Equatable {
     /// A file of authorities in PEM; nil: the system's.
     public var authorityFile: String?
+    /// A folder of CA certificates.
     public var authorityFolder: String?
+    /// A file with the client's certificate, in PEM.
     public var certificateFile: String?
+    /// A file with its key.
     public var keyFile: String?
     /// Whether peer and host name are verified.
     public var verifies = true
 
+    /// The CA certificates of the system.
     public init() {}
   }
 
-  public var method: String
-  public var url: String
-  public var headers: [HTTPHeader] = []
+  package var method: String
+  package var url: String
+  package var headers: [HTTPHeader] = []
   /// The names of headers that libcurl would add by itself, and is not to.
-  public var leftOut: [String] = []
-  public var body = Body.none
+  package var leftOut: [String] = []
+  package var body = Body.none
   /// Connects to this host and port, whatever the URL says; Host and SNI stay the URL's. No proxy is used then.
-  public var connectTo: (host: String, port: Int)?
-  public var unixSocket: String?
-  public var tls = TLS()
+  package var connectTo: (host: String, port: Int)?
+  package var unixSocket: String?
+  package var tls = TLS()
   /// How long connecting may take; zero: as long as the whole may.
-  public var connectTimeout: Duration = .seconds(10)
+  package var connectTimeout: Duration = .seconds(10)
   /// When the transfer must be over, redirects included.
-  public var deadline = Deadline.never
+  package var deadline = Deadline.never
   /// Ends a transfer in which no byte has moved for so long, in whole seconds.
-  public var silence: Duration?
-  public var usesProxy = true
+  package var silence: Duration?
+  package var usesProxy = true
   /// Whether the answer may come compressed; it is then unpacked.
-  public var acceptsCompression = true
+  package var acceptsCompression = true
   /// How many redirects are followed.
-  public var redirects = 0
+  package var redirects = 0
 
-  public init(method: String = "GET", url: String) {
+  package init(method: String = "GET", url: String) {
     self.method = method
     self.url = url
   }
 
-  public func header(_ name: String) -> String? {
+  package func header(_ name: String) -> String? {
     headers.last { $0.isNamed(name) }?.value
   }
 
@@ -128,6 +134,7 @@ public struct HTTPRequest: Sendable {
 
 /// Status and headers of an answer.
 public struct HTTPHead: Sendable, Equatable {
+  /// The status code.
   public let status: Int
   /// The words after the status; empty in HTTP/2.
   public let reason: String
@@ -143,6 +150,7 @@ public struct HTTPHead: Sendable, Equatable {
     self.url = url
   }
 
+  /// All header fields.
   public var headers: [HTTPHeader] {
     var headers: [HTTPHeader] = []
     forEachField { name, value in
@@ -152,6 +160,7 @@ public struct HTTPHead: Sendable, Equatable {
     return headers
   }
 
+  /// The value of a header, whatever the case of its name.
   public func header(_ name: String) -> String? {
     var found: String?
     forEachField { own, value in
@@ -186,7 +195,7 @@ public struct HTTPHead: Sendable, Equatable {
   }
 
   /// The headers in their order, those with the same name together.
-  public var grouped: [(name: String, values: [String])] {
+  package var grouped: [(name: String, values: [String])] {
     var groups: [(name: String, values: [String])] = []
     for header in headers {
       if let place = groups.firstIndex(where: { header.isNamed($0.name) }) {
@@ -199,7 +208,7 @@ public struct HTTPHead: Sendable, Equatable {
   }
 
   /// Whether the body says that it is JSON: `application/json`, NDJSON, or a type that ends in `+json`.
-  public var isJSON: Bool {
+  package var isJSON: Bool {
     guard let field = header("Content-Type") else { return false }
     let type = field.utf8.prefix { $0 != UInt8(ascii: ";") }.filter { $0 != 0x20 && $0 != 0x09 }
     let name = String(decoding: type, as: UTF8.self).lowercasedASCII
@@ -211,13 +220,14 @@ public struct HTTPHead: Sendable, Equatable {
 }
 
 /// A whole answer, for those that are small.
-public struct HTTPResponse: Sendable {
-  public let head: HTTPHead
-  public let body: [UInt8]
+package struct HTTPResponse: Sendable {
+  package let head: HTTPHead
+  package let body: [UInt8]
 }
 
 /// Why a transfer failed, before an answer or in the middle of it.
 public struct HTTPError: Error, Sendable, Equatable {
+  /// What kind of error it is.
   public enum Kind: Sendable {
     case malformedURL
     case unreachable
@@ -229,6 +239,7 @@ public struct HTTPError: Error, Sendable, Equatable {
     case tooLarge
   }
 
+  /// What kind of error it is.
   public let kind: Kind
   /// The cause in a few words: `connection refused`.
   public let reason: String
@@ -249,5 +260,5 @@ public struct HTTPError: Error, Sendable, Equatable {
 
   /// As a failure.
   /// - Parameter target: the URL, or the name of what was called.
-  public func failure(reaching target: String) -> Failure { Failure(code, .http(self, target: shownURL(target))) }
+  package func failure(reaching target: String) -> Failure { Failure(code, .http(self, target: shownURL(target))) }
 }

@@ -82,7 +82,7 @@ final class HeaderList {
 ///
 /// What has come so far is taken with `takeBody`; `head` is there as soon as the headers are complete, and `outcome` when
 /// the transfer has ended.
-public final class HTTPTransfer {
+package final class HTTPTransfer {
   /// Headers of one answer, in bytes; more is not an answer but an attack.
   private static let headerLimit = 256 << 10
   /// As many bytes as the headers of most answers have.
@@ -97,9 +97,9 @@ public final class HTTPTransfer {
   private static let longestRetryAfter: Int64 = 365 * 86400
 
   /// The answer's head, once it is complete. Heads of redirects that are followed are not shown.
-  public private(set) var head: HTTPHead?
+  package private(set) var head: HTTPHead?
   /// How the transfer ended; nil while it runs.
-  public internal(set) var outcome: Result<Void, HTTPError>?
+  package internal(set) var outcome: Result<Void, HTTPError>?
   /// Whether any byte of the request has gone out to a server, so that its work may have been done. Known at the end.
   package private(set) var hasSent = false
 
@@ -169,7 +169,7 @@ public final class HTTPTransfer {
   }
 
   /// The part of the body that has come since the last call.
-  public func takeBody() -> [UInt8] {
+  package func takeBody() -> [UInt8] {
     let taken = body
     body = []
     if isPaused {

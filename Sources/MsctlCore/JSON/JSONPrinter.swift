@@ -3,7 +3,7 @@
 /// Control characters never reach the terminal: JSON allows none in strings but U+007F to U+009F, written as escapes here.
 /// The text is read once, without recursion, and an indentation has a limit, so that what is written is bounded by what is
 /// read, however deep it is nested.
-public struct JSONPrinter: Sendable {
+package struct JSONPrinter: Sendable {
   /// ANSI escape sequences (ECMA-48, select graphic rendition).
   private enum Colour {
     static let name = Array("\u{1B}[34;1m".utf8)
@@ -18,11 +18,11 @@ public struct JSONPrinter: Sendable {
 
   private let colours: Bool
 
-  public init(colours: Bool) {
+  package init(colours: Bool) {
     self.colours = colours
   }
 
-  public func indented(_ value: JSONValue) -> [UInt8] {
+  package func indented(_ value: JSONValue) -> [UInt8] {
     value.text.withUnsafeBufferPointer { indented($0) }
   }
 

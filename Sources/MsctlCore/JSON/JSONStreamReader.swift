@@ -4,8 +4,10 @@ public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
   public let line: Int
   /// Bytes of the line, counted from 1.
   public let column: Int
+  /// What is wrong there.
   public let reason: String
 
+  /// The place and the reason.
   public var description: String { "line \(line), column \(column): \(reason)" }
 }
 
@@ -14,14 +16,14 @@ public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
 ///
 /// Values may stand one a line, several on a line, or spread over lines. Each is handed on as soon as its last byte has
 /// been seen (a number at the top level: the byte after it). A byte order mark at the start is skipped.
-public struct JSONStreamReader: Sendable {
-  public struct Limits: Sendable {
+package struct JSONStreamReader: Sendable {
+  package struct Limits: Sendable {
     /// How deep arrays and objects may nest.
-    public var depth: Int
+    package var depth: Int
     /// The size of one value in bytes, without white space.
-    public var bytes: Int
+    package var bytes: Int
 
-    public init(depth: Int = 1024, bytes: Int = 256 << 20) {
+    package init(depth: Int = 1024, bytes: Int = 256 << 20) {
       self.depth = depth
       self.bytes = bytes
     }
@@ -101,7 +103,7 @@ public struct JSONStreamReader: Sendable {
   private var inputStart = 0
 
   /// - Parameter keepsWhiteSpace: keeps the white space inside a value too, for those who need its very bytes.
-  public init(limits: Limits = Limits(), keepsWhiteSpace: Bool = false) {
+  package init(limits: Limits = Limits(), keepsWhiteSpace: Bool = false) {
     self.limits = limits
     self.keepsWhiteSpace = keepsWhiteSpace
     outerDepth = 0
@@ -121,7 +123,7 @@ public struct JSONStreamReader: Sendable {
   }
 
   /// Hands in the next piece of the stream.
-  public mutating func append(_ bytes: some Collection<UInt8>) {
+  package mutating func append(_ bytes: some Collection<UInt8>) {
     inputStart += position
     if position == input.count {
       // An array is taken over as it is.
@@ -135,18 +137,18 @@ public struct JSONStreamReader: Sendable {
   }
 
   /// Says that the stream has ended.
-  public mutating func finish() {
+  package mutating func finish() {
     atEnd = true
   }
 
   /// Whether the stream stands between two values.
-  public var isBetweenValues: Bool { state.isBetweenValues }
+  package var isBetweenValues: Bool { state.isBetweenValues }
 
   /// What has not been read: the input from the byte at which the last error was found.
-  public var unread: ArraySlice<UInt8> { input[position...] }
+  package var unread: ArraySlice<UInt8> { input[position...] }
 
   /// The next whole value, or nil where more input is needed (after `finish`: where there are no more).
-  public mutating func next() throws(JSONError) -> JSONValue? {
+  package mutating func next() throws(JSONError) -> JSONValue? {
     if atStart { skipByteOrderMark() }
     // `scan` changes everything but the input. Taking it out costs less than counting a second reference to it.
     var input: [UInt8] = []
@@ -170,7 +172,7 @@ public struct JSONStreamReader: Sendable {
 
   /// The text so far of a value that is not yet complete, handed out early: `next` then returns only the rest.
   /// For values that are passed on as they come, whatever their size.
-  public mutating func drain() -> [UInt8] {
+  package mutating func drain() -> [UInt8] {
     let part = text
     text = []
     return part

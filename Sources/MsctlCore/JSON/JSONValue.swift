@@ -2,6 +2,7 @@ import Glibc
 
 /// A JSON value as its own text: number text, key order, duplicate keys and escapes stay as they were written.
 public struct JSONValue: Sendable, Hashable {
+  /// What a value is.
   public enum Kind: Sendable { case object, array, string, number, bool, null }
 
   /// Valid JSON, without white space outside strings unless its reader was told to keep it.
@@ -36,12 +37,14 @@ public struct JSONValue: Sendable, Hashable {
   }
 
   /// Appends the text. Faster than `+= value.text`, which counts a second reference.
-  public func append(to bytes: inout [UInt8]) {
+  package func append(to bytes: inout [UInt8]) {
     text.withUnsafeBufferPointer { bytes += $0 }
   }
 
+  /// `null`
   public static let null = JSONValue(trusted: Array("null".utf8)[...])
 
+  /// What it is.
   public var kind: Kind {
     switch text.first {
     case UInt8(ascii: "{"): .object
@@ -69,10 +72,12 @@ public struct JSONValue: Sendable, Hashable {
     return number
   }
 
+  /// The number; nil for what is none.
   public var number: Double? {
     kind == .number ? Double(description) : nil
   }
 
+  /// The truth value; nil for what is none.
   public var bool: Bool? {
     kind == .bool ? text.first == UInt8(ascii: "t") : nil
   }
@@ -84,7 +89,7 @@ public struct JSONValue: Sendable, Hashable {
   }
 
   /// The members of these names, found in one go.
-  public subscript(_ names: [StaticString]) -> [JSONValue?] {
+  package subscript(_ names: [StaticString]) -> [JSONValue?] {
     members(named: names.map { UnsafeRawBufferPointer(start: $0.utf8Start, count: $0.utf8CodeUnitCount) })
   }
 

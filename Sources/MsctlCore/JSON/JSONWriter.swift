@@ -1,5 +1,6 @@
 /// Writes one JSON value, piece by piece, without white space.
 public struct JSONWriter: Sendable {
+  /// What was written.
   public private(set) var bytes: [UInt8] = []
 
   /// - Parameter capacity: the size, in bytes, that is written without another allocation.
@@ -10,6 +11,7 @@ public struct JSONWriter: Sendable {
   /// What has been written, which must be one whole value.
   public var value: JSONValue { JSONValue(trusted: bytes[...]) }
 
+  /// Writes an object.
   public mutating func object<E: Error>(_ members: (inout JSONWriter) throws(E) -> Void) throws(E) {
     separate()
     bytes.append(UInt8(ascii: "{"))
@@ -17,6 +19,7 @@ public struct JSONWriter: Sendable {
     bytes.append(UInt8(ascii: "}"))
   }
 
+  /// Writes an array.
   public mutating func array<E: Error>(_ elements: (inout JSONWriter) throws(E) -> Void) throws(E) {
     separate()
     bytes.append(UInt8(ascii: "["))
@@ -30,6 +33,7 @@ public struct JSONWriter: Sendable {
     bytes.append(UInt8(ascii: ":"))
   }
 
+  /// Writes a string.
   public mutating func string(_ string: String) {
     separate()
     bytes.append(UInt8(ascii: "\""))
@@ -57,11 +61,13 @@ public struct JSONWriter: Sendable {
     }
   }
 
+  /// Writes a value as it is.
   public mutating func raw(_ value: JSONValue) {
     separate()
     value.append(to: &bytes)
   }
 
+  /// Writes a whole number.
   public mutating func integer(_ number: some BinaryInteger) {
     self.number(String(number))
   }
@@ -77,36 +83,43 @@ public struct JSONWriter: Sendable {
     number(String((seconds * 1e6).rounded() / 1e6))
   }
 
+  /// Writes `true` or `false`.
   public mutating func bool(_ flag: Bool) {
     separate()
     bytes += (flag ? "true" : "false").utf8
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ string: String) {
     key(name)
     self.string(string)
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ number: some BinaryInteger) {
     key(name)
     integer(number)
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ flag: Bool) {
     key(name)
     bool(flag)
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ value: JSONValue) {
     key(name)
     raw(value)
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ strings: [String]) {
     key(name)
     array { list in strings.forEach { list.string($0) } }
   }
 
+  /// Writes a member of an object.
   public mutating func field(_ name: String, _ strings: [(name: String, value: String)]) {
     key(name)
     object { object in strings.forEach { object.field($0.name, $0.value) } }

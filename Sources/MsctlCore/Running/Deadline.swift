@@ -1,16 +1,16 @@
 import Glibc
 
 /// A moment on the monotonic clock until which something may take, or never.
-public struct Deadline: Sendable, Comparable {
+package struct Deadline: Sendable, Comparable {
   /// Nanoseconds since an arbitrary start.
   private let nanoseconds: Int64
 
-  public static let never = Deadline(nanoseconds: .max)
+  package static let never = Deadline(nanoseconds: .max)
   /// A moment that is over, whatever the clock: what is due then is due at once.
   package static let past = Deadline(nanoseconds: 0)
-  public static var now: Deadline { Deadline(nanoseconds: clock(CLOCK_MONOTONIC)) }
+  package static var now: Deadline { Deadline(nanoseconds: clock(CLOCK_MONOTONIC)) }
 
-  public static func after(_ duration: Duration) -> Deadline { now + duration }
+  package static func after(_ duration: Duration) -> Deadline { now + duration }
 
   /// - Parameter nanoseconds: since the start of the clock, which need not be that of this machine.
   package init(nanoseconds: Int64) {
@@ -29,12 +29,12 @@ public struct Deadline: Sendable, Comparable {
     return .nanoseconds(overflow ? .max : difference)
   }
 
-  public static func < (a: Deadline, b: Deadline) -> Bool { a.nanoseconds < b.nanoseconds }
+  package static func < (a: Deadline, b: Deadline) -> Bool { a.nanoseconds < b.nanoseconds }
 
-  public var isPast: Bool { self != .never && remaining == .zero }
+  package var isPast: Bool { self != .never && remaining == .zero }
 
   /// What is left, never below zero.
-  public var remaining: Duration {
+  package var remaining: Duration {
     .nanoseconds(max(0, nanoseconds - clock(CLOCK_MONOTONIC)))
   }
 
