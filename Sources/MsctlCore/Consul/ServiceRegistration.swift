@@ -68,8 +68,10 @@ public struct ServiceRegistration: Sendable, Equatable {
   private var otherChecks: [JSONValue] = []
 
   /// - Parameters:
+  ///   - name: the name of the service.
   ///   - id: nil: one of name, address (or this machine's name) and port.
   ///   - address: empty: callers take the node's.
+  ///   - port: the port.
   public init(name: String, id: String? = nil, address: String = "", port: Int) {
     self.name = name
     self.id = id ?? Self.usualID(name, address, port)

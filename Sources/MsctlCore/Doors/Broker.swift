@@ -118,7 +118,9 @@ public final class Broker: Sendable {
   // MARK: Topology
 
   /// Declares a durable queue (`queue.declare`), which is created if it does not exist.
-  /// - Parameter arguments: Arguments such as `x-queue-type`. They must be those of an existing queue.
+  /// - Parameters:
+  ///   - name: The queue.
+  ///   - arguments: Arguments such as `x-queue-type`. They must be those of an existing queue.
   public func declareQueue(_ name: String, arguments: [AMQPField] = []) async throws {
     try await run([.declare(name, arguments: arguments)])
   }

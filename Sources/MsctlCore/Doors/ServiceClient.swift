@@ -41,6 +41,7 @@ public final class ServiceClient: Sendable {
   /// - Parameters:
   ///   - consul: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT` or `unix:///PATH`, as in `CONSUL_HTTP_ADDR`.
   ///   - token: the ACL token.
+  ///   - options: How services are called.
   /// - Throws: a ``Failure``: `usage` for an invalid address; `failed` if the system has no more threads or descriptors.
   public convenience init(
     consul: String = "http://127.0.0.1:8500", token: String? = nil, options: Options = Options()
@@ -86,6 +87,7 @@ public final class ServiceClient: Sendable {
   ///
   /// - Parameters:
   ///   - service: The name under which the service is registered.
+  ///   - method: The method.
   ///   - path: Path and query, percent-encoded (RFC 3986).
   ///   - headers: More headers, such as `traceparent`.
   ///   - body: The body, with its `Content-Type`.
@@ -250,6 +252,7 @@ public final class ServiceClient: Sendable {
 
   /// Looks up the instances of a service (`GET /v1/health/service/:service`).
   /// - Parameters:
+  ///   - service: The name of the service.
   ///   - passing: Return only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
   ///   - selection: Which instances; nil for the client's selection.
   /// - Returns: the instances; an empty list if there is no such service.
@@ -278,6 +281,7 @@ public final class ServiceClient: Sendable {
   ///
   /// While the agent is unreachable, it is asked again after growing pauses. A slow loop gets the latest list only.
   /// - Parameters:
+  ///   - service: The name of the service.
   ///   - passing: List only instances whose checks pass; else all, each with its ``ServiceInstance/status``.
   ///   - selection: Which instances; nil for the client's selection.
   /// - Returns: a sequence of lists. It throws a ``Failure`` if asking again cannot help: `denied` (the token may not read the

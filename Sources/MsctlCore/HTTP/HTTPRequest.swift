@@ -67,6 +67,7 @@ package struct HTTPFormPart: Sendable, Equatable {
   }
 }
 
+/// An HTTP request. Programs outside use its ``TLS`` alone.
 public struct HTTPRequest: Sendable {
   package enum Body: Sendable, Equatable {
     case none
