@@ -322,6 +322,7 @@ private final class ConsumeRun: ConsumerHost {
       return false
     }
     for (_, key) in unflushed.prefix(count) { handled[key, default: 0] += 1 }
+    if count > 0 { lastProgress = timeline.now }
     unflushed.removeFirst(min(count, unflushed.count))
     story.tell(timeline.now, "flushed \(count)")
     return true
@@ -338,7 +339,7 @@ private final class ConsumeRun: ConsumerHost {
   // MARK: Faults
 
   private func planFaults() {
-    if total > 0, choices.chance(3) {
+    if total > 0, choices.chance(5) {
       isQuiet = false
       breaks += 1
       curse = "body \(choices.pick(total))"
@@ -422,9 +423,10 @@ private final class ConsumeRun: ConsumerHost {
   private func acknowledge(_ stored: SimulatedBroker.Stored) {
     let key = stored.message.key
     acknowledged[key, default: 0] += 1
-    lastProgress = timeline.now
     // In a stream it only makes room.
-    guard queue.kind != .stream, !saved.contains(key) else { return }
+    guard queue.kind != .stream else { return }
+    lastProgress = timeline.now
+    guard !saved.contains(key) else { return }
     if acknowledged[key, default: 0] > handled[key, default: 0] + reappeared(key) {
       violation = Violation("acknowledged is a part of handled", "\(key) is acknowledged, and was not handled")
     }

@@ -54,7 +54,8 @@ private final class PublishRun: PublisherHost {
 
   // What the rules look at:
   private var confirmed: [Int] = []
-  /// The messages whose replies were handed out.
+  /// The messages whose replies have come, and those whose replies were handed out.
+  private var arrivedReplies: Set<Int> = []
   private var replies: [Int] = []
   /// Whether one does not come, or not in time.
   private var isReplySpoiled = false
@@ -95,7 +96,7 @@ private final class PublishRun: PublisherHost {
     let huge = choices.chance(4) ? choices.pick(1...10) : 0
     for number in 1...max(1, choices.pick(from: [3, 1, 10, 40])) {
       let isLarge = choices.chance(10)
-      let isLostOnTheWay = choices.chance(5)
+      let isLostOnTheWay = choices.chance(options.wantsReplies ? 15 : 5)
       var message = AMQPMessage(
         body: Array("body \(number)\(isLarge ? ", much longer than others" : "")".utf8), exchange: "",
         routingKey: isLostOnTheWay ? "nowhere" : "q")
@@ -201,6 +202,12 @@ private final class PublishRun: PublisherHost {
         self.connection = connection
         connection.isUnsendable = { $0.isUnsendable }
         connection.onLoss = { [unowned self] in lost() }
+        connection.canRead = { [unowned self] event in
+          if case .delivery(let reply) = event, let id = reply.message.properties.correlationID, let number = Int(id) {
+            arrivedReplies.insert(number)
+          }
+          return true
+        }
       }, asking: methods, sending: message)
   }
 
@@ -467,7 +474,7 @@ extension PublishRun {
     let isSo =
       switch cause {
       case .interrupted: isSignalled
-      case .noReply(let number): options.wantsReplies && !replies.contains(number)
+      case .noReply(let number): options.wantsReplies && !arrivedReplies.contains(number)
       case .driver: isDiskFull
       case .input: inputFailure != nil
       default: true
