@@ -461,7 +461,7 @@ private final class ConsumeRun: ConsumerHost {
     for (key, count) in copies.sorted(by: { $0.key < $1.key }) {
       let there = present[key, default: 0] + dropped[key, default: 0] + handled[key, default: 0]
       if queue.kind != .stream, there < count { throw Violation("no message is lost", "\(key)") }
-      if let times = dropped[key], breaks == 0, !unsaved.contains(key),
+      if let times = dropped[key], breaks == 0, !unsaved.contains(key), !saved.contains(key),
         handler.requeued[key, default: 0] < queue.deliveryLimit ?? 0
       {
         throw Violation(
