@@ -263,6 +263,8 @@ struct CatalogRounds: Sendable {
     }
     serviceChecks = byService
     nodeChecks = byNode
+    // One that was read in between may have been read in a state that has passed since.
+    for (name, index) in readIndex where index < neededIndex(of: name, known[name] ?? []) { changed.insert(name) }
     return changed
   }
 
