@@ -81,6 +81,32 @@ struct HostileFileTests {
     }
   }
 
+  @Test("a signal ends publishing into a pipe of --failed-to that nobody has opened, and what is in flight is settled")
+  func unopenedFailedPipe() async throws {
+    try await withQueue(arguments: #"{"x-max-length":10}"#) { queue in
+      let folder = FileManager.default.temporaryDirectory.appendingPathComponent(Services.uniqueName("pipe"))
+      defer { try? FileManager.default.removeItem(at: folder) }
+      #expect(mkfifo(folder.path, 0o600) == 0)
+      let publish = try Tool.start("publish", queue, "1", "--failed-to", folder.path)
+      try await eventually("it is published") {
+        try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""messages_ready":1"#)
+      }
+      publish.signal(SIGTERM)
+      let output = try await publish.end()
+      #expect(output.status == 143 && output.err.shows("note confirmed", ["3": "1"]), "\(output)")
+    }
+  }
+
+  @Test("a pipe of --failed-to that is opened late gets what could not be sent, and a signal ends the wait for a reader")
+  func lateFailedPipe() async throws {
+    let output = try await Tool.shell(
+      """
+      cd $HOME; mkfifo pipe; msctl publish q 1 --failed-to pipe & sleep 1; timeout 20 jq -c .body pipe; wait $!; echo $?
+      msctl publish q 1 --failed-to pipe & sleep 1; kill $!; wait $!; echo $?
+      """, environment: ["AMQP_URL": "amqp://127.0.0.1:\(try Services.freePort())"])
+    #expect(output.lines == ["1", "6", "143"], "\(output)")
+  }
+
   @Test("--failed-to writes through what is no regular file, and follows every link")
   func failedTo() async throws {
     try await withQueue(arguments: #"{"x-max-length":1,"x-overflow":"reject-publish"}"#) { queue in

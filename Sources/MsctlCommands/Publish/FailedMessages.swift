@@ -49,26 +49,32 @@ final class FailedMessages {
 
   /// Puts the file in its place, once all is written. If its old content is the input and was not read to the end, it is left as it
   /// was: what is in it may be published twice, but is not lost.
-  func keep(after source: MessageSource, _ console: Console) throws(Failure) {
+  /// - Parameter signal: see `flush`.
+  func keep(after source: MessageSource, _ console: Console, _ signal: Int32?) throws(Failure) {
     if isInput, !source.isExhausted {
       file = nil
       return console.note(.unchangedFile(path))
     }
+    try flush(after: signal)
     try file.take()?.keep()
   }
 
   /// Adds what the source still has, and puts the file in its place: for when there is no broker to send it to.
-  func keep(restOf source: inout MessageSource, _ console: Console) throws(Failure) {
-    do throws(Failure) { try addRest(of: &source, console) } catch {
-      try keep(after: source, console)
-      guard case .signal = error.code else { throw error }
+  /// - Parameter signal: see `flush`.
+  func keep(restOf source: inout MessageSource, _ console: Console, _ signal: Int32?) throws(Failure) {
+    do throws(Failure) { try addRest(of: &source, console, signal) } catch {
+      guard case .signal(let number) = error.code else {
+        try keep(after: source, console, signal)
+        throw error
+      }
       console.note(.restNotSaved(path))
+      try keep(after: source, console, number)
       throw error
     }
-    try keep(after: source, console)
+    try keep(after: source, console, signal)
   }
 
-  private func addRest(of source: inout MessageSource, _ console: Console) throws(Failure) {
+  private func addRest(of source: inout MessageSource, _ console: Console, _ signal: Int32?) throws(Failure) {
     guard file != nil else { return }
     if source.readsStandardInput, !source.isExhausted {
       console.note(.savingRest(path))
@@ -77,11 +83,11 @@ final class FailedMessages {
       switch try source.next() {
       case .message(let message, _):
         try add(message)
-        try flush()
+        try flush(after: signal)
       case .unusable(let failure, let line):
         console.report(failure)
         try add(line: line)
-        try flush()
+        try flush(after: signal)
       case nil where source.isExhausted: return
       case nil:
         try Signals.wait(for: STDIN_FILENO)

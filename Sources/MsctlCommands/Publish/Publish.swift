@@ -153,7 +153,8 @@ enum Publish: Verb {
     let connection: AMQPConnection
     do { connection = try connect(options, first, console, loop, signals) } catch {
       if let first { try failures.add(first) }
-      try failures.keep(restOf: &source, console)
+      let signal: Int32? = if case .signal(let number) = error.code { number } else { nil }
+      try failures.keep(restOf: &source, console, signal)
       throw error
     }
     try PublishRun(options, console, signals, source, failures).run(on: connection, first: first, loop)

@@ -106,8 +106,9 @@ final class PublishRun: PublisherHost {
 
   // MARK: A turn
 
-  /// Where the output takes no more for now, or the file of failed messages, nothing more is sent or confirmed.
-  var isReady: Bool { !output.isBusy && !failures.isBusy }
+  /// Where the output takes no more for now, or the file of failed messages, nothing more is sent or confirmed. After a signal, what
+  /// is in flight is settled all the same: what the file does not take of it is no more than the window.
+  var isReady: Bool { !output.isBusy && (signal != nil || !failures.isBusy) }
 
   func work(_ driver: PublisherDriver) {
     takeSignal(driver)
@@ -164,9 +165,9 @@ final class PublishRun: PublisherHost {
     if failure != nil { for outgoing in publisher.left { try failures.add(outgoing.message) } }
     try failures.flush(after: signal)
     if isBroken || !publisher.hasOpened {
-      try failures.keep(restOf: &source, console)
+      try failures.keep(restOf: &source, console, signal)
     } else {
-      try failures.keep(after: source, console)
+      try failures.keep(after: source, console, signal)
     }
     if let failure { throw failure }
     let (confirmed, failed) = (publisher.confirmed, publisher.failed)
