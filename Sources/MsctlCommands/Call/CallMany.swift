@@ -108,12 +108,13 @@ struct CallMany {
     guard case .service(let name, let path) = target else { return }
     var instances = try run.instances(of: name, path: path, until: options.deadline())[...]
     while true {
-      while running < options.parallel, let instance = instances.popFirst() {
+      while hasRoom, let instance = instances.popFirst() {
         begin(PendingCall(begun + 1, base, run, target, at: instance))
       }
       advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
-      if calls.isEmpty { continue }
+      // Room may have come about just now.
+      if hasRoom, !instances.isEmpty { continue }
       wait()
     }
     try end(nil)
