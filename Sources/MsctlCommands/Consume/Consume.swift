@@ -252,8 +252,11 @@ enum Consume: Verb {
           try SpentMessages(of: queue.name, options.broker, limit, console, signals)
         } else { nil }
       if let saver {
+        let heartbeats = Heartbeats(on: connection)
+        loop.add(heartbeats)
         loop.add(saver)
         try loop.answer(to: saver)
+        loop.remove(heartbeats)
       }
       run = ConsumeRun(options, handler, saver, console, signals)
       try run.run(plan, on: connection, loop)
@@ -262,6 +265,18 @@ enum Consume: Verb {
       connection.close()
       throw error
     }
+  }
+
+  /// Keeps a connection up on which nothing else happens yet.
+  private final class Heartbeats: LoopMember {
+    private var link = BrokerLink()
+
+    init(on connection: AMQPConnection) { link.take(connection) }
+
+    var wakeTime: Deadline { link.wakeTime(wantsInput: false) }
+    func addInterests(to polls: inout PollSet) { link.addInterests(to: &polls) }
+    /// A loss is met by who uses the connection next.
+    func proceed() { try? link.pump() }
   }
 
   /// What the broker has said of the queue before the first message, and what a run does accordingly.
