@@ -2,6 +2,7 @@ import CPosix
 import CommandTable
 import Glibc
 import MsctlCore
+import Synchronization
 import SystemPackage
 
 /// How output looks and errors are written: options that every command has.
@@ -41,7 +42,8 @@ package final class Console {
   private let slice: Int
   /// How much standard output holds where it is a pipe.
   private let pipeSize: Int
-  private var errors = ErrorStream()
+  /// Locked, since the thread that opens a connection traces, too.
+  private let errors = Mutex(ErrorStream())
   /// The beginning of a character, on a terminal, whose rest may come.
   private var halfCharacter: [UInt8] = []
   private var buffer: [UInt8] = []
@@ -206,7 +208,7 @@ package final class Console {
 
   /// Text on standard error that the next one takes the place of.
   package func progress(_ text: String) {
-    errors.write("\r\u{1B}[K" + visibleLine(text), isCounted: false)
+    errors.withLock { $0.write("\r\u{1B}[K" + visibleLine(text), isCounted: false) }
   }
 
   /// An error. It is never left out.
@@ -237,13 +239,16 @@ package final class Console {
   }
 
   private func say(_ text: String) {
-    errors.write(text)
+    errors.withLock { $0.write(text) }
   }
 
   /// Goes on writing what standard error did not take.
   package func moveErrors() {
-    errors.move()
-    guard let count = errors.takeDropped() else { return }
+    let dropped = errors.withLock { errors in
+      errors.move()
+      return errors.takeDropped()
+    }
+    guard let count = dropped else { return }
     let text = "\(counted(count)) dropped, since standard error was blocked"
     guard options.jsonErrors else { return say("msctl: " + text + "\n") }
     var writer = JSONWriter()
@@ -256,9 +261,9 @@ package final class Console {
 
   /// Writes what is left of standard error, within a bounded time.
   package func close() {
-    errors.finish()
+    errors.withLock { $0.finish() }
     moveErrors()
-    errors.finish()
+    errors.withLock { $0.finish() }
   }
 }
 
