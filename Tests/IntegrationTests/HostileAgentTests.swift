@@ -25,6 +25,24 @@ struct HostileAgentTests {
     #expect(watch.out.split(separator: "\n").count == 1)
   }
 
+  @Test("a watch that is refused writes out first what it has told")
+  func refusedLater() async throws {
+    let many = (1...2000).map { FakeAgent.instance("s", "s-\($0)", port: 1) }
+    let agent = try FakeAgent { request in
+      if request.target.contains("/agent/") { return FakeAgent.error(403, "Permission denied") }
+      if request.target.contains("index=") { return FakeAgent.answer("[]", index: 2) }
+      return FakeAgent.answer("[" + many.joined(separator: ",") + "]")
+    }
+    let script = try RunningProcess(
+      "/bin/bash",
+      ["-c", "exec 3<&0; msctl discover s --watch | { read -r go <&3; wc -l; }; echo ${PIPESTATUS[0]}"], input: nil,
+      environment: agent.environment)
+    try await eventually("it has asked whether it may read") { agent.requests.contains { $0.target.contains("/agent/") } }
+    try script.write("go\n")
+    let output = try await script.end()
+    #expect(output.lines == ["2000", "6"], "\(output)")
+  }
+
   @Test("an agent that says at once that nothing has changed is asked less and less")
   func hasty() async throws {
     let times = Mutex<[Date]>([])

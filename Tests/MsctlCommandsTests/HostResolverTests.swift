@@ -34,6 +34,20 @@ struct HostResolverTests {
     #expect(resolver.changes == 30)
     #expect(try addresses(of: Set(slow)).values.allSatisfy { $0 == ["10.0.0.1"] })
   }
+
+  @Test("a look-up that takes the place of another one keeps its limit")
+  func replaced() {
+    let gate = DispatchSemaphore(value: 0)
+    let resolver = HostResolver(patience: .seconds(60)) { _ in
+      gate.wait()
+      return []
+    }
+    let first = resolver.lookUp(keys("one"))
+    let second = resolver.lookUp(keys("one", "two"), until: first.wakeTime)
+    #expect(second.wakeTime == first.wakeTime && second.take() == nil)
+    #expect(resolver.lookUp(keys("three"), until: .past).take()?[ByteKey("three")] == [])
+    for _ in 0..<3 { gate.signal() }
+  }
 }
 
 @Suite("The console")

@@ -54,7 +54,11 @@ struct DiscoverWatch {
         watch = nil
         command?.finish()
       }
-      if let cause, command?.isOver ?? true { throw cause }
+      if let cause, command?.isOver ?? true {
+        // What was told is still written, unless a signal ends it; the cause of the end is the first one.
+        if case .signal = cause.code {} else { try? console.flush() }
+        throw cause
+      }
       wait()
     }
   }
@@ -124,7 +128,9 @@ struct DiscoverWatch {
     if hasChanged || resolved != changes, let instances = watch.instances {
       hasChanged = false
       resolved = changes
-      lookUp = (instances, HostResolver.system.lookUp(Discover.hosts(instances, options)))
+      // A service that changes again and again is told all the same.
+      let limit = lookUp?.question.wakeTime ?? .never
+      lookUp = (instances, HostResolver.system.lookUp(Discover.hosts(instances, options), until: limit))
     }
     guard let (instances, question) = lookUp, let addresses = question.take() else { return }
     lookUp = nil

@@ -94,7 +94,8 @@ package final class HostResolver: LoopMember, Sendable {
   package func proceed() { bell.clear() }
 
   /// Looks names up whose addresses are not known, or old.
-  package func lookUp(_ names: Set<ByteKey>) -> HostLookUp {
+  /// - Parameter end: when it has to be over at the latest.
+  package func lookUp(_ names: Set<ByteKey>, until end: Deadline = .never) -> HostLookUp {
     let (new, limit, missing) = state.withLock { state in
       if state.known.count > Self.mostKnown { state.known = [:] }
       for name in names.sorted() where state.known[name]?.until.isPast ?? true && !state.asked.contains(name) {
@@ -110,7 +111,7 @@ package final class HostResolver: LoopMember, Sendable {
       )
     }
     for _ in 0..<missing { start() }
-    return HostLookUp(self, names, new, until: limit)
+    return HostLookUp(self, names, new, until: min(limit, end))
   }
 
   fileprivate func areKnown(_ names: Set<ByteKey>) -> Bool {
