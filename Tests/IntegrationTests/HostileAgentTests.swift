@@ -37,7 +37,9 @@ struct HostileAgentTests {
       "/bin/bash",
       ["-c", "exec 3<&0; msctl discover s --watch | { read -r go <&3; wc -l; }; echo ${PIPESTATUS[0]}"], input: nil,
       environment: agent.environment)
-    try await eventually("it has asked whether it may read") { agent.requests.contains { $0.target.contains("/agent/") } }
+    try await eventually("it has asked whether it may read") {
+      agent.requests.contains { $0.target.contains("/agent/") }
+    }
     try script.write("go\n")
     let output = try await script.end()
     #expect(output.lines == ["2000", "6"], "\(output)")

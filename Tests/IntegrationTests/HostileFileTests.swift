@@ -97,7 +97,8 @@ struct HostileFileTests {
     }
   }
 
-  @Test("a pipe of --failed-to that is opened late gets what could not be sent, and a signal ends the wait for a reader")
+  @Test(
+    "a pipe of --failed-to that is opened late gets what could not be sent, and a signal ends the wait for a reader")
   func lateFailedPipe() async throws {
     let output = try await Tool.shell(
       """
