@@ -222,6 +222,8 @@ package struct HealthWatch: Sendable {
     case .mayRead(true): if let found = query?.take() { tell(found, &actions) }
     case .mayRead(false): end(.mayNotRead(options.service), &actions)
     case .leaderless(let failure):
+      // It is the agent that knows what a token may: there is no stale answer.
+      if case .permission = question { return lose(failure, at: now, into: &actions) }
       // Others may have been asked before it was known.
       guard options.consistency == .standard, asked != .stale else { return lose(failure, at: now, into: &actions) }
       if consistency != .stale { actions.append(.note(.leaderless)) }

@@ -6,6 +6,8 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
     case connecting(AMQPOpening)
     /// So many replies are to come, until then.
     case asked(AMQPConnection, replies: Int, until: Deadline)
+    /// All replies have come; the one to closing is to come.
+    case closing(AMQPConnection)
     case ended
   }
 
@@ -33,6 +35,7 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
     // An opening that had no descriptors is over already.
     case .connecting(let opening): opening.descriptor < 0 ? .now : .never
     case .asked(let connection, _, let until): connection.hasInput ? .now : until
+    case .closing(let connection): connection.wakeTime
     case .ended: .never
     }
   }
@@ -40,7 +43,7 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
   func addInterests(to polls: inout PollSet) {
     switch state {
     case .connecting(let opening) where opening.descriptor >= 0: polls.add(opening.descriptor)
-    case .asked(let connection, _, _): polls.add(connection.descriptor)
+    case .asked(let connection, _, _), .closing(let connection): polls.add(connection.descriptor)
     default: break
     }
   }
@@ -52,10 +55,11 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
         if until.isPast { state = .connecting(AMQPOpening(anyOf: uris, name: name, trace: nil)) }
       case .connecting(let opening): if let connection = try opening.result?.get() { try ask(connection) }
       case .asked(let connection, let replies, let until): try read(connection, replies, until)
+      // All is done, however the connection ends.
+      case .closing(let connection): if (try? connection.hasClosed()) ?? true { end(.success(())) }
       case .ended: break
       }
     } catch {
-      if case .asked(let connection, _, _) = state { connection.close() }
       guard error.isTransient(awaitsPassword: false), !deadline.isPast else { return end(.failure(error)) }
       state = .pausing(until: min(deadline, .after(backoff.next())))
     }
@@ -76,8 +80,8 @@ final class ErrandMember: LoopMember, @unchecked Sendable {
     } catch { throw error.failure(connection.uri) }
     state = .asked(connection, replies: replies, until: until)
     guard replies == 0 else { return }
-    connection.close()
-    end(.success(()))
+    connection.beginClosing()
+    state = .closing(connection)
   }
 
   private func end(_ result: Result<Void, Failure>) {

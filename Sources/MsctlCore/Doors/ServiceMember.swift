@@ -61,8 +61,11 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
 
   func cancel(_ call: Call) {
     call.isCancelled = true
-    call.driver?.cancel()
-    if let driver = call.driver { forget(driver) }
+    if let driver = call.driver {
+      driver.cancel()
+      forget(driver)
+      call.driver = nil
+    }
     call.continuation.take()?.resume(throwing: CancellationError())
   }
 
@@ -93,7 +96,10 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
       return
     }
     forget(driver)
-    call.continuation.take()?.resume(with: result(call, driver))
+    let result = result(call, driver)
+    // The caller may be the last to hold the call, and its driver must end on this thread, as it began.
+    call.driver = nil
+    call.continuation.take()?.resume(with: result)
   }
 
   private func forget(_ driver: CallDriver) {

@@ -235,7 +235,7 @@ package final class ConsumerDriver: LoopMember {
   }
 
   package var wakeTime: Deadline {
-    if isOver || consumer.isEnded && link.isUsed { return .past }
+    if isOver || consumer.isEnded && (link.isUsed || link.isOver) { return .past }
     let time = link.wakeTime(wantsInput: consumer.wantsInput)
     guard !consumer.isEnded else { return time }
     if let probe, probe.descriptor < 0 { return .past }

@@ -195,7 +195,7 @@ package final class PublisherDriver: LoopMember {
 
   package var wakeTime: Deadline {
     if isOver { return host.wakeTime }
-    if publisher.isEnded, link.isUsed { return .past }
+    if publisher.isEnded, link.isUsed || link.isOver { return .past }
     let isReady = host.isReady
     let time = min(link.wakeTime(wantsInput: isReady), host.wakeTime)
     guard isReady, !publisher.isEnded else { return time }

@@ -335,11 +335,12 @@ package struct WatchingWorld: World {
     guard let question = open[number], !question.isLost, question.hasArrived, !question.isAnswered, !isAway else {
       return
     }
-    if case .permission = question.question { return answer(number, .mayRead(now < denied)) }
-    if now >= denied, denial == .status { return answer(number, .failed(Failure(.denied, "403"))) }
+    let isPermission = if case .permission = question.question { true } else { false }
+    if !isPermission, now >= denied, denial == .status { return answer(number, .failed(Failure(.denied, "403"))) }
     if !hasLeader, question.consistency != .stale {
       return answer(number, .leaderless(Failure(.unreachable, "no leader")))
     }
+    if isPermission { return answer(number, .mayRead(now < denied)) }
     if isReading, question.consistency == .consistent {
       return answer(number, .failed(Failure(.unreachable, "not ready for consistent reads")))
     }
