@@ -47,6 +47,8 @@ private final class ConsumeRun: ConsumerHost {
   private var saved: Set<String> = []
   private var unsaved: Set<String> = []
   private var breaks = 0
+  /// Whether the broker has ended consumers, in the middle of what it delivered.
+  private var hasCancelled = false
   /// Whether nothing has happened that could keep a message from being handled.
   private var isQuiet = true
   /// Whether it was told that something may come again.
@@ -404,7 +406,9 @@ private final class ConsumeRun: ConsumerHost {
       } else {
         broker.forceClosed("closed")
       }
-    case 12: broker.cancelConsumers(of: queue)
+    case 12:
+      hasCancelled = true
+      broker.cancelConsumers(of: queue)
     case 0...5:
       breaks += 1
       if let link = connection?.link { network.cut(link) }
@@ -461,7 +465,7 @@ private final class ConsumeRun: ConsumerHost {
     for (key, count) in copies.sorted(by: { $0.key < $1.key }) {
       let there = present[key, default: 0] + dropped[key, default: 0] + handled[key, default: 0]
       if queue.kind != .stream, there < count { throw Violation("no message is lost", "\(key)") }
-      if let times = dropped[key], breaks == 0, !unsaved.contains(key), !saved.contains(key),
+      if let times = dropped[key], breaks == 0, !unsaved.contains(key), !(hasCancelled && saved.contains(key)),
         handler.requeued[key, default: 0] < queue.deliveryLimit ?? 0
       {
         throw Violation(
