@@ -57,6 +57,7 @@ package final class Console {
   package init(environment: [String: String]) {
     self.environment = environment
     isTerminal = isatty(STDOUT_FILENO) == 1
+    // Not by swift-system's Stat, which took 1.3 % of what '--help' takes.
     var status = stat()
     let isFile = fstat(STDOUT_FILENO, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
     slice = isFile ? Self.turn : Self.pipeSlice

@@ -2,8 +2,6 @@ import Glibc
 import MsctlCore
 import SystemPackage
 
-// swift-system has no calls for these.
-
 /// Where the bytes for a path go.
 enum FileTarget {
   /// A descriptor that is open already, such as /dev/stderr or the /dev/fd/63 of `>(COMMAND)`.
@@ -11,7 +9,10 @@ enum FileTarget {
   /// No regular file (a pipe, a device), which is written as the bytes come.
   case stream(FilePath)
   /// A file that is replaced whole; permissions and identity are nil where there is none yet.
-  case file(FilePath, FilePermissions?, (device: dev_t, number: ino_t)?)
+  case file(FilePath, FilePermissions?, (device: DeviceID, inode: Inode)?)
+
+  /// Without those that give a file's rights to who runs it.
+  private static let permissions = FilePermissions(rawValue: 0o777)
 
   /// Looks where a path leads. Links are followed, also those to a file that is not there yet.
   init(_ path: String) {
@@ -22,32 +23,28 @@ enum FileTarget {
         self = .descriptor(number)
         return
       }
-      guard let status = Self.status(current, { lstat($0, &$1) }), status.st_mode & S_IFMT == S_IFLNK else { break }
+      guard let status = try? current.stat(followTargetSymlink: false), status.type == .symbolicLink else { break }
       // A pipe in the /proc of another process has no name that leads to it.
-      if let end = Self.status(current, { stat($0, &$1) }), end.st_mode & S_IFMT != S_IFREG,
-        end.st_mode & S_IFMT != S_IFDIR
-      {
-        break
-      }
+      if let end = try? current.stat(), end.type != .regular, end.type != .directory { break }
       guard let next = Self.link(current) else { break }
       current = current.removingLastComponent().pushing(next)
     }
-    let status = Self.status(current) { stat($0, &$1) }
-    guard let status else {
+    guard let status = try? current.stat() else {
       self = .file(current, nil, nil)
       return
     }
     self =
-      status.st_mode & S_IFMT == S_IFREG
-      ? .file(current, FilePermissions(rawValue: status.st_mode & 0o777), (status.st_dev, status.st_ino))
+      status.type == .regular
+      ? .file(current, status.permissions.intersection(Self.permissions), (status.deviceID, status.inode))
       : .stream(current)
   }
 
   /// Whether it is the regular file that is standard input.
   var isInput: Bool {
-    var input = stat()
-    guard case .file(_, _, let identity?) = self, fstat(STDIN_FILENO, &input) == 0 else { return false }
-    return identity.device == input.st_dev && identity.number == input.st_ino
+    guard case .file(_, _, let identity?) = self, let input = try? FileDescriptor.standardInput.stat() else {
+      return false
+    }
+    return identity.device == input.deviceID && identity.inode == input.inode
   }
 
   /// The number in /dev/fd/N and its like, where it is open. To open it again would begin at the start of a file behind it.
@@ -64,12 +61,7 @@ enum FileTarget {
     return nil
   }
 
-  private static func status(
-    _ path: FilePath, _ look: (UnsafePointer<CChar>, inout stat) -> Int32
-  ) -> stat? {
-    var status = stat()
-    return path.withPlatformString { look($0, &status) } == 0 ? status : nil
-  }
+  // swift-system reads no links, and neither removes nor renames.
 
   private static func link(_ path: FilePath) -> FilePath? {
     var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
@@ -79,10 +71,7 @@ enum FileTarget {
 }
 
 /// Whether a path leads to a pipe with a name.
-func isPipe(_ path: FilePath) -> Bool {
-  var status = stat()
-  return path.withPlatformString { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFIFO
-}
+func isPipe(_ path: FilePath) -> Bool { (try? path.stat())?.type == .fifo }
 
 func unlink(_ path: FilePath) {
   _ = path.withPlatformString { Glibc.unlink($0) }
