@@ -102,7 +102,7 @@ struct OptionTests {
     "consume --stream": "ConsumeSourceTests/stream",
     "consume --consumer-argument": "OptionEffectTests/consumerArgument",
     "consume --offset": "ConsumeSourceTests/stream",
-    "consume --prefetch": "IdleTests/slowFilter",
+    "consume --prefetch": "HostileBrokerTests/prefetch",
     "consume --reconnect-for": "BrokenConsumerTests/oneOutage",
     "consume --passive": "OptionEffectTests/passiveAndRaw",
     "consume --queue-argument": "DeliveryLimitTests/attemptsLeft",

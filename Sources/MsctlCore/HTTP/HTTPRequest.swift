@@ -1,5 +1,8 @@
 import Glibc
 
+// Not the HTTPField of swift-http-types (1.8): with it `msctl --help` takes 15 % more instructions, one call 8 %, and the file 6 MiB; and
+// what comes in may be no token, which it cannot hold.
+
 /// One header field (RFC 9110, section 5).
 public struct HTTPHeader: Sendable, Equatable {
   /// The name.
