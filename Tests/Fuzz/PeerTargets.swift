@@ -129,7 +129,7 @@ enum FakeBroker {
     let line = Envelope.write(delivery.message, redelivered: delivery.redelivered)
     precondition((try? JSONValue(parsing: line.text, keepsWhiteSpace: true)) != nil, "an envelope that is not JSON")
     _ = BodyText(delivery.message.body, contentType: delivery.message.properties.contentType)
-    _ = trace(of: delivery.message, [:])
+    _ = TraceContext(of: delivery.message, environment: [:])
   }
 
   private static func waitForMore(_ connection: AMQPConnection) {
