@@ -286,7 +286,7 @@ struct PublishStageTests {
 
       let late = try await Tool.run("publish", queue, "{}", "--reply", "--reply-timeout", "200ms")
       #expect(late.status == 8)
-      #expect(late.err.shows("publish noReply", ["3": "1"]))
+      #expect(late.err.shows("publish noReply", ["3": "1", "30 s": "200 ms"]), "\(late)")
     }
   }
 }
