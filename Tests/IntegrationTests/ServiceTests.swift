@@ -122,6 +122,21 @@ struct ServiceTests {
     #expect(server.requests.count > 1)
   }
 
+  @Test("a retry that the deadline cuts off does not hide the answer before it, unless it has begun to answer")
+  func cutOff() async throws {
+    let count = Mutex(0)
+    let server = try TestServer { _ in
+      let number = count.withLock {
+        $0 += 1
+        return $0
+      }
+      return number == 1 ? .status(503, "Busy", "busy") : .silence
+    }
+    let output = try await Tool.run("call", server.url, "--retry", "1", "--timeout", "5s")
+    #expect(output.status == 5 && output.out == "busy")
+    #expect(server.requests.count == 2)
+  }
+
   @Test("many calls go on while instances are killed and started again, without one failure")
   func killedMeanwhile() async throws {
     try await withService { service in

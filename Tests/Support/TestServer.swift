@@ -31,6 +31,13 @@ package final class TestServer: Sendable {
       return answer
     }
 
+    /// The request is read, and nothing is ever said to it.
+    package static var silence: Answer {
+      var answer = Answer([])
+      answer.keepsConnection = true
+      return answer
+    }
+
     package init(_ pieces: [String], gate: (@Sendable (Int) -> Void)? = nil) {
       self.pieces = pieces
       self.gate = gate

@@ -192,7 +192,8 @@ enum Call: Verb {
           Retried with any method: attempts that sent no byte, and look-ups without a response from the Consul agent. With \
           GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also: responses that broke off or timed out, and the \
           statuses 408, 429, 502, 503 and 504. Another instance is used if there is one. Pauses are random and grow from \
-          100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together.
+          100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together: where it ends a retry that \
+          has no response yet, the response before it counts.
           """),
       .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so a POST can be retried")
         .details("Every attempt of a call sends the same key; the next call sends another."),

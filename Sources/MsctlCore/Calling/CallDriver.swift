@@ -6,6 +6,8 @@ package final class CallDriver {
   package private(set) var request: HTTPRequest
   private var machine: ServiceCall
   private var transfer: HTTPTransfer?
+  /// What the attempt before this one got, while it may still count.
+  private var before: (transfer: HTTPTransfer?, body: [UInt8]) = (nil, [])
   /// When the first attempt began: what a look-up took is the agent's.
   private var started: Deadline?
   package private(set) var seconds = 0.0
@@ -65,11 +67,15 @@ package final class CallDriver {
     body += piece
     switch transfer.outcome {
     case nil: break
-    case .failure(let error)?: handle(.attemptEnded(CallAttempt(.failure(error), hasSent: transfer.hasSent)))
+    case .failure(let error)?:
+      handle(
+        .attemptEnded(
+          CallAttempt(.failure(error), hasSent: transfer.hasSent, hasHead: transfer.head != nil)))
     case .success?:
       // No response at all is no status that says anything.
       let status = transfer.head?.status ?? 0
-      handle(.attemptEnded(CallAttempt(.success(status), hasSent: true, retryAfter: transfer.retryAfter)))
+      handle(
+        .attemptEnded(CallAttempt(.success(status), hasSent: true, hasHead: true, retryAfter: transfer.retryAfter)))
     }
   }
 
@@ -105,8 +111,10 @@ package final class CallDriver {
         if started == nil { started = .now }
         begin(instance, until: deadline)
       case .note(let note): run.note(.call(note, url: request.url))
+      case .takeBack: (transfer, body) = before
       case .end:
         isOver = true
+        before = (nil, [])
         hasResponse = machine.hasResponse
         seconds = started?.secondsSince ?? 0
       }
@@ -114,6 +122,7 @@ package final class CallDriver {
   }
 
   private func begin(_ instance: ServiceInstance?, until deadline: Deadline) {
+    before = (transfer, body)
     body = []
     if let instance {
       request.connectTo = (instance.address, instance.port)

@@ -4,11 +4,13 @@ package struct CallAttempt: Sendable {
   package var result: Result<Int, HTTPError>
   /// Whether any byte of the request has gone out, so that its work may have been done.
   package var hasSent: Bool
+  /// Whether the head of a response came, also where its body failed.
+  package var hasHead: Bool
   /// What the response's `Retry-After` says.
   package var retryAfter: Duration?
 
-  package init(_ result: Result<Int, HTTPError>, hasSent: Bool, retryAfter: Duration? = nil) {
-    (self.result, self.hasSent, self.retryAfter) = (result, hasSent, retryAfter)
+  package init(_ result: Result<Int, HTTPError>, hasSent: Bool, hasHead: Bool = false, retryAfter: Duration? = nil) {
+    (self.result, self.hasSent, self.hasHead, self.retryAfter) = (result, hasSent, hasHead, retryAfter)
   }
 }
 

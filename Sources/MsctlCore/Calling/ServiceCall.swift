@@ -32,6 +32,8 @@ package struct ServiceCall: Sendable {
     /// Sends the request to the instance, if any. What came of the attempt before is dropped.
     case attempt(ServiceInstance?, until: Deadline)
     case note(Note)
+    /// The response of the attempt before is the one that counts.
+    case takeBack
     case end
   }
 
@@ -41,7 +43,7 @@ package struct ServiceCall: Sendable {
   }
 
   package enum Outcome: Sendable {
-    /// The response of the last attempt counts.
+    /// A response counts: that of the last attempt or, after `takeBack`, of the one before.
     case response
     case failed(HTTPError)
     case notFound(LookUpFailure)
@@ -75,7 +77,9 @@ package struct ServiceCall: Sendable {
   private var isHandedOut = false
   private var backoff = Backoff()
   private var generator: SplitMix
-  /// The instance of the last attempt.
+  /// Whether the attempt before this one ended in a response, and the instance that it came from.
+  private var before: (hasResponse: Bool, instance: ServiceInstance?) = (false, nil)
+  /// The instance of the attempt that counts.
   package private(set) var instance: ServiceInstance?
   package private(set) var attempts = 0
 
@@ -179,7 +183,16 @@ package struct ServiceCall: Sendable {
     _ attempt: CallAttempt, at now: Deadline, in directory: inout ServiceDirectory, into actions: inout [Action]
   ) {
     if let instance, RetryPolicy.isTrouble(attempt) { directory.leaveAlone(instance, at: now) }
-    guard now < deadline, !isHandedOut else { return end(Outcome(attempt), &actions) }
+    guard now < deadline, !isHandedOut else {
+      // What the deadline cut off before there was any response says less than the response before it.
+      if case .failure(let error) = attempt.result, error.kind == .timedOut, !attempt.hasHead, before.hasResponse {
+        instance = before.instance
+        actions.append(.takeBack)
+        return end(.response, &actions)
+      }
+      return end(Outcome(attempt), &actions)
+    }
+    if case .success = attempt.result { before = (true, instance) } else { before = (false, nil) }
     switch policy.verdict(on: attempt, hasRetries: hasRetries, hasOthers: !candidates.isEmpty) {
     case .final: end(Outcome(attempt), &actions)
     case .another:

@@ -44,6 +44,9 @@ package struct CallingWorld: World {
     var pending: CallAttempt?
     /// The one that counts, if it does.
     var last: CallAttempt?
+    /// Whether that is not the last one, which the deadline cut off.
+    var isBefore = false
+    var tookBack = false
     var wasNotFound = false
     /// Whether a part of a response has been handed out.
     var isHandedOut = false
@@ -143,11 +146,19 @@ package struct CallingWorld: World {
         calls[number].isHandedOut = true
         try drive(number, .handedOut)
         if choices.chance(50) {
-          ended = CallAttempt(.failure(HTTPError(kind: .broken, reason: "the body broke off")), hasSent: true)
+          ended = CallAttempt(
+            .failure(HTTPError(kind: .broken, reason: "the body broke off")), hasSent: true, hasHead: true)
         }
       }
       calls[number].pending = nil
-      calls[number].last = ended
+      if case .failure(let error) = ended.result, error.kind == .timedOut, !ended.hasHead,
+        now >= calls[number].deadline,
+        case .success? = calls[number].last?.result
+      {
+        calls[number].isBefore = true
+      } else {
+        calls[number].last = ended
+      }
       story.tell(
         now, "call \(number): \(ended.result), sent \(ended.hasSent), wants \(String(describing: ended.retryAfter))")
       try drive(number, .attemptEnded(ended))
@@ -230,6 +241,7 @@ package struct CallingWorld: World {
         calls[number].retried += 1
         calls[number].hasWaited = true
       case .note: break
+      case .takeBack: calls[number].tookBack = true
       case .end: try judge(number)
       }
     }
@@ -279,7 +291,9 @@ package struct CallingWorld: World {
     case .silent: attempt = CallAttempt(.failure(HTTPError(kind: .timedOut, reason: "silent")), hasSent: true)
     }
     if end < done {
-      attempt = CallAttempt(.failure(HTTPError(kind: .timedOut, reason: "late")), hasSent: attempt.hasSent)
+      let hasHead = if case .success = attempt.result { choices.chance(30) } else { false }
+      attempt = CallAttempt(
+        .failure(HTTPError(kind: .timedOut, reason: "late")), hasSent: attempt.hasSent, hasHead: hasHead)
     }
     if attempt.hasSent { calls[number].reached += 1 }
     calls[number].pending = attempt
@@ -298,6 +312,9 @@ package struct CallingWorld: World {
     guard call.pending == nil else { throw Violation("a call ends after its attempts", "call \(number)") }
     guard call.retried <= call.retries else {
       throw Violation("the retries never exceed the number", "call \(number): \(call.retried) of \(call.retries)")
+    }
+    guard call.tookBack == call.isBefore else {
+      throw Violation("a response counts for more than what the deadline cut off after it", "call \(number)")
     }
     switch (call.machine.outcome, call.last?.result) {
     case (.response?, .success(let status)?):
