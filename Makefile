@@ -101,7 +101,7 @@ faults: build services-setup
 	swift build --build-tests
 	MSCTL_TEST_BINARY="$(CURDIR)/.build/release/msctl" Scripts/services run -- Scripts/faults
 
-# Messages, pipes, recovery and faults on RabbitMQ 4.0 and 4.3, and msctl built and tested with the libraries of Debian 13 and
+# Messages, pipes, recovery, tutorials and faults on RabbitMQ 4.0 and 4.3, and msctl built and tested with the libraries of Debian 13 and
 # of unstable; ends with a table. Root only, since both come in chroots.
 compat: build services-setup
 	swift build --build-tests
