@@ -126,6 +126,8 @@ extension ServiceError {
     switch self {
     case .noSuchService(let service): "no such service: '\(service)'"
     case .nothingPassing(let service): "no passing instance of '\(service)'"
+    case .crowded(let service, let parallel):
+      "the call of '\(service)' did not begin in time: \(parallel) others were under way"
     case .noResponse(let service): "the connection to \(service) broke: there was no response"
     case .returned(let status, let reason, let method, let url):
       "\(method) \(url) returned \(status)" + (reason.isEmpty ? "" : " " + reason)

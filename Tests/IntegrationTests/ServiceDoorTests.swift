@@ -141,6 +141,41 @@ struct ServiceDoorTests {
     }
   }
 
+  @Test("no more calls are under way than may be; others wait, until they are cancelled or their time is over")
+  func parallel() async throws {
+    let gate = DispatchSemaphore(value: 0)
+    defer { for _ in 0..<20 { gate.signal() } }
+    let running = Atomic(0)
+    let most = Atomic(0)
+    try await withService { service in
+      let server = try TestServer { _ in
+        most.max(running.add(1, ordering: .relaxed).newValue, ordering: .relaxed)
+        gate.wait()
+        running.subtract(1, ordering: .relaxed)
+        return .ok("1")
+      }
+      try await Services.register(service, server.port, as: "one")
+      var options = ServiceClient.Options()
+      (options.parallel, options.timeout) = (2, .zero)
+      let services = try ServiceClient(consul: Services.consul, options: options)
+      async let first = services.call(service)
+      async let second = services.call(service)
+      try await eventually("two are under way") { server.requests.count == 2 }
+      let late = await failure { try await services.call(service, timeout: .milliseconds(300)) }
+      #expect(late?.code == .timedOut && late?.cause == .service(.crowded(service: service, parallel: 2)))
+      let task = Task { try await services.call(service) }
+      task.cancel()
+      await #expect(throws: CancellationError.self) { try await task.value }
+      let others = try await withThrowingTaskGroup(of: Int.self) { group in
+        for _ in 0..<10 { group.addTask { try await services.call(service).status } }
+        for _ in 0..<12 { gate.signal() }
+        return try await group.reduce(into: []) { $0.append($1) }
+      }
+      #expect(try await [first.status, second.status] + others == Array(repeating: 200, count: 12))
+      #expect(server.requests.count == 12 && most.load(ordering: .relaxed) == 2)
+    }
+  }
+
   /// The failure that it throws.
   private func failure(_ body: () async throws -> Void) async -> Failure? {
     do { try await body() } catch { return error as? Failure }

@@ -3,6 +3,8 @@ public enum ServiceError: Error, Equatable, Sendable {
   case noSuchService(String)
   /// There are instances, and none whose checks pass.
   case nothingPassing(String)
+  /// The call did not begin in time: as many as may be were under way (``ServiceClient/Options/parallel``).
+  case crowded(service: String, parallel: Int)
   /// The connection ended without a response.
   case noResponse(service: String)
   /// The response has a status other than 2xx.
@@ -23,6 +25,7 @@ public enum ServiceError: Error, Equatable, Sendable {
     let code: Failure.Code =
       switch self {
       case .noSuchService, .nothingPassing: .nothingThere
+      case .crowded: .timedOut
       case .noResponse: .unreachable
       case .returned(let status, _, _, _): status >= 500 ? .serverError : .clientError
       case .notJSON: .badInput

@@ -23,6 +23,8 @@ public final class ServiceClient: Sendable {
     public var connectTimeout: Duration = .seconds(10)
     /// Maximum number of retries: see ``ServiceClient/call(_:_:path:headers:body:idempotencyKey:timeout:retries:)``.
     public var retries = 3
+    /// Maximum number of calls at a time; more wait for these, in order, within their time limits.
+    public var parallel = 256
     /// Which instances are called and found.
     public var selection = ConsulAgent.Selection()
     /// Certificates for services that use HTTPS (tag `https` or meta value `scheme=https`).

@@ -9,6 +9,8 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
     fileprivate var driver: CallDriver?
     fileprivate var continuation: CheckedContinuation<ServiceClient.Response, any Error>?
     fileprivate var isCancelled = false
+    /// Its place in the line, as long as it waits for others to end.
+    fileprivate var place: Int?
 
     init(_ service: String, _ request: HTTPRequest, retries: Int, until deadline: Deadline) {
       (self.service, self.request, self.retries, self.deadline) = (service, request, retries, deadline)
@@ -21,11 +23,13 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
   private let options: ServiceClient.Options
   private let http: HTTPClient
   private let run: DirectoryDriver
-  /// Those that are not over, by their numbers.
+  /// Those that have begun and are not over, by their numbers.
   private var calls: [Int: Call] = [:]
   /// Of these the ones that go on by time: they look up, or wait to be tried again.
   private var timed: Set<Int> = []
   private var lastNumber = 0
+  /// Those that have not begun.
+  private var line = WaitingLine<Call>()
 
   init(_ consul: ConsulAgent.Settings, _ options: ServiceClient.Options) throws(Failure) {
     do throws(HTTPError) { http = try HTTPClient() } catch { throw error.failure(reaching: consul.address.shown) }
@@ -48,12 +52,18 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
 
   func begin(_ call: Call, _ continuation: CheckedContinuation<ServiceClient.Response, any Error>) {
     guard !call.isCancelled else { return continuation.resume(throwing: CancellationError()) }
+    call.continuation = continuation
+    guard calls.count >= parallel else { return start(call) }
+    call.place = line.add(call, until: call.deadline)
+  }
+
+  private func start(_ call: Call) {
     lastNumber += 1
     let machine = ServiceCall(
       .service(call.service), RetryPolicy(isIdempotent: call.request.isIdempotent), retries: call.retries,
       attemptTimeout: options.attemptTimeout, until: call.deadline, run.split())
     let driver = CallDriver(lastNumber, call.request, machine, run)
-    (call.driver, call.continuation) = (driver, continuation)
+    call.driver = driver
     calls[lastNumber] = call
     driver.start()
     settle(call, driver)
@@ -61,18 +71,37 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
 
   func cancel(_ call: Call) {
     call.isCancelled = true
+    if let place = call.place.take() { line.remove(place) }
     if let driver = call.driver {
       driver.cancel()
       forget(driver)
       call.driver = nil
     }
     call.continuation.take()?.resume(throwing: CancellationError())
+    startWaiting()
+  }
+
+  // MARK: Waiting
+
+  private var parallel: Int { max(1, options.parallel) }
+
+  /// Begins as many as may be under way, and ends those that have waited too long.
+  private func startWaiting() {
+    for call in line.popLate(at: .now) {
+      call.place = nil
+      let error = ServiceError.crowded(service: call.service, parallel: parallel)
+      call.continuation.take()?.resume(throwing: error.failure)
+    }
+    while calls.count < parallel, let call = line.popFirst() {
+      call.place = nil
+      start(call)
+    }
   }
 
   // MARK: The loop
 
   var wakeTime: Deadline {
-    timed.reduce(run.wakeTime) { min($0, calls[$1]?.driver?.wakeTime ?? .never) }
+    timed.reduce(min(run.wakeTime, line.wakeTime)) { min($0, calls[$1]?.driver?.wakeTime ?? .never) }
   }
 
   func addInterests(to polls: inout PollSet) {}
@@ -81,6 +110,7 @@ final class ServiceMember: LoopMember, @unchecked Sendable {
     for (number, result) in run.takeLookUps() { move(number) { $0.take(result) } }
     for number in http.takeArrivals() { move(number) { $0.advance() } }
     for number in timed where calls[number]?.driver?.wakeTime.isPast ?? false { move(number) { $0.advance() } }
+    startWaiting()
   }
 
   private func move(_ number: Int, _ step: (CallDriver) -> Void) {
