@@ -56,7 +56,7 @@ public struct Failure: Error, Equatable, Sendable {
     case noEventLoop(Int32)
     /// A signal ended it.
     case interrupted
-    /// What the program that uses this library has to say.
+    /// What a program that uses this library has to say.
     case said(String, hint: String?)
   }
 
@@ -72,7 +72,7 @@ public struct Failure: Error, Equatable, Sendable {
   }
 
   /// A failure of the program's own.
-  public init(_ code: Code, _ message: String, hint: String? = nil) {
+  package init(_ code: Code, _ message: String, hint: String? = nil) {
     self.init(code, .said(message, hint: hint))
   }
 

@@ -23,16 +23,23 @@ public struct Shop: Sendable {
     }
   }
 
-  /// - Throws: a `Failure` that names the variable which is wrong.
+  /// A variable of the environment that is not what it must be.
+  private struct EnvironmentError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ description: String) { self.description = description }
+  }
+
+  /// - Throws: an error that names the variable which is wrong.
   private init(_ service: String, environment: [String: String]) throws {
     func variable<T>(_ name: String, _ fallback: T?, _ read: (String) throws -> T?) throws -> T {
       guard let text = environment[name] else {
         guard let fallback else {
-          throw Failure(.usage, "\(name) is not set; run it with 'msctl register \(service) --port 0 -- ...'")
+          throw EnvironmentError("\(name) is not set; run it with 'msctl register \(service) --port 0 -- ...'")
         }
         return fallback
       }
-      guard let value = try? read(text) else { throw Failure(.usage, "\(name) is not what it should be") }
+      guard let value = try? read(text) else { throw EnvironmentError("\(name) is not what it should be") }
       return value
     }
     self.service = service
