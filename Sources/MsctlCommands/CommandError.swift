@@ -94,6 +94,8 @@ enum CommandNote {
   case unchangedFile(String)
   case savingRest(String)
   case restNotSaved(String)
+  /// Nobody reads the pipe that is written to.
+  case unreadPipe(String)
 
   // MARK: register and discover
 

@@ -716,6 +716,7 @@ extension CommandNote {
       "\(counted(count)) confirmed" + (unsent == 0 ? "" : ", \(unsent) not sent")
         + (isInputLeft ? "; standard input was not read to its end" : "")
     case .unchangedFile(let path): "'\(path)' is unchanged, since it is the input and was not read to its end"
+    case .unreadPipe(let path): "waiting for a process to read the pipe '\(path)'"
     case .savingRest(let path): "saving the rest of standard input in '\(path)'; interrupt to stop"
     case .restNotSaved(let path): "interrupted: '\(path)' does not have the rest of standard input"
 

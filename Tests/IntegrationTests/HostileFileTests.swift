@@ -91,6 +91,9 @@ struct HostileFileTests {
       try await eventually("it is published") {
         try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""messages_ready":1"#)
       }
+      try await eventually("it is told what is waited for") {
+        publish.err.shows("note unreadPipe", ["path": folder.path])
+      }
       publish.signal(SIGTERM)
       let output = try await publish.end()
       #expect(output.status == 143 && output.err.shows("note confirmed", ["3": "1"]), "\(output)")

@@ -333,7 +333,8 @@ extension ServiceError: Sampled {
     switch last {
     case nil: .noSuchService("<service>")
     case .noSuchService: .nothingPassing("<service>")
-    case .nothingPassing: .noResponse(service: "<service>")
+    case .nothingPassing: .crowded(service: "<service>", parallel: 256)
+    case .crowded: .noResponse(service: "<service>")
     case .noResponse: .returned(status: 404, reason: "Not Found", method: "GET", url: "http://<service>/")
     case .returned(404, _, _, _): .returned(status: 503, reason: "", method: "GET", url: "http://<service>/")
     case .returned: .notJSON(service: "<service>", jsonError)
@@ -718,7 +719,8 @@ extension CommandNote: Sampled {
     case .confirmed: .unchangedFile("<path>")
     case .unchangedFile: .savingRest("<path>")
     case .savingRest: .restNotSaved("<path>")
-    case .restNotSaved: .registered(registration, agent)
+    case .restNotSaved: .unreadPipe("<path>")
+    case .unreadPipe: .registered(registration, agent)
     case .registered: .removed(["<id>"])
     case .removed: .notRegistered("<service>", agent)
     case .notRegistered: nil

@@ -15,12 +15,14 @@ final class FailedMessages {
   private let isInput: Bool
 
   /// - Parameter path: nil where nothing is kept; `-` is standard output.
-  init(_ path: String?) throws(Failure) {
+  init(_ path: String?, _ console: Console) throws(Failure) {
     let target = path.map { $0.isSame(as: "-") ? .descriptor(STDOUT_FILENO) : FileTarget($0) }
     self.path = path ?? ""
     isInput = target?.isInput ?? false
     if let path, let target { file = try WholeFile(path, target) } else { file = nil }
     stream = file?.stream
+    // To open such a pipe waits in a shell, too; but there the line that waits can be seen.
+    if let path { stream?.onUnread = { console.note(.unreadPipe(path)) } }
   }
 
   func add(_ message: AMQPMessage) throws(Failure) {

@@ -90,7 +90,7 @@ enum Publish: Verb {
           """
           FILE is replaced at the end of the run and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' \
           tries again. If the broker stays unreachable, the rest of standard input is written to FILE as well. A pipe, a \
-          device or '-' (standard output) gets each message at once.
+          device or '-' (standard output) gets each message at once. Without a reader, publish waits for one, as a shell does.
           """),
         .toggle("dry-run", nil, into: \.isDryRun, "Print the messages as envelopes; send nothing"),
         .toggle("reply", nil, into: \.wantsReply, "Wait for the reply to each message and write it")
@@ -146,7 +146,7 @@ enum Publish: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     guard !options.isDryRun else { return try showMessages(options, console, environment) }
     var source = try MessageSource(options, TraceContext(environment: environment))
-    let failures = try FailedMessages(options.failedFile)
+    let failures = try FailedMessages(options.failedFile, console)
     let signals = Signals()
     let first = try firstMessage(&source, options)
     let loop = EventLoop()

@@ -133,8 +133,13 @@ struct WholeFile: ~Copyable {
 final class StreamOutput: LoopMember {
   /// How often it is tried to open a pipe: nothing tells that somebody reads it now.
   private static let pause: Duration = .milliseconds(50)
+  /// How long nobody may read a pipe before that is told.
+  private static let patience: Duration = .seconds(1)
 
   private let path: FilePath?
+  private let begin = Deadline.now
+  /// Is told once that nobody reads the pipe, which is waited for.
+  var onUnread: (() -> Void)?
   /// Nil as long as nobody reads the pipe.
   private var file: FileDescriptor?
   private var pending: [UInt8] = []
@@ -166,7 +171,10 @@ final class StreamOutput: LoopMember {
     guard isBusy else { return }
     do {
       if file == nil, let path { file = try open(path) }
-      guard let file else { return }
+      guard let file else {
+        if (begin + Self.patience).isPast { onUnread.take()?() }
+        return
+      }
       var rest = pending[...]
       defer { pending = Array(rest) }
       // An open descriptor may block, but not for what a pipe has room for at all.
