@@ -86,12 +86,57 @@ struct PublisherTests {
     var run = Self.opened { $0.window = 2 }
     run.send(1)
     run.handle(.broker(.blocked(reason: "low on disk")))
+    #expect(run.send(2).isEmpty)
     #expect(!run.machine.wantsMessage)
-    run.handle(.broker(.unblocked))
-    run.send(2)
+    #expect(run.handle(.broker(.unblocked)) == ["publish 2"])
     #expect(!run.machine.wantsMessage)
     #expect(run.ack(1) == ["confirmed 1"])
     #expect(run.machine.wantsMessage)
+  }
+
+  @Test("a message waits for a blocked broker as long as for a confirm; without one it may be blocked for ever")
+  func blocked() {
+    var run = Self.opened()
+    run.handle(.broker(.blocked(reason: "low on disk")))
+    run.handle(.tick, after: .seconds(3600))
+    #expect(!run.machine.isEnded && run.machine.wakeTime == .never)
+    #expect(run.send(1).isEmpty)
+    run.handle(.tick, after: .seconds(29))
+    #expect(!run.machine.isEnded)
+    run.handle(.tick, after: run.machine.wakeTime - run.now)
+    #expect(run.machine.cause == .unconfirmed(blocked: "low on disk"))
+    #expect(run.machine.left.map(\.message.number) == [1])
+
+    // The limit ends with the alarm.
+    run = Self.opened()
+    run.handle(.broker(.blocked(reason: "low on disk")))
+    run.send(1)
+    #expect(run.handle(.broker(.unblocked), after: .seconds(20)) == ["publish 1"])
+    #expect(run.machine.wakeTime == run.now + .seconds(30))
+    #expect(run.ack(1) == ["confirmed 1"])
+    #expect(run.machine.wakeTime == .never)
+  }
+
+  @Test("what is settled behind a message without a confirm is not in doubt at a failed end")
+  func settledBehind() {
+    var run = Self.opened()
+    for number in 1...4 { run.send(number) }
+    #expect(run.ack(2).isEmpty)
+    #expect(run.handle(.broker(.nack(tag: 4, multiple: false))).isEmpty)
+    let end = run.handle(.tick, after: run.machine.wakeTime - run.now)
+    #expect(end == ["confirmed out of order 2", "failed 4"])
+    #expect(run.machine.cause == .unconfirmed(blocked: nil))
+    #expect(run.machine.left.map(\.message.number) == [1, 3])
+    #expect(run.machine.confirmed == 1 && run.machine.failed == 1 && run.machine.unconfirmed == 2)
+
+    // One that was nacked by a broker that comes up is tried again no more, and stands in its place.
+    run = Self.opened()
+    for number in 1...3 { run.send(number) }
+    run.handle(.lost(Self.broken))
+    _ = run.reconnect()
+    #expect(run.handle(.broker(.nack(tag: 2, multiple: false))).isEmpty)
+    run.handle(.failed(Failure(.failed, "no")))
+    #expect(run.machine.left.map(\.message.number) == [1, 2, 3])
   }
 
   @Test("what was not confirmed when a connection broke is sent again, in its order, before anything new")
@@ -343,7 +388,8 @@ private func shown(_ action: Publisher.Action) -> String {
   case .send(let method): "\(method)"
   case .connect: "connect"
   case .disconnect: "disconnect"
-  case .confirmed(let outgoing): "confirmed \(outgoing.message.number)"
+  case .confirmed(let outgoing, isInOrder: true): "confirmed \(outgoing.message.number)"
+  case .confirmed(let outgoing, isInOrder: false): "confirmed out of order \(outgoing.message.number)"
   case .failed(let outgoing, _): "failed \(outgoing.message.number)"
   case .reply(let message): "reply " + String(decoding: message.body, as: UTF8.self)
   case .note(.reconnecting): "reconnecting"

@@ -11,6 +11,8 @@ final class PublishRun: PublisherHost {
   private var output: OutputFlow
   /// Why no more is written.
   private var outputFailure: Failure?
+  /// Confirmed, but not to be written.
+  private var unwritten: [OutgoingMessage] = []
   private var progress: Progress
   /// How many values of the input are not messages.
   private var unusable = 0
@@ -83,8 +85,11 @@ final class PublishRun: PublisherHost {
     return OutgoingMessage(message)
   }
 
-  func confirmed(_ outgoing: OutgoingMessage) {
-    if options.tees { console.write(line: outgoing.token ?? outgoing.message.body) }
+  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) {
+    guard options.tees else { return }
+    // Without an id in it, a reader that counts lines would take this one for that of an older message, which may be lost.
+    guard isInOrder || options.asEnvelope else { return unwritten.append(outgoing) }
+    console.write(line: outgoing.token ?? outgoing.message.body)
   }
 
   func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) throws(Failure) {
@@ -161,8 +166,11 @@ final class PublishRun: PublisherHost {
           publisher.confirmed, unsent: failure == nil ? 0 : publisher.unsent,
           isInputLeft: !isTold && source.readsStandardInput && !source.isExhausted))
     }
-    // Whether what is still in flight has arrived is not known.
-    if failure != nil { for outgoing in publisher.left { try failures.add(outgoing.message) } }
+    // Whether what is still in flight has arrived is not known; what is not written has not been passed on.
+    if failure != nil {
+      let left = (publisher.left + unwritten).sorted { $0.message.number < $1.message.number }
+      for outgoing in left { try failures.add(outgoing.message) }
+    }
     try failures.flush(after: signal)
     if isBroken || !publisher.hasOpened {
       try failures.keep(restOf: &source, console, signal)

@@ -108,7 +108,7 @@ final class PublishingMember: PublisherHost, @unchecked Sendable {
 
   var isReady: Bool { true }
   func connect() -> any BrokerOpening { AMQPOpening(anyOf: uris, name: options.name, trace: nil) }
-  func confirmed(_ outgoing: OutgoingMessage) { settle(outgoing.message.number, nil) }
+  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) { settle(outgoing.message.number, nil) }
   func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) {
     settle(outgoing.message.number, reason.failure)
   }

@@ -81,6 +81,12 @@ struct ConfirmWindow: Sendable {
     return (entries.removeFirst().outgoing, outcome)
   }
 
+  /// Takes out everything that is settled, also what waits for an older message.
+  mutating func takeSettled() -> [(outgoing: OutgoingMessage, outcome: AMQPPublisher.Outcome)] {
+    defer { entries.removeAll { $0.outcome != nil } }
+    return entries.compactMap { entry in entry.outcome.map { (entry.outgoing, $0) } }
+  }
+
   /// Goes on on another channel.
   /// - Returns: what is to be sent there first, again and in this order: all that is not settled.
   mutating func restart() -> [OutgoingMessage] {

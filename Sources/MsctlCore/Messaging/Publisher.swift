@@ -68,11 +68,14 @@ package struct Publisher: Sendable {
   private var input = Input.open
   private var generator: SplitMix
   private var outage: Outage
+  private var schedule: Schedule
   private var window = ConfirmWindow()
   /// Why the broker takes no messages for now.
   private var blockedReason: String?
   /// Read, and sent once nothing is in flight.
   private var next: OutgoingMessage?
+  /// When it may be sent.
+  private var dueTime: Deadline
   /// To be sent again, before anything new, and when.
   private var again = Deque<OutgoingMessage>()
   private var retryTime: Deadline
@@ -102,13 +105,14 @@ package struct Publisher: Sendable {
     self.now = now
     generator = SplitMix(seed: seed)
     outage = Outage(limit: options.reconnectFor, first: options.connectFor, at: now)
-    (retryTime, recoveryEnd) = (now, now)
+    schedule = Schedule(options.timing, at: now)
+    (retryTime, recoveryEnd, dueTime) = (now, now, now)
   }
 
   package mutating func handle(_ event: Event, at now: Deadline, into actions: inout [Action]) {
-    if case .ended(let cause) = state {
-      // The last message may be the one that cannot be kept.
-      if cause == nil, case .failed(let failure) = event { state = .ended(.driver(failure)) }
+    if case .ended = state {
+      // What has failed last may be what cannot be kept.
+      if case .failed(let failure) = event { state = .ended(.driver(failure)) }
       return
     }
     self.now = now
@@ -145,7 +149,8 @@ package struct Publisher: Sendable {
   /// Whether another message may be handed in.
   package var wantsMessage: Bool {
     guard case .open = state, case .open = input else { return false }
-    return again.isEmpty && next == nil && hasRoom && !isAlone && expected.count < options.window
+    // A broker that takes none is given the time limit of a confirm, but only where there is a message for it.
+    return again.isEmpty && next == nil && window.count < options.window && !isAlone && expected.count < options.window
   }
 
   /// When `tick` is due although nothing has happened.
@@ -156,7 +161,8 @@ package struct Publisher: Sendable {
     case .connecting, .ended: return .never
     case .open:
       let retryTime = again.isEmpty || retryTime <= now ? .never : retryTime
-      return min(confirmEnd, retryTime, expected.first?.deadline ?? .never)
+      let dueTime = next == nil || dueTime <= now ? .never : dueTime
+      return min(confirmEnd, retryTime, dueTime, expected.first?.deadline ?? .never)
     }
   }
 
@@ -164,14 +170,19 @@ package struct Publisher: Sendable {
   package var unconfirmed: Int { window.count + again.count }
   /// How many were handed in and are not in flight.
   package var unsent: Int { again.count + (next == nil ? 0 : 1) }
-  /// What was handed in and is neither confirmed nor told to have failed. What of it is in flight may have arrived.
-  package var left: [OutgoingMessage] { window.messages + again + (next.map { [$0] } ?? []) }
+  /// What was handed in and is neither confirmed nor told to have failed, in its order. What of it is in flight may have arrived.
+  package var left: [OutgoingMessage] {
+    (window.messages + again + (next.map { [$0] } ?? [])).sorted { $0.message.number < $1.message.number }
+  }
 
   // MARK: Sending
 
   private var hasRoom: Bool { window.count < options.window && blockedReason == nil }
 
-  private mutating func take(_ message: OutgoingMessage) { next = message }
+  private mutating func take(_ message: OutgoingMessage) {
+    next = message
+    dueTime = schedule.due(message.message, at: now)
+  }
 
   /// Sends what can be sent, and ends where nothing is left to do.
   private mutating func sendOn() {
@@ -182,18 +193,25 @@ package struct Publisher: Sendable {
       again.removeFirst()
       send(message)
     }
-    if let message = next, again.isEmpty, !isStopped, maySend(message) {
+    if let message = next, again.isEmpty, !isStopped, dueTime <= now, maySend(message) {
       next = nil
+      schedule.sent(at: now)
       send(message)
     }
     guard window.isEmpty else { return }
-    confirmEnd = .never
+    limitBlocking()
     switch input {
     case .open: break
     case .ended where again.isEmpty && next == nil && expected.isEmpty: end(nil)
     case .ended: break
     case .stopped(let cause): end(cause)
     }
+  }
+
+  /// A message may wait for a broker that takes none for as long as one may wait for its confirm.
+  private mutating func limitBlocking() {
+    let isWaiting = blockedReason != nil && (next != nil && dueTime <= now || !again.isEmpty)
+    if !isWaiting { confirmEnd = .never } else if confirmEnd == .never { confirmEnd = now + options.confirmTimeout }
   }
 
   private var isStopped: Bool { if case .stopped = input { true } else { false } }
@@ -261,7 +279,10 @@ package struct Publisher: Sendable {
     while let (outgoing, outcome) = window.popSettled() { settle(outgoing, outcome) }
   }
 
-  private mutating func settle(_ outgoing: OutgoingMessage, _ outcome: AMQPPublisher.Outcome) {
+  /// - Parameter isInOrder: whether all that was sent before is settled.
+  private mutating func settle(
+    _ outgoing: OutgoingMessage, _ outcome: AMQPPublisher.Outcome, isInOrder: Bool = true
+  ) {
     confirmEnd = now + options.confirmTimeout
     switch outcome {
     case .confirmed:
@@ -269,7 +290,7 @@ package struct Publisher: Sendable {
       outage.settled()
       confirmed += 1
       largestConfirmed = max(largestConfirmed, outgoing.message.body.count)
-      actions.append(.confirmed(outgoing))
+      actions.append(.confirmed(outgoing, isInOrder: isInOrder))
     case .nacked where now < recoveryEnd:
       // A queue whose node was lost has no quorum until another one leads it.
       again.append(outgoing)
@@ -423,9 +444,9 @@ package struct Publisher: Sendable {
   }
 
   private mutating func endRepeated(_ error: AMQPError) {
-    end(
-      .repeatedBreaks(
-        error, breaks: outage.breaks, within: now - outage.begin, unconfirmed: window.count))
+    let (breaks, time) = (outage.breaks, now - outage.begin)
+    settleHeld()
+    end(.repeatedBreaks(error, breaks: breaks, within: time, unconfirmed: window.count))
   }
 
   private mutating func pause() {
@@ -461,7 +482,7 @@ package struct Publisher: Sendable {
       guard now >= preparation.end else { return }
       lost(AMQPError(kind: .timedOut, reason: "no response within \(Self.replyTimeout.shown)"))
     case .open:
-      if !window.isEmpty, now >= confirmEnd {
+      if now >= confirmEnd {
         end(.unconfirmed(blocked: blockedReason))
       } else if let first = expected.first, now >= first.deadline {
         end(.noReply(number: first.number))
@@ -476,5 +497,13 @@ package struct Publisher: Sendable {
     input = .stopped(.interrupted(number))
   }
 
-  private mutating func end(_ cause: Cause?) { state = .ended(cause) }
+  private mutating func end(_ cause: Cause?) {
+    settleHeld()
+    state = .ended(cause)
+  }
+
+  /// What is confirmed is not in doubt because an older message is.
+  private mutating func settleHeld() {
+    for (outgoing, outcome) in window.takeSettled() { settle(outgoing, outcome, isInOrder: false) }
+  }
 }

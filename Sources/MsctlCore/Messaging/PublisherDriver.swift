@@ -9,7 +9,8 @@ package protocol PublisherHost: AnyObject {
   /// Whether what becomes of messages can be told. Where it cannot, the broker is not listened to.
   var isReady: Bool { get }
 
-  func confirmed(_ outgoing: OutgoingMessage)
+  /// - Parameter isInOrder: whether all before it are settled; not so for some at a failed end.
+  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool)
   /// - Throws: why the run cannot go on.
   func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) throws(Failure)
   func reply(_ message: AMQPMessage)
@@ -162,7 +163,7 @@ package final class PublisherDriver: LoopMember {
   private func carryOut(_ action: Publisher.Action) {
     switch action {
     case .send(let method): send(method)
-    case .confirmed(let outgoing): host.confirmed(outgoing)
+    case .confirmed(let outgoing, let isInOrder): host.confirmed(outgoing, isInOrder: isInOrder)
     case .failed(let outgoing, let reason):
       do { try host.failed(outgoing, reason) } catch { handle(.failed(error)) }
     case .reply(let message): host.reply(message)

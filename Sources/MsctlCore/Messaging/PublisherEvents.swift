@@ -1,4 +1,12 @@
 extension Publisher {
+  /// When messages are sent for the first time, as far as nothing else keeps them.
+  package enum Timing: Sendable, Equatable {
+    case atOnce
+    case rate(Rate)
+    /// As far apart as their times are, so many times as fast.
+    case replay(speed: Double)
+  }
+
   package struct Options: Sendable {
     /// A queue that must be there.
     package var queue: String?
@@ -8,6 +16,7 @@ extension Publisher {
     package var mayDeclare = true
     /// How many messages may wait for their confirm.
     package var window = 1024
+    package var timing = Timing.atOnce
     package var confirmTimeout: Duration = .seconds(30)
     /// Whether each message has a reply, which names its `correlation_id`.
     package var wantsReplies = false
@@ -63,8 +72,8 @@ extension Publisher {
     case connect
     /// Ends a connection that is of no use.
     case disconnect
-    /// The broker has it.
-    case confirmed(OutgoingMessage)
+    /// The broker has it. At a failed end an older message may be `left`; then it is not in order.
+    case confirmed(OutgoingMessage, isInOrder: Bool)
     /// The broker does not have it, and it is not tried again. The others go on.
     case failed(OutgoingMessage, Reason)
     /// A reply, in the order of the messages.

@@ -60,6 +60,11 @@ private final class PublishRun: PublisherHost {
   /// Whether one does not come, or not in time.
   private var isReplySpoiled = false
   private var failed: [Int: Publisher.Reason] = [:]
+  /// The messages whose confirm has been read.
+  private var known: Set<Int> = []
+  /// Whether the connection is blocked, as far as the driver knows, and since when a message waits for that alone.
+  private var isBlocked = false
+  private var waitsSince: Deadline?
   /// How often each message was in doubt: in flight when a connection or a channel broke.
   private var doubts: [String: Int] = [:]
   private var breaks = 0
@@ -135,6 +140,7 @@ private final class PublishRun: PublisherHost {
       driver.proceed()
       if let violation { throw violation }
       if driver.publisher.isEnded { break }
+      try watchBlocking(driver.publisher)
       if let askedToEnd, timeline.now - askedToEnd > endLimit {
         throw Violation("every wait is bounded", "still there \(endLimit.shown) after its end was asked for")
       }
@@ -146,6 +152,16 @@ private final class PublishRun: PublisherHost {
     let end = timeline.now + .seconds(130)
     while timeline.next <= end { timeline.advance(to: timeline.next) }
     try judge(driver.publisher)
+  }
+
+  /// What a blocked broker is to get waits no longer than for a confirm.
+  private func watchBlocking(_ machine: Publisher) throws(Violation) {
+    let mayWait = !isBlocked || !isReady || connection?.isClosing ?? true
+    guard !mayWait, read < available || machine.unsent > 0 else { return waitsSince = nil }
+    guard let begin = waitsSince else { return waitsSince = timeline.now }
+    // A channel that is opened anew has its own limit.
+    guard timeline.now - begin > options.confirmTimeout + AMQPConnection.replyTimeout else { return }
+    throw Violation("every wait is bounded", "a blocked broker is waited for \((timeline.now - begin).shown)")
   }
 
   /// Driver and host hold each other.
@@ -202,6 +218,16 @@ private final class PublishRun: PublisherHost {
         self.connection = connection
         connection.isUnsendable = { $0.isUnsendable }
         connection.onLoss = { [unowned self] in lost() }
+        connection.onRead = { [unowned self] event, messages in
+          // After the end nothing is taken in.
+          if !isEnded { for message in messages { known.insert(message.number) } }
+          switch event {
+          case .blocked: isBlocked = true
+          case .unblocked: isBlocked = false
+          case .ack, .nack: waitsSince = nil
+          default: break
+          }
+        }
         connection.canRead = { [unowned self] event in
           if case .delivery(let reply) = event, let id = reply.message.properties.correlationID, let number = Int(id) {
             arrivedReplies.insert(number)
@@ -213,6 +239,7 @@ private final class PublishRun: PublisherHost {
 
   private func lost() {
     breaks += 1
+    isBlocked = false
     for outgoing in driver?.publisher.left ?? [] { doubts[outgoing.message.key, default: 0] += 1 }
   }
 
@@ -246,7 +273,7 @@ private final class PublishRun: PublisherHost {
     return open(after: choices.time(100))
   }
 
-  func confirmed(_ outgoing: OutgoingMessage) {
+  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) {
     story.tell(timeline.now, "> confirmed: \(outgoing.message.key)")
     confirm(outgoing.message)
     if isOutputSlow, choices.chance(20) { busyEnd = timeline.now + choices.time(3000) }
@@ -436,6 +463,12 @@ private final class PublishRun: PublisherHost {
     }
     // What is handed in is confirmed, told to have failed, or left.
     let left = Set(machine.left.map(\.message.number))
+    if let number = left.intersection(known).min() {
+      throw Violation("only what is in doubt is left", "\(input[number - 1].key) is confirmed")
+    }
+    guard machine.left.map(\.message.number) == left.sorted() else {
+      throw Violation("what is left keeps its order", "\(machine.left.map(\.message.number))")
+    }
     for number in 1...input.count where number <= read {
       guard !confirmed.contains(number), failed[number] == nil, !left.contains(number) else { continue }
       throw Violation("nothing that was read is forgotten", input[number - 1].key)

@@ -23,6 +23,10 @@ final class SimulatedConnection: BrokerConnection {
   /// Which messages no frame holds.
   var isUnsendable: (AMQPMessage) -> Bool = { _ in false }
   private var isLossTold = false
+  /// What was published on this channel and is not settled: the place of each, from 1, is its delivery tag.
+  private var published: [AMQPMessage?] = []
+  /// Is told each event when it is handed out, and which messages it confirms.
+  var onRead: ((AMQPEvent, _ confirmed: [AMQPMessage]) -> Void)?
   /// Is told once that it broke, before anybody else hears of that.
   var onLoss: () -> Void = {}
   /// How many replies are to come to what was asked for along with the opening, and who waits for them.
@@ -64,6 +68,7 @@ final class SimulatedConnection: BrokerConnection {
     }
     guard let message, !isUnsendable(message) else { return }
     network.send(.publish(message), on: link)
+    published.append(message)
     setup.isSent = true
   }
 
@@ -101,8 +106,27 @@ final class SimulatedConnection: BrokerConnection {
   }
 
   func nextEvent() throws(AMQPError) -> AMQPEvent? {
-    if let event = events.popFirst() { return event }
-    return try read()
+    var event = events.popFirst()
+    if event == nil { event = try read() }
+    if let event, let onRead { onRead(event, confirmed(by: event)) }
+    return event
+  }
+
+  private func confirmed(by event: AMQPEvent) -> [AMQPMessage] {
+    switch event {
+    case .ack(let tag, let multiple): return takeSettled(tag, multiple)
+    case .nack(let tag, let multiple):
+      _ = takeSettled(tag, multiple)
+      return []
+    default: return []
+    }
+  }
+
+  private func takeSettled(_ tag: UInt64, _ multiple: Bool) -> [AMQPMessage] {
+    guard let place = Int(exactly: tag), published.indices.contains(place - 1) else { return [] }
+    let places = (multiple ? 0 : place - 1)..<place
+    defer { for place in places { published[place] = nil } }
+    return published[places].compactMap { $0 }
   }
 
   func pump() throws(AMQPError) {
@@ -127,17 +151,20 @@ final class SimulatedConnection: BrokerConnection {
       throw AMQPError(kind: .invalid, reason: "its headers do not fit into a frame")
     }
     if case .openChannel = method, loss?.isAboutChannel ?? false {
-      (inbox, events, loss, isLossTold) = ([], [], nil, false)
+      (inbox, events, loss, isLossTold, published) = ([], [], nil, false, [])
     }
     // The kernel may know of the end before it is read.
     if let loss, !loss.isAboutChannel, network.choices.chance(50) { throw lost(loss) }
     network.send(method, on: link)
+    if case .publish(let message) = method { published.append(message) }
   }
 
   func dropBodies() {}
   func limitStall(to time: Duration) {}
 
   // MARK: Closing
+
+  var isClosing: Bool { closingEnd != nil }
 
   func beginClosing() {
     guard closingEnd == nil, loss == nil else { return }

@@ -1,0 +1,25 @@
+/// So many in a time.
+package struct Rate: Sendable, Equatable {
+  package let count: Int
+  package let period: Duration
+
+  /// - Parameter count: at least 1.
+  package init(_ count: Int, per period: Duration) { (self.count, self.period) = (max(1, count), period) }
+}
+
+/// Lets one begin after the other, evenly and no more than a rate says.
+struct Pace: Sendable {
+  /// What one that begins late may be made up for by those after it: a loop wakes up a little late.
+  static let slack: Duration = .milliseconds(10)
+
+  private let interval: Duration
+  /// When the next may begin.
+  private(set) var next: Deadline
+
+  init(_ rate: Rate, at now: Deadline) {
+    interval = rate.period / rate.count
+    next = now
+  }
+
+  mutating func began(at now: Deadline) { next = max(next, now + (.zero - Self.slack)) + interval }
+}
