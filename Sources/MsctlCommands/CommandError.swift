@@ -48,6 +48,8 @@ enum CommandError {
 
   // MARK: consume
 
+  /// With `--origin`: it has none.
+  case notDeadLettered(AMQPMessage)
   case tooMuchOutput(limit: Int)
   case unkeptOutput(folder: String, reason: String)
   case unreadableOutput(folder: String, reason: String)

@@ -660,6 +660,10 @@ extension CommandError {
     case .undelivered(let failed, let all): Failure(.notDelivered, "\(counted(failed)) of \(all) not delivered")
     case .unpublished(let count): Failure(.badInput, "\(counted(count, "value")) of the input not published")
 
+    case .notDeadLettered(let message):
+      Failure(
+        .badInput, "\(message.name) was not dead-lettered: no x-death header names its first exchange and routing key",
+        hint: "It is requeued. Without '--origin' it can be taken out of the queue.")
     case .tooMuchOutput(let limit):
       Failure(.failed, "the command wrote more than \(limit >> 30) GiB; its output was dropped")
     case .unkeptOutput(let folder, let reason):

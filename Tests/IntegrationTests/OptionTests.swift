@@ -87,6 +87,7 @@ struct OptionTests {
     "consume --drain": "MessageTests/ends",
     "consume --require": "MessageTests/ends",
     "consume --envelope": "EnvelopeTests/roundTrip",
+    "consume --origin": "RedriveTests/origin",
     "consume --raw": "OptionEffectTests/passiveAndRaw",
     "consume --null": "ConsumeSourceTests/raw",
     "consume --exec": "ConsumeSourceTests/exec",

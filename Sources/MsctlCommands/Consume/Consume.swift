@@ -13,6 +13,7 @@ enum Consume: Verb {
     var peeks = false
     var requires = false
     var format = MessageFormat()
+    var restoresOrigin = false
     var exec: String?
     var through: String?
     var parallel = 1
@@ -90,6 +91,9 @@ enum Consume: Verb {
       Example(
         "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
         "A pipe that loses nothing"),
+      Example(
+        "msctl consume orders.dead --drain --envelope --origin --through 'msctl publish --envelope --tee'",
+        "Redrive: dead letters back to where they were first published"),
     ],
     habits: .consuming,
     check: { options throws(ValueError) in
@@ -125,6 +129,9 @@ enum Consume: Verb {
       if options.format.isRaw, options.format.asEnvelope {
         throw ValueError("'--raw' cannot be combined with '--envelope'")
       }
+      if options.restoresOrigin, !options.format.asEnvelope, options.exec == nil {
+        throw ValueError("'--origin' requires '--envelope' or '--exec'")
+      }
       if options.offset != nil, !options.isStream { throw ValueError("'--offset' requires '--stream'") }
       if let argument = options.consumerArguments.first(where: { $0.name.isSame(as: "x-stream-offset") }) {
         throw ValueError("'--consumer-argument \(argument.name)' would hide '--offset'; use that")
@@ -156,6 +163,15 @@ enum Consume: Verb {
     [
       .toggle("envelope", "e", into: \.format.asEnvelope, "Wrap each body in exchange, routing key and properties")
         .details("'publish --envelope' publishes the same message from it."),
+      .toggle("origin", nil, into: \.restoresOrigin, "Give a dead letter the exchange and routing key it first had")
+        .details(
+          """
+          They are those of its first death (the header x-death), and x-death, x-first-death-* and x-last-death-* are left out. A \
+          message that expired comes without its expiration. A message that no broker has dead-lettered ends the run with exit code \
+          9 and is requeued. One that dies again comes back: limit a redrive with '--count' or '--for' if the cause may be there \
+          still. Before RabbitMQ 4.0 a publisher can forge x-death: if you do not trust every publisher, name the queue \
+          ('publish QUEUE --envelope').
+          """),
       .toggle("raw", nil, into: \.format.asBytes, "Write the bytes of each body, followed by a line feed"),
       .toggle("null", "0", into: \.format.endsWithNUL, "Like --raw, but with a NUL instead of the line feed"),
     ].under("Form")

@@ -89,7 +89,11 @@ final class ConsumeRun: ConsumerHost {
 
   var state: Consumer.HandlerState { handler.state }
 
-  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) { try handler.take(number, delivery) }
+  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
+    guard options.restoresOrigin else { return try handler.take(number, delivery) }
+    guard let original = delivery.atOrigin else { throw Failure(.notDeadLettered(delivery.message)) }
+    try handler.take(number, original)
+  }
   func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
   func finish() { handler.finish() }
   func terminate() { handler.terminate() }
