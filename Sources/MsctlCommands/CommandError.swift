@@ -48,6 +48,7 @@ enum CommandError {
 
   // MARK: consume
 
+  case unfitBinding(exchange: String, type: String, BindingMisfit)
   /// With `--origin`: it has none.
   case notDeadLettered(AMQPMessage)
   case tooMuchOutput(limit: Int)

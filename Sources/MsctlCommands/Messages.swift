@@ -660,6 +660,8 @@ extension CommandError {
     case .undelivered(let failed, let all): Failure(.notDelivered, "\(counted(failed)) of \(all) not delivered")
     case .unpublished(let count): Failure(.badInput, "\(counted(count, "value")) of the input not published")
 
+    case .unfitBinding(let exchange, let type, let misfit):
+      Failure(.usage, "'\(exchange)' is a \(type) exchange, which \(misfit.text)", hint: misfit.hint)
     case .notDeadLettered(let message):
       Failure(
         .badInput, "\(message.name) was not dead-lettered: no x-death header names its first exchange and routing key",
@@ -703,6 +705,27 @@ extension CommandError {
         hint: "'msctl discover \(service) --status any -o table' shows all of them.")
     case .changeCommandFailed(let command, let status, let pause):
       Failure(.command(status), "'\(command)' exited with \(status)", hint: "It runs again in \(pause.shown).")
+    }
+  }
+}
+
+extension BindingMisfit {
+  fileprivate var text: String {
+    switch self {
+    case .keyForHeaders: "ignores routing keys: '--bind' would get every message"
+    case .keyForAll: "ignores routing keys: it gives every message to every queue"
+    case .headersForKey: "ignores headers: '--bind-argument' requires a headers exchange"
+    case .noKey: "compares the whole routing key: '--bind KEY' is required"
+    }
+  }
+
+  fileprivate var hint: String {
+    switch self {
+    case .keyForHeaders(let key):
+      key.holds("=") ? "Use '--bind-argument \(key)'." : "Use '--bind-argument NAME=VALUE', or leave out '--bind' to get every message."
+    case .keyForAll: "Leave out '--bind' to get every message."
+    case .headersForKey: "Use '--bind KEY'."
+    case .noKey: "For every message, bind to a topic or fanout exchange."
     }
   }
 }

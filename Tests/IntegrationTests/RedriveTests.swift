@@ -1,4 +1,5 @@
 import Foundation
+import MsctlCore
 import Support
 import Testing
 

@@ -61,6 +61,35 @@ private struct Rig {
 
 @Suite("A consumer's decisions")
 struct ConsumerTests {
+  @Test("a queue of its own is asked for again while the broker still takes it for that of the connection before")
+  func ownQueue() {
+    let binding = Consumer.Options.Binding(.exclusive(arguments: []), to: "e", keys: ["k"])
+    var rig = Rig { $0 = Consumer.Options(.bound(binding, queue: "q")) }
+    rig.lose()
+    for _ in 1...3 {
+      rig.now = max(rig.now, rig.consumer.wakeTime)
+      rig.hand(.turn(hasMore: false))
+      #expect(rig.actions.contains(.connect))
+      rig.actions = []
+      rig.connection += 1
+      rig.hand(.connected(.init(id: rig.connection, heartbeat: .seconds(10))))
+      #expect(
+        rig.sent().prefix(2) == [
+          .declareExclusive("q", arguments: []), .bind("q", exchange: "e", key: "k", arguments: []),
+        ])
+      rig.hand(
+        .lost(AMQPError(kind: .channelClosed(code: 405), reason: "RESOURCE_LOCKED"), unsent: nil, unread: []))
+    }
+    #expect(rig.consumer.isRunning)
+    // As long as an outage may last.
+    rig.now = rig.now + .seconds(60)
+    rig.hand(.turn(hasMore: false))
+    rig.connection += 1
+    rig.hand(.connected(.init(id: rig.connection, heartbeat: .seconds(10))))
+    rig.hand(.lost(AMQPError(kind: .channelClosed(code: 405), reason: "RESOURCE_LOCKED"), unsent: nil, unread: []))
+    #expect(!rig.consumer.isRunning)
+  }
+
   @Test("a message is acknowledged when it is flushed, not when it is written")
   func flushes() {
     var rig = Rig()

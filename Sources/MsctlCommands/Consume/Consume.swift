@@ -22,6 +22,9 @@ enum Consume: Verb {
     var restarts = false
     var exchange: ShortString?
     var bindings: [ShortString] = []
+    var bindArguments: [NameValue] = []
+    var isExclusive = false
+    var expires: Duration?
     var isStream = false
     var offset: StreamOffset?
     var consumerArguments: [NameValue] = []
@@ -31,8 +34,6 @@ enum Consume: Verb {
     var output = OutputOptions()
 
     init() {}
-
-    var bindingKeys: [String] { bindings.isEmpty ? ["#"] : bindings.map(\.text) }
 
     /// The limit that the queue is said to have.
     var deliveryLimit: Int? {
@@ -100,10 +101,19 @@ enum Consume: Verb {
       if options.exchange == nil, options.queue == nil {
         throw ValueError("'consume' requires QUEUE, or '--exchange NAME' with '--bind KEY'")
       }
-      if options.exchange != nil, options.queue != nil {
-        throw ValueError("QUEUE cannot be combined with '--exchange', which creates a temporary queue")
+      if options.exchange == nil, !options.bindings.isEmpty || !options.bindArguments.isEmpty {
+        throw ValueError("'--bind' and '--bind-argument' require '--exchange'")
       }
-      if options.exchange == nil, !options.bindings.isEmpty { throw ValueError("'--bind' requires '--exchange'") }
+      if options.isExclusive || options.expires != nil, options.exchange == nil || options.queue == nil {
+        throw ValueError("'--exclusive' and '--expires' require QUEUE and '--exchange'")
+      }
+      if options.isExclusive, options.broker.isPassive || options.drains || options.peeks {
+        throw ValueError(
+          "'--exclusive' declares a new queue and cannot be combined with '--passive', '--drain' or '--peek'")
+      }
+      if options.expires != nil, options.broker.isPassive {
+        throw ValueError("'--expires' declares the queue and cannot be combined with '--passive'")
+      }
       if options.peeks, options.drains || options.idle != nil || options.time != nil {
         throw ValueError("'--peek' cannot be combined with '--drain', '--idle' or '--for'")
       }
@@ -219,10 +229,26 @@ enum Consume: Verb {
           the end of the queue, and exits 1. A user who may not publish cannot peek there. If a policy sets the limit, or the \
           queue has more arguments, say it with '--queue-argument x-delivery-limit=N'.
           """),
+      .value("exchange", "x", "NAME", into: \.exchange, "Bind QUEUE, or a temporary queue, to EXCHANGE and consume it")
+        .details(
+          """
+          QUEUE is declared durable if it does not exist. It keeps its bindings, and collects messages after msctl has ended. \
+          Without QUEUE, the broker names a queue that goes with the connection.
+          """),
+      .list("bind", "b", "KEY", into: \.bindings, "Bind with this routing key (default: #)")
+        .details(
+          """
+          A topic exchange compares patterns (orders.*, orders.#), a direct one the whole key. A fanout exchange ignores keys, and a \
+          headers exchange compares headers instead (--bind-argument): '--bind' is refused there.
+          """),
+      .list("bind-argument", nil, "NAME=VALUE", into: \.bindArguments, "Bind to a headers exchange for this header")
+        .details(
+          """
+          A message must have all of them, or with x-match=any one of them. Numbers and true/false are compared as such.
+          """),
+      .toggle("exclusive", nil, into: \.isExclusive, "Declare QUEUE for this connection alone; it is deleted with it"),
       .value(
-        "exchange", "x", "NAME", into: \.exchange, "Create a temporary exclusive queue bound to EXCHANGE and consume it"
-      ),
-      .list("bind", "b", "KEY", into: \.bindings, "Bind with this routing key (default: #)"),
+        "expires", nil, "TIME", into: \.expires, "Declare QUEUE so that it is deleted after TIME without a consumer"),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
       .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or a time")
         .details(
@@ -307,11 +333,11 @@ enum Consume: Verb {
     _ options: Options, _ console: Console, _ loop: EventLoop
   ) throws(Failure) -> (AMQPConnection, PreparedQueue) {
     var setup: AMQPConnection.Setup?
-    if let queue = options.queue?.text {
+    if let queue = options.queue?.text, !options.isExclusive {
       var asked = AMQPConnection.Setup()
       asked.queue = queue
-      // A filter that cannot be started should not have got anything.
-      if options.through == nil { asked.consumer = firstConsumer(of: queue, options) }
+      // A filter that cannot be started should not have got anything, nor a queue that cannot be bound.
+      if options.through == nil, options.exchange == nil { asked.consumer = firstConsumer(of: queue, options) }
       setup = asked
     }
     let prepared = PreparedQueue()
@@ -328,7 +354,7 @@ enum Consume: Verb {
     for queue: PreparedQueue, on connection: AMQPConnection, _ options: Options
   ) throws(AMQPError) -> Consumer.Options {
     var plan = Consumer.Options(
-      options.exchange.map { .exchange($0.text, keys: options.bindingKeys, queue: queue.name) } ?? .queue(queue.name))
+      QueueBinding(options).map { .bound($0.binding, queue: queue.name) } ?? .queue(queue.name))
     plan.handling = options.handling
     plan.traits.isStream = options.isStream
     plan.offset = options.firstOffset
@@ -339,7 +365,7 @@ enum Consume: Verb {
     plan.reconnectFor = options.broker.reconnectFor
     plan.awaitsPassword = options.broker.passwordFile != nil
     plan.began = unixTime()
-    if !options.isStream, options.exchange == nil,
+    if !options.isStream, options.queue != nil, !options.isExclusive,
       connection.countsReturns || options.deliveryLimit != nil || options.peeks && connection.countsLimitedReturns,
       try connection.isQuorum(queue.name)
     {
@@ -376,36 +402,31 @@ enum Consume: Verb {
   private static func prepare(
     _ prepared: PreparedQueue, on connection: AMQPConnection, _ options: Options
   ) throws(Failure) -> Consumer.Options {
-    prepared.name =
-      if let queue = options.queue?.text { queue } else { try declareOwnQueue(on: connection, options) }
-    let name = prepared.name
-    let isStanding = connection.setup.hasQueue || options.queue == nil
-    if !isStanding, let error = connection.setup.error {
-      guard error.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
-        throw options.broker.failure(error, queue: name, connection.uri)
+    let name = options.queue?.text ?? ""
+    prepared.name = name
+    // The consumer, which was asked for after the queue, may be refused: the run meets that.
+    let missing = connection.setup.hasQueue ? nil : connection.setup.error
+    if let missing {
+      guard missing.kind == .channelClosed(code: 404), !options.broker.isPassive, !options.peeks, !options.drains else {
+        throw options.broker.failure(missing, queue: name, connection.uri)
       }
-      var broker = options.broker
-      if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
       // The refusal has closed the channel.
       do throws(AMQPError) { try connection.openChannel() } catch { throw error.failure(connection.uri) }
-      try broker.assertQueue(name, on: connection)
-      prepared.notes.append(.declaredQueue(name))
     }
+    let binding = QueueBinding(options)
+    // Before a queue is declared that could not be bound.
+    try binding?.check(on: connection)
+    if let binding, options.isExclusive || options.queue == nil || options.expires != nil {
+      prepared.name = try binding.declareQueue(options.broker, on: connection)
+    } else if missing != nil {
+      var broker = options.broker
+      if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
+      try broker.assertQueue(name, on: connection)
+    }
+    if missing != nil { prepared.notes.append(.declaredQueue(name)) }
+    try binding?.bind(prepared.name, on: connection)
     do throws(AMQPError) { return try plan(for: prepared, on: connection, options) } catch {
       throw options.broker.failure(error, queue: name, connection.uri)
-    }
-  }
-
-  private static func declareOwnQueue(on connection: AMQPConnection, _ options: Options) throws(Failure) -> String {
-    let exchange = options.exchange?.text ?? ""
-    do throws(AMQPError) {
-      return try connection.declareOwnQueue(boundTo: exchange, keys: options.bindingKeys)
-    } catch {
-      var failure = error.failure(connection.uri)
-      if case .channelClosed(code: 404) = error.kind {
-        failure.hint = "'msctl consume' does not declare exchanges; check the name."
-      }
-      throw failure
     }
   }
 }

@@ -57,14 +57,14 @@ extension AMQPConnection {
     case .declare(let name, let arguments):
       try sendDeclare(name, isPassive: false, arguments)
       reply = MSCTL_QUEUE_DECLARE_OK
-    case .declareOwn:
-      try sendDeclareOwn()
+    case .declareExclusive(let name, let arguments):
+      try sendDeclareExclusive(name, arguments)
       reply = MSCTL_QUEUE_DECLARE_OK
     case .inspect(let name):
       try sendDeclare(name, isPassive: true, [])
       reply = MSCTL_QUEUE_DECLARE_OK
-    case .bind(let name, let exchange, let key):
-      try sendBind(name, exchange, key, [])
+    case .bind(let name, let exchange, let key, let arguments):
+      try sendBind(name, exchange, key, arguments)
       reply = MSCTL_QUEUE_BIND_OK
     case .setPrefetch(let count):
       try sendPrefetch(count)
@@ -103,21 +103,51 @@ extension AMQPConnection {
     _ = try reply(MSCTL_BASIC_QOS_OK, as: amqp_basic_qos_ok_t.self)
   }
 
-  /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it; then `queue.bind`
-  /// to the exchange with each key.
-  package func declareOwnQueue(boundTo exchange: String, keys: [String]) throws(AMQPError) -> String {
-    try sendDeclareOwn()
-    let queue = try awaitDeclare().name
-    for key in keys { try bindQueue(queue, to: exchange, key: key) }
-    return queue
+  /// `queue.declare` of a queue that is this connection's own and goes with it.
+  /// - Parameter name: empty: the broker names it.
+  /// - Returns: its name.
+  package func declareExclusiveQueue(_ name: String, arguments: [AMQPField]) throws(AMQPError) -> String {
+    try sendDeclareExclusive(name, arguments)
+    return try awaitDeclare().name
   }
 
-  private func sendDeclareOwn() throws(AMQPError) {
+  /// Not with `auto_delete`, by which the queue would go with its consumer, although another one may follow on this connection.
+  private func sendDeclareExclusive(_ name: String, _ arguments: [AMQPField]) throws(AMQPError) {
+    trace?("> queue.declare \(name) (exclusive)")
     try send(
       MSCTL_QUEUE_DECLARE,
       amqp_queue_declare_t(
-        ticket: 0, queue: amqp_bytes_t(), passive: 0, durable: 0, exclusive: 1, auto_delete: 1, nowait: 0,
-        arguments: amqp_table_t()))
+        ticket: 0, queue: pool.bytes(name), passive: 0, durable: 0, exclusive: 1, auto_delete: 0, nowait: 0,
+        arguments: pool.table(arguments)))
+  }
+
+  /// The type of an exchange (`topic`); nil where this user may not know it.
+  ///
+  /// AMQP has no method that tells it, but a broker says it when it refuses to declare the exchange with another type, which closes
+  /// the channel. An exchange that does not exist is not declared by that: it is looked for first.
+  package func exchangeType(_ name: String) throws(AMQPError) -> String? {
+    try declareExchange(name, type: "headers", isPassive: true)
+    do throws(AMQPError) {
+      try declareExchange(name, type: "headers", isPassive: false)
+      return "headers"
+    } catch {
+      guard [.channelClosed(code: 406), .channelClosed(code: 403)].contains(error.kind) else { throw error }
+      try openChannel()
+      guard error.kind == .channelClosed(code: 406) else { return nil }
+      // "inequivalent arg 'type' for exchange 'e' in vhost '/': received 'headers' but current is 'topic'". The type is compared first.
+      guard error.reason.holds(text: "inequivalent arg 'type'") else { return "headers" }
+      return error.reason.utf8.split(separator: UInt8(ascii: "'")).last.map { String(Substring($0)) }
+    }
+  }
+
+  private func declareExchange(_ name: String, type: String, isPassive: Bool) throws(AMQPError) {
+    trace?("> exchange.declare \(name)\(isPassive ? " (passive)" : "")")
+    try send(
+      MSCTL_EXCHANGE_DECLARE,
+      amqp_exchange_declare_t(
+        ticket: 0, exchange: pool.bytes(name), type: pool.bytes(type), passive: isPassive ? 1 : 0, durable: 1,
+        auto_delete: 0, internal: 0, nowait: 0, arguments: amqp_table_t()))
+    _ = try reply(MSCTL_EXCHANGE_DECLARE_OK, as: amqp_exchange_declare_ok_t.self)
   }
 
   /// `queue.bind`: the queue gets what is published to the exchange with this routing key.

@@ -5,13 +5,14 @@ package enum AMQPMethod: Sendable, Equatable {
   case openChannel
   /// `queue.declare`: a durable queue with these arguments, made where it does not exist. The reply is `queue`.
   case declare(String, arguments: [AMQPField])
-  /// `queue.declare` of a queue that the broker names, which is this connection's own and goes with it. The reply is `queue`.
-  case declareOwn
+  /// `queue.declare` of a queue that is this connection's own and goes with it; the broker names it where the name is empty. The reply
+  /// is `queue`.
+  case declareExclusive(String, arguments: [AMQPField] = [])
   /// `queue.declare` with `passive`: the queue must exist, and is left as it is. The reply is `queue`; it comes after all that was
   /// delivered before it.
   case inspect(String)
   /// `queue.bind`. The reply is `bound`.
-  case bind(String, exchange: String, key: String)
+  case bind(String, exchange: String, key: String, arguments: [AMQPField] = [])
   /// `basic.qos`: how many deliveries may be unacknowledged; 0: no bound. The reply is `prefetchSet`.
   case setPrefetch(Int)
   /// `basic.consume`, with manual acknowledgement unless `isAutomatic`. The reply is `consuming`.

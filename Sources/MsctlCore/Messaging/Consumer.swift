@@ -186,7 +186,7 @@ package struct Consumer: Sendable {
     prefetch = options.prefetch
     outage = Outage(limit: options.reconnectFor, first: options.connectFor, at: now)
     switch options.source {
-    case .queue(let name), .exchange(_, _, let name): queue = name
+    case .queue(let name), .bound(_, let name): queue = name
     }
     end = options.time.map { now + $0 } ?? .never
     (returnEnd, requeueEnd, askTime) = (now, now, now)

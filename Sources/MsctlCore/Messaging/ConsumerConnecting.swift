@@ -14,13 +14,25 @@ extension Consumer {
     } else if !hasConsumed {
       // The queue is known to be there.
       consume()
-    } else if case .exchange = options.source {
-      ask(.declareOwn, .ownQueue)
     } else {
-      ask(.inspect(queue), .queue)
-      consume()
+      prepareQueue()
     }
   }
+
+  private mutating func prepareQueue() {
+    let binding = binding
+    switch binding?.queue {
+    // What follows needs its name.
+    case .brokerNamed?: return ask(.declareExclusive(""), .ownQueue)
+    case .exclusive(let arguments)?: ask(.declareExclusive(queue, arguments: arguments), .queue)
+    case .declared(let arguments)?: ask(.declare(queue, arguments: arguments), .queue)
+    case .existing?, nil: ask(.inspect(queue), .queue)
+    }
+    for method in binding?.methods(queue) ?? [] { ask(method, .bound) }
+    consume()
+  }
+
+  private var binding: Options.Binding? { if case .bound(let binding, _) = options.source { binding } else { nil } }
 
   mutating func consume() {
     ask(.setPrefetch(prefetch), .prefetch)
@@ -38,9 +50,8 @@ extension Consumer {
   }
 
   private mutating func ownQueueMade(_ name: String) {
-    guard case .exchange(let exchange, let keys, _) = options.source else { return }
     queue = name
-    for key in keys { ask(.bind(name, exchange: exchange, key: key), .bound) }
+    for method in binding?.methods(name) ?? [] { ask(method, .bound) }
     consume()
   }
 
@@ -51,7 +62,7 @@ extension Consumer {
     if let idle = options.idle { (idleEnd, silenceEnd) = (now + idle, .never) }
     guard hasConsumed else { return hasConsumed = true }
     if outage.isFirstBreak { actions.append(.note(.reconnected)) }
-    if case .exchange(let exchange, _, _) = options.source { actions.append(.note(.newQueue(exchange: exchange))) }
+    if let binding, binding.isExclusive { actions.append(.note(.newQueue(exchange: binding.exchange))) }
   }
 
   // MARK: Replies
@@ -168,10 +179,15 @@ extension Consumer {
     if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
       return end(.consumerTimeout(error.reason))
     }
-    guard error.isTransient, !options.peeks, options.reconnectFor > .zero else {
+    guard error.isTransient || isHeldByLastConnection(error), !options.peeks, options.reconnectFor > .zero else {
       return end(.broker(error), mayReconnect: false)
     }
     reconnect(after: error, isIdle, isOver)
+  }
+
+  /// Whether the queue is still that of the connection before, whose end the broker has not noticed yet.
+  private func isHeldByLastConnection(_ error: AMQPError) -> Bool {
+    error.kind == .channelClosed(code: 405) && hasConsumed && binding?.isExclusive ?? false
   }
 
   /// The broker refused the consumer because of what only queues have that are no streams.

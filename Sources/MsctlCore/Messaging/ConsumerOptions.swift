@@ -13,8 +13,44 @@ extension Consumer {
     /// What is consumed.
     package enum Source: Sendable, Equatable {
       case queue(String)
-      /// A queue of this connection alone, bound to the exchange; the name of the first one is known already.
-      case exchange(String, keys: [String], queue: String)
+      /// A queue that is bound to an exchange on each connection; on the first one that is done already.
+      case bound(Binding, queue: String)
+    }
+
+    /// How a queue is bound to an exchange, and what is made sure of before.
+    package struct Binding: Sendable, Equatable {
+      package enum Queue: Sendable, Equatable {
+        /// Of this connection alone, with the same name on each.
+        case exclusive(arguments: [AMQPField])
+        /// Of this connection alone, and the broker names it.
+        case brokerNamed
+        /// Declared, unless it is there with these arguments.
+        case declared(arguments: [AMQPField])
+        /// It must be there, with whatever arguments.
+        case existing
+      }
+
+      package var queue: Queue
+      package var exchange: String
+      package var keys: [String]
+      package var arguments: [AMQPField]
+
+      package init(_ queue: Queue, to exchange: String, keys: [String], arguments: [AMQPField] = []) {
+        (self.queue, self.exchange, self.keys, self.arguments) = (queue, exchange, keys, arguments)
+      }
+
+      /// Whether the queue goes with its connection, and with it what it holds.
+      var isExclusive: Bool {
+        switch queue {
+        case .exclusive, .brokerNamed: true
+        case .declared, .existing: false
+        }
+      }
+
+      /// What binds a queue of this name.
+      package func methods(_ name: String) -> [AMQPMethod] {
+        keys.map { .bind(name, exchange: exchange, key: $0, arguments: arguments) }
+      }
     }
 
     package var source: Source

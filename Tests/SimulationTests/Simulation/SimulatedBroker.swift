@@ -417,8 +417,8 @@ package final class SimulatedBroker {
       }
       channel.certain = channel.commands.count
       reply(.queue(state(of: queue)), channel)
-    case .declareOwn:
-      let queue = makeQueue("amq.gen-\(id)-\(channel.generation)", .classic)
+    case .declareExclusive(let name, _):
+      let queue = makeQueue(name.isEmpty ? "amq.gen-\(id)-\(channel.generation)" : name, .classic)
       reply(.queue(state(of: queue)), channel)
     case .bind: reply(.bound, channel)
     case .setPrefetch(let count):
