@@ -32,8 +32,10 @@ struct QueueBindingTests {
       // It is taken as it is.
       let second = try await RunningProcess(Tool.binary, words + ["--drain"]).end()
       #expect(second.out == "2\n2\n" && second.err == "", "\(second)")
-      #expect(
-        try await Services.management("GET", "/queues/%2F/\(queue)").contains(#""durable":true,"exclusive":false"#))
+      try await eventually("the management API knows it as durable") {
+        let state = try await Services.management("GET", "/queues/%2F/\(queue)")
+        return state.contains(#""durable":true"#) && state.contains(#""exclusive":false"#)
+      }
     }
   }
 
