@@ -722,7 +722,9 @@ extension BindingMisfit {
   fileprivate var hint: String {
     switch self {
     case .keyForHeaders(let key):
-      key.holds("=") ? "Use '--bind-argument \(key)'." : "Use '--bind-argument NAME=VALUE', or leave out '--bind' to get every message."
+      key.holds("=")
+        ? "Use '--bind-argument \(key)'."
+        : "Use '--bind-argument NAME=VALUE', or leave out '--bind' to get every message."
     case .keyForAll: "Leave out '--bind' to get every message."
     case .headersForKey: "Use '--bind KEY'."
     case .noKey: "For every message, bind to a topic or fanout exchange."
