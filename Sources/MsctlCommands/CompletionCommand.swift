@@ -10,15 +10,14 @@ enum CompletionCommand: Verb {
     var shell: ShellCompletion?
     var list: List?
     var managementURL: String?
+    /// Whoever presses Tab does not wait longer.
+    var patience: Duration = .milliseconds(300)
     var agent = AgentOptions()
     var broker = BrokerOptions()
     var output = OutputOptions()
 
     init() {}
   }
-
-  /// Whoever presses Tab does not wait longer.
-  private static let patience: Duration = .milliseconds(300)
 
   static let command = Command<Options>(
     "completion", "write the completions for a shell",
@@ -28,7 +27,7 @@ enum CompletionCommand: Verb {
 
       Service names come from the Consul agent, queue names from RabbitMQ's management API: port 15672 of the broker, or \
       15671 with HTTPS and the broker's CA certificates if its URI is amqps://. A list that takes longer than \
-      \(patience.shown) stays empty.
+      \(Options().patience.shown) stays empty; MSCTL_COMPLETION_TIMEOUT sets another limit.
       """,
     flags: [
       .value("list", nil, "WHAT", into: \.list, "Write the known names, one per line")
@@ -39,7 +38,8 @@ enum CompletionCommand: Verb {
     variables: AgentOptions.variables.lifted(to: \.agent) + [
       .value(
         "MSCTL_MANAGEMENT_URL", into: \.managementURL,
-        "Base URL of RabbitMQ's management API, including /api: http://HOST:15672/api; https:// for an amqps:// broker")
+        "Base URL of RabbitMQ's management API, including /api: http://HOST:15672/api; https:// for an amqps:// broker"),
+      .value("MSCTL_COMPLETION_TIMEOUT", into: \.patience, "Time limit for a list of names (default: 300ms)"),
     ],
     examples: [Example("eval \"$(msctl completion bash)\"", "Current bash session only")],
     check: { options throws(ValueError) in
@@ -66,7 +66,7 @@ enum CompletionCommand: Verb {
     switch options.list {
     case .service:
       var settings = try options.agent.settings()
-      settings.timeout = patience
+      settings.timeout = options.patience
       return try loop.answer(to: ConsulAgent(settings, over: http).beginServices()).map(\.name)
     case .queue:
       guard let uri = options.broker.brokers.uris.first else { return [] }
@@ -76,7 +76,7 @@ enum CompletionCommand: Verb {
         ?? (uri.usesTLS ? "https://\(hostPort(uri.host, 15671))/api" : "http://\(hostPort(uri.host, 15672))/api")
       guard !uri.usesTLS || base.lowercasedASCII.begins(with: "https://") else { return [] }
       var request = HTTPRequest(url: "\(base)/queues/\(Percent.encode(uri.vhost))?columns=name")
-      request.deadline = .after(patience)
+      request.deadline = .after(options.patience)
       request.usesProxy = false
       request.tls.authorityFile = uri.authorityFile
       request.tls.certificateFile = uri.certificateFile

@@ -114,21 +114,20 @@ struct BreakingServerTests {
           return number > 2 && !line.contains("/proc/") ? String(line[place.upperBound...]) : nil
         })
     }
-    // Those that the tests themselves have and pass on.
-    let ours = descriptors(try await Tool.shell("exec ls -l /proc/self/fd").out)
     try await withService { service in
       _ = try await Tool.run("register", service, "-p", "1", "--address", "127.0.0.1")
-      let watch = try Tool.start("discover", service, "--watch", "--exec", "ls -l /proc/self/fd; cat >/dev/null")
+      let watch = try Tool.startBare(
+        ["discover", service, "--watch", "--exec", "ls -l /proc/self/fd; cat >/dev/null"])
       try await eventually("the command has run") { watch.out.contains("total") && watch.out.contains("/proc/") }
-      #expect(descriptors(watch.out).subtracting(ours) == [])
+      #expect(descriptors(watch.out) == [])
       watch.signal(SIGTERM)
-      let held = try Tool.start(
+      let held = try Tool.startBare([
         "register", service, "-p", "0", "--", "sh", "-c",
         "python3 -m http.server $PORT >/dev/null 2>&1 & trap 'kill $!; exit' TERM; "
-          + "while ! msctl discover \(service) -o hostport | grep -q :$PORT; do sleep 0.1; done; ls -l /proc/self/fd; wait"
-      )
+          + "while ! msctl discover \(service) -o hostport | grep -q :$PORT; do sleep 0.1; done; ls -l /proc/self/fd; wait",
+      ])
       try await eventually("the command has run") { held.out.contains("total") && held.out.contains("/proc/") }
-      #expect(descriptors(held.out).subtracting(ours) == [])
+      #expect(descriptors(held.out) == [])
       held.signal(SIGTERM)
       _ = try await held.end()
       let given = try await Tool.shell(
@@ -145,7 +144,7 @@ struct BreakingServerTests {
     ])
   func numbers(_ headers: [String]) async throws {
     let server = try TestServer { _ in .status(503, "Busy", "", headers: headers) }
-    let output = try await Tool.run("call", server.url, "--retry", "1", "--timeout", "20s")
+    let output = try await Tool.run("call", server.url, "--retry", "1", "--timeout", "200s")
     #expect(output.status == 5)
   }
 
@@ -171,6 +170,7 @@ struct BreakingServerTests {
   @Test("Tab asks the management API of an amqps:// broker by HTTPS alone, with the broker's authorities")
   func managementOverTLS() async throws {
     // An address of its own, so that the API's own ports are free there.
+    let host = "127.0.\(Int.random(in: 1...255)).\(Int.random(in: 1...254))"
     let script = """
       import http.server, ssl, sys, threading
       class H(http.server.BaseHTTPRequestHandler):
@@ -178,8 +178,8 @@ struct BreakingServerTests {
           print(self.server.server_port, self.headers['Authorization'], flush=True)
           self.send_response(200); self.end_headers(); self.wfile.write(b'[{"name":"q1"}]')
         def log_message(self, *a): pass
-      plain = http.server.HTTPServer(('127.0.9.9', 15672), H)
-      safe = http.server.HTTPServer(('127.0.9.9', 15671), H)
+      plain = http.server.HTTPServer(('\(host)', 15672), H)
+      safe = http.server.HTTPServer(('\(host)', 15671), H)
       c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); c.load_cert_chain(sys.argv[1], sys.argv[2])
       safe.socket = c.wrap_socket(safe.socket, server_side=True)
       threading.Thread(target=plain.serve_forever, daemon=True).start()
@@ -191,31 +191,27 @@ struct BreakingServerTests {
     defer { try? FileManager.default.removeItem(at: folder) }
     let made = try await Tool.shell(
       "cd \(folder.path); openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out c.pem -days 2 -subj /CN=x "
-        + "-addext subjectAltName=IP:127.0.9.9 2>/dev/null")
+        + "-addext subjectAltName=IP:\(host) 2>/dev/null")
     #expect(made.status == 0)
     let server = try RunningProcess(
       "/usr/bin/env", ["python3", "-W", "ignore", "-c", script, folder.path + "/c.pem", folder.path + "/k.pem"])
     try await eventually("it listens") { server.out == "ready\n" }
-    let uri = "amqps://ada:hunter2@127.0.9.9?cacertfile=\(folder.path)/c.pem"
+    let uri = "amqps://ada:hunter2@\(host)?cacertfile=\(folder.path)/c.pem"
     func queues(_ uri: String, _ more: [String: String] = [:]) async throws -> String {
-      let environment = ["AMQP_URL": uri].merging(more) { $1 }
-      // Who presses Tab does not wait: a machine under load may need another try.
-      for _ in 0..<20 {
-        let output = try await Tool.run("completion", "--list", "queue", environment: environment)
-        #expect(output.status == 0 && output.err == "")
-        if !output.out.isEmpty { return output.out }
-      }
-      return ""
+      let environment = ["AMQP_URL": uri, "MSCTL_COMPLETION_TIMEOUT": "10m"].merging(more) { $1 }
+      let output = try await Tool.run("completion", "--list", "queue", environment: environment)
+      #expect(output.status == 0 && output.err == "")
+      return output.out
     }
     #expect(try await queues(uri) == "q1\n")
     #expect(server.out.contains("15671 Basic "))
     #expect(!server.out.contains("15672"))
     // Neither to a server that cannot prove who it is, nor in the clear because a variable says so.
     let before = server.out
-    #expect(try await queues("amqps://ada:hunter2@127.0.9.9") == "")
-    #expect(try await queues(uri, ["MSCTL_MANAGEMENT_URL": "http://127.0.9.9:15672/api"]) == "")
+    #expect(try await queues("amqps://ada:hunter2@\(host)") == "")
+    #expect(try await queues(uri, ["MSCTL_MANAGEMENT_URL": "http://\(host):15672/api"]) == "")
     #expect(server.out == before)
-    #expect(try await queues("amqp://ada:hunter2@127.0.9.9") == "q1\n")
+    #expect(try await queues("amqp://ada:hunter2@\(host)") == "q1\n")
     server.signal(SIGKILL)
   }
 }

@@ -41,9 +41,11 @@ struct BrokerDoorTests {
       let proxy = try FaultProxy(to: brokerPort) { _ in .none }
       let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
       try await broker.declareQueue(queue)
+      let published = Counter()
       let cutter = Task {
-        while !Task.isCancelled {
-          try await Task.sleep(for: .milliseconds(100))
+        // However slow the machine is, something goes through between two cuts.
+        for count in stride(from: 50, to: 1000, by: 50) {
+          while published.value < count { try await Task.sleep(for: .milliseconds(1)) }
           proxy.cutAll()
         }
       }
@@ -52,6 +54,7 @@ struct BrokerDoorTests {
           group.addTask {
             try await Task.sleep(for: .milliseconds(number / 2))
             try await broker.publish("\(number)", to: queue)
+            published.next()
           }
         }
         try await group.waitForAll()
@@ -166,7 +169,9 @@ struct BrokerDoorTests {
       let limit = 1 << 20
       // The first connection is the publisher's.
       let proxy = try FaultProxy(to: brokerPort) { $0 == 0 ? .stall(.up, after: limit) : .none }
-      let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)")
+      var options = Broker.Options()
+      options.confirmTimeout = .seconds(3600)
+      let broker = try await Broker.connect(to: "amqp://guest:guest@127.0.0.1:\(proxy.port)", options: options)
       let isSettled = Mutex(false)
       let publishing = Task {
         // More than the buffers on the way hold.

@@ -61,7 +61,7 @@ struct ExampleTests {
         """
         cd \(folder.path); PATH=\(folder.path)/bin:$PATH; export PATH
         \(prepare)
-        timeout \(goesOn ? 3 : 30) bash -c "$(cat <<'EXAMPLE'
+        timeout \(goesOn ? 3 : 300) bash -c "$(cat <<'EXAMPLE'
         \(text)
         EXAMPLE
         )"

@@ -196,7 +196,7 @@ struct FaultTests {
         let descriptors = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.pid)/fd").count
         return (Int(line.split(separator: " ").dropFirst().first ?? "") ?? 0, descriptors)
       }
-      try await eventually("a tenth is through", within: 300) { lines() > count / 10 }
+      try await eventually("a tenth is through", within: 600) { lines() > count / 10 }
       let early = try needs()
       try await eventually("nine tenths are through", within: 600) { lines() > count * 8 / 10 }
       let late = try needs()

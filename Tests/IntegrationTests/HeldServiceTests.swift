@@ -84,7 +84,9 @@ struct HeldServiceTests {
     let service = Services.uniqueName("held")
     let held = try start([service, "-p", "0", "--check", "tcp", "--interval", "1s", "--check", "ttl=1s"] + Self.server)
     try await eventually("it is passing") { try await isPassing(service) }
-    let place = try #require(try await Tool.run("discover", service, "-o", "hostport").lines.first)
+    // Whatever it is now: its time to live is short.
+    let place = try #require(
+      try await Tool.run("discover", service, "--status", "any", "-o", "hostport").lines.first)
     held.signal(SIGKILL)
     try await eventually("it is critical") { try await !isPassing(service) }
     // The command has lost who held it; it is this test's to end it.
@@ -99,11 +101,8 @@ struct HeldServiceTests {
     let held = try start(["s", "-p", "0", "--check", "ttl=1s"] + Self.server, agent.environment)
     try await eventually("it is registered") { try await isPassing("s", agent.environment) }
     try await agent.kill()
-    // Refused, or broken where the agent died with a request before it.
-    try await eventually("it is told") {
-      held.err.contains("connection refused; the command keeps running")
-        || held.err.contains("broke: Recv failure: Connection reset by peer; the command keeps running")
-    }
+    // Refused, or broken where the agent died with a request before it, or too late.
+    try await eventually("it is told") { held.err.contains("; the command keeps running") }
     try agent.forgetEverything()
     try await agent.start()
     try await eventually("it is registered again") { try await isPassing("s", agent.environment) }
@@ -112,7 +111,7 @@ struct HeldServiceTests {
     held.signal(SIGTERM)
     let output = try await held.end()
     #expect(output.status == 128 + SIGTERM)
-    #expect(output.err.contains("could not be deregistered: cannot connect to the Consul agent"))
+    #expect(output.err.contains("could not be deregistered: "))
   }
 
   @Test("a command whose registration is refused is ended")

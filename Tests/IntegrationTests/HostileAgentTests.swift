@@ -93,12 +93,13 @@ struct HostileAgentTests {
     #expect(list.status == 0)
     #expect(list.out.split(separator: "\n").count { $0.hasPrefix("upstream ") } == 300)
 
+    let start = Date()
     let watch = try Tool.start("discover", "--watch", "-v", environment: agent.environment)
     func questions() -> Int { watch.err.split(separator: "\n").count { $0.hasPrefix("> GET ") } }
     func events(_ name: String) -> Int { watch.out.components(separatedBy: #""service":"\#(name)","#).count - 1 }
     try await eventually("all are told") { events("s300") == 1 && events("s299") == 1 }
     let before = (questions: questions(), time: Date())
-    #expect(before.questions < 400)
+    #expect(Double(before.questions) < 330 + 20 * before.time.timeIntervalSince(start))
     let flaps = events("s1") + events("s2")
     try await eventually("flaps are told") { events("s1") + events("s2") >= flaps + 4 }
     let rate = Double(questions() - before.questions) / Date().timeIntervalSince(before.time)
@@ -106,7 +107,7 @@ struct HostileAgentTests {
     // What does not flap is seen meanwhile, whether a check says so or nothing but the catalog does.
     _ = try await Tool.run("register", "s200", "-p", "7", "--id", "more", environment: agent.environment)
     try await eventually("the new instance is told") { watch.out.contains(#""id":"more""#) }
-    #expect(questions() - before.questions < 800)
+    #expect(Double(questions() - before.questions) < 400 + 20 * Date().timeIntervalSince(before.time))
     flapping.signal(SIGKILL)
     watch.signal(SIGTERM)
   }
@@ -144,8 +145,11 @@ struct HostileAgentTests {
     try await withService { service in
       _ = try await Tool.run("register", service, "-p", "1", "--address", "127.0.0.1")
       for time in ["0", "1ms"] {
-        let output = try await Tool.run("discover", service, "--wait", time, "-o", "hostport")
-        #expect(output.status == 0 && output.out == "127.0.0.1:1\n")
+        // The agent has a second to answer.
+        try await eventually("it is shown") {
+          let output = try await Tool.run("discover", service, "--wait", time, "-o", "hostport")
+          return output.status == 0 && output.out == "127.0.0.1:1\n"
+        }
       }
       #expect(try await Tool.run("discover", service + "x", "--wait", "0").status == 8)
     }
@@ -157,12 +161,16 @@ struct HostileAgentTests {
   func hungAgent() async throws {
     let never = DispatchSemaphore(value: 0)
     let agent = try FakeAgent { _ in .init(["HTTP/1.1 200 OK\r\n", "x"], gate: { _ in never.wait() }) }
-    let start = Date()
-    let output = try await Tool.run("call", "s", "--timeout", "500ms", environment: agent.environment)
-    #expect(output.status == 8)
-    #expect(output.err.contains("the Consul agent"))
-    #expect(Date().timeIntervalSince(start) < 4)
-    never.signal()
+    // By itself, a look-up takes up to 10 s.
+    let isInTime = try await isInTime(.seconds(8)) {
+      let begin = ContinuousClock.now
+      let output = try await Tool.run("call", "s", "--timeout", "500ms", environment: agent.environment)
+      #expect(output.status == 8)
+      #expect(output.err.contains("the Consul agent"))
+      return begin.duration(to: .now)
+    }
+    #expect(isInTime)
+    for _ in agent.requests { never.signal() }
   }
 
   @Test("'--retry' covers the agent, too")
@@ -273,7 +281,7 @@ struct HostileAgentTests {
     #expect(try await run("discover", "s", "-o", "hostport").out == "127.0.0.1:\(server.port)\n")
     #expect(try await run("discover", "s", "-o", "hostport", "--port-name", "grpc").out == "127.0.0.1:9090\n")
     #expect(
-      try await run("discover", "s", "-o", "hostport", "--port-name", "grpc", "--wait", "5s").out == "127.0.0.1:9090\n")
+      try await run("discover", "s", "-o", "hostport", "--port-name", "grpc", "--wait", "5m").out == "127.0.0.1:9090\n")
     let json = try await run("discover", "s").out
     #expect(
       json.hasSuffix(

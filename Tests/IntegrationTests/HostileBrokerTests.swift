@@ -92,18 +92,27 @@ struct HostileBrokerTests {
 
   @Test("cannot deliver past the prefetch, whatever the reader of the output does")
   func prefetch() async throws {
+    let isLeft = Mutex(false)
     let broker = try FakeBroker { peer, method in
       guard method.name == .consume else { return false }
       peer.send(FakeBroker.method(0x003C_0015, FakeBroker.shortText("tag")))
       var tag: UInt64 = 0
       let body = [UInt8](repeating: 0x61, count: 100_000)
       repeat { tag += 1 } while peer.send(FakeBroker.deliver(tag: tag, body: body))
+      isLeft.withLock { $0 = true }
       return true
     }
     // Nobody reads the output, so nothing is acknowledged.
-    let output = try await Tool.shell(
-      "ulimit -v 1048576; { msctl consume q --prefetch 10 --passive; echo $? >&2; } | sleep 30 & wait %1; wait",
-      environment: ["AMQP_URL": broker.uri])
+    let script = try RunningProcess(
+      "/bin/bash",
+      [
+        "-c",
+        "exec 3<&0; ulimit -v 1048576; { msctl consume q --prefetch 10 --passive; echo $? >&2; } | { read -r go <&3; }",
+      ],
+      input: nil, environment: ["AMQP_URL": broker.uri])
+    try await eventually("the consumer leaves the broker") { isLeft.withLock { $0 } }
+    try script.write("go\n")
+    let output = try await script.end()
     #expect(output.err.contains("the broker sent more messages than the prefetch of 10 allows"), "\(output)")
     #expect(output.err.hasSuffix("\n1\n"), "\(output)")
   }
@@ -214,7 +223,7 @@ struct HostileBrokerTests {
       peer.send(FakeBroker.method(0x003C_0015, FakeBroker.shortText("tag")) + bytes)
       return true
     }
-    let output = try await run("consume q --passive --for 20s", broker)
+    let output = try await run("consume q --passive --for 10m", broker)
     #expect(output.status == 1 && output.err.contains(sentence), "\(output)")
   }
 
@@ -260,7 +269,7 @@ struct HostileBrokerTests {
           { printf '{"body":1,"routingKey":"%s","properties":{"headers":{"h":"' \(queue); head -c $n /dev/zero | tr '\\0' x; printf '"}}}'; } > $HOME/m
           msctl publish -e -q < $HOME/m 2>/dev/null && break
         done
-        echo $n; msctl consume \(queue) --peek > /dev/null; msctl consume \(queue) --count 1 -e --for 20s | wc -c
+        echo $n; msctl consume \(queue) --peek > /dev/null; msctl consume \(queue) --count 1 -e --for 10m | wc -c
         """
       let output = try await Tool.shell(script)
       let numbers = output.lines.compactMap { Int($0) }

@@ -74,12 +74,6 @@ struct ChildEnvironmentTests {
   private static let list =
     "for f in /proc/$$/fd/*; do case ${f##*/} in [012]) ;; *) test -L $f && readlink $f >&2;; esac; done; echo listed >&2"
 
-  /// Runs msctl with no descriptors but the standard ones.
-  private func start(_ words: [String]) throws -> RunningProcess {
-    let script = #"for f in /proc/$$/fd/*; do n=${f##*/}; test $n -gt 2 && eval "exec $n>&-"; done; exec "$@""#
-    return try RunningProcess("/bin/bash", ["-c", script, "bash", Tool.binary] + words)
-  }
-
   @Test("a command inherits the standard descriptors alone, however many others run")
   func descriptors() async throws {
     try await withQueue { queue in
@@ -89,21 +83,23 @@ struct ChildEnvironmentTests {
       defer { try? FileManager.default.removeItem(at: folder) }
       // Each waits until all three run.
       let wait = "touch \(folder.path)/$$; while [ $(ls \(folder.path) | wc -l) -lt 3 ]; do sleep 0.05; done"
-      let exec = try await start(
+      let exec = try await Tool.startBare(
         ["consume", queue, "--drain", "--parallel", "3", "--exec", "\(wait); \(Self.list)"]
       ).end()
       #expect(exec.err == "listed\nlisted\nlisted\n")
       _ = try await Tool.run("publish", queue, input: "1")
-      let through = try await start(["consume", queue, "--drain", "--through", "\(Self.list); cat"]).end()
+      let through = try await Tool.startBare(["consume", queue, "--drain", "--through", "\(Self.list); cat"]).end()
       #expect(through.err == "listed\n")
     }
   }
 
   @Test("a held service and the command of a watch inherit the standard descriptors alone")
   func descriptorsBesideAnAgent() async throws {
-    let held = try await start(["register", Services.uniqueName("held"), "-p", "0", "--", "sh", "-c", Self.list]).end()
+    let held = try await Tool.startBare(
+      ["register", Services.uniqueName("held"), "-p", "0", "--", "sh", "-c", Self.list]
+    ).end()
     #expect(held.err == "listed\n")
-    let watch = try start(["discover", Services.uniqueName("none"), "--watch", "--exec", Self.list])
+    let watch = try Tool.startBare(["discover", Services.uniqueName("none"), "--watch", "--exec", Self.list])
     try await eventually("the command has run") { watch.err.contains("listed\n") }
     #expect(watch.err == "listed\n")
     watch.signal(SIGTERM)
@@ -166,7 +162,7 @@ struct ChildEndTests {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2")
       let consumer = try Tool.start(
-        "consume", queue, "--for", "1s", "--through", "trap '' TERM; read x; echo $x; while :; do sleep 1; done")
+        "consume", queue, "--for", "10s", "--through", "trap '' TERM; read x; echo $x; while :; do sleep 1; done")
       let output = try await end(of: consumer)
       #expect(output.out == "1\n" && output.status == 137)
       #expect(output.err.contains("\(Self.killed), with 1 message unprocessed\n       They are requeued.\n"))
@@ -224,7 +220,7 @@ struct ChildEndTests {
       _ = try await Tool.run("publish", queue, input: "1 2 3")
       let script = "sleep 1; read x; \(script); exec sleep 300"
       let output = try await Tool.shell(
-        "timeout -k 1 60 msctl consume \(queue) --through '\(script)'; echo status $?; times")
+        "timeout -k 1 300 msctl consume \(queue) --through '\(script)'; echo status $?; times")
       #expect(output.lines.prefix(2) == ["1", "status 143"], "\(output)")
       #expect(
         output.err
@@ -245,7 +241,8 @@ struct ChildEndTests {
     }
     let deaf = try start("trap '' TERM; echo up; while :; do sleep 1; done")
     let stopped = try start("echo up; kill -STOP $$")
-    let parent = try start("(trap '' TERM; echo $BASHPID; exec sleep 300) & sleep 0.5; exit 3")
+    let parent = try start(
+      "(trap '' TERM; echo $BASHPID | tee $HOME/up; exec sleep 300) & until test -s $HOME/up; do sleep 0.05; done; exit 3")
     for process in [deaf, stopped] {
       try await eventually("it runs") { process.out.contains("up\n") }
       process.signal(SIGTERM)

@@ -26,7 +26,7 @@ struct HostileCompletionTests {
       child, terminal = pty.fork()
       if child == 0: os.execvp(command[0], command)
       seen = b''
-      def read_until(done, limit=60):
+      def read_until(done, limit=600):
         global seen
         end = time.time() + limit
         while not done():
@@ -98,7 +98,7 @@ struct HostileCompletionTests {
   private func check(_ prefix: String, verb: String, environment: [String: String]) async throws {
     for (shell, setUp) in Self.shells {
       var left = hostileNames
-      // A machine under load may not name them within the time that Tab waits: then nothing is offered, and Tab is pressed again.
+      // A busy management API fails now and then: then nothing is offered, and Tab is pressed again.
       for attempt in 1...10 where !left.isEmpty {
         let (words, files, screen) = try await words(
           shell, setUp, typing: left.map { "msctl \(verb) \(prefix)\($0.typed)" }, environment: environment)
@@ -117,9 +117,12 @@ struct HostileCompletionTests {
     let prefix = Services.uniqueName("q") + "-"
     for (name, _) in hostileNames + [("tab\there", ""), ("esc\u{1B}[31m", "")] { try await declare(prefix + name) }
     try await declare("-\(prefix)")
-    let environment = ["MSCTL_MANAGEMENT_URL": Services.managementAPI]
+    let environment = ShellTests.patient.merging(["MSCTL_MANAGEMENT_URL": Services.managementAPI]) { $1 }
     do {
-      let list = try await Tool.run("completion", "--list", "queue", environment: environment)
+      var list = try await Tool.run("completion", "--list", "queue", environment: environment)
+      for _ in 1...10 where list.out.isEmpty {
+        list = try await Tool.run("completion", "--list", "queue", environment: environment)
+      }
       #expect(list.lines.count { $0.hasPrefix(prefix) } == hostileNames.count)
       #expect(!list.out.contains("here\n") && !list.out.contains("\u{1B}"))
       try await check(prefix, verb: "consume", environment: environment)
@@ -142,7 +145,7 @@ struct HostileCompletionTests {
       // It would be an option.
       ["consume", "-" + prefix.dropLast(2)],
     ].map { ["msctl"] + $0 }
-    // As above: a machine under load may not name them in time.
+    // As above.
     for attempt in 1...10 {
       let (words, files, _) = try await words(
         shell, setUp,
@@ -171,7 +174,7 @@ struct HostileCompletionTests {
     try await eventually("the catalogue has them") {
       try await Tool.run("discover", environment: agent.environment).lines.count > hostileNames.count
     }
-    try await check("s-", verb: "discover", environment: agent.environment)
+    try await check("s-", verb: "discover", environment: agent.environment.merging(ShellTests.patient) { $1 })
   }
 
   private func declare(_ queue: String) async throws {

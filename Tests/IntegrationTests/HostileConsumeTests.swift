@@ -52,19 +52,19 @@ struct BrokenConsumerTests {
       _ = try await Tool.shell("head -c 300000 /dev/zero | tr '\\0' x | msctl publish \(queue) --raw -q")
       let proxy = try FaultProxy(to: brokerPort) { _ in .cut(.down, after: 100_000) }
       let output = try await Tool.shell(
-        "timeout 40 msctl consume \(queue) --reconnect-for 2s", environment: through(proxy))
+        "timeout 300 msctl consume \(queue) --reconnect-for 4s", environment: through(proxy))
       #expect(output.status == 6)
       #expect(output.err.shows("consume repeatedBreaks", ["queue": queue]))
-      #expect(proxy.connections > 2 && proxy.connections < 60)
+      #expect(proxy.connections >= 2 && proxy.connections < 60)
       #expect(try await Tool.run("consume", queue, "--drain").out.utf8.count > 300_000)
 
       let publisher = try FaultProxy(to: brokerPort) { _ in .cut(.up, after: 100_000) }
       let published = try await Tool.shell(
-        "head -c 300000 /dev/zero | tr '\\0' x | timeout 40 msctl publish \(queue) --raw --reconnect-for 2s",
+        "head -c 300000 /dev/zero | tr '\\0' x | timeout 300 msctl publish \(queue) --raw --reconnect-for 4s",
         environment: through(publisher))
       #expect(published.status == 7)
       #expect(published.err.shows("publish repeatedBreaks", ["queue": queue]))
-      #expect(publisher.connections > 2 && publisher.connections < 60)
+      #expect(publisher.connections >= 2 && publisher.connections < 60)
     }
   }
 
@@ -77,12 +77,18 @@ struct BrokenConsumerTests {
       let consumer = try RunningProcess(
         Tool.binary,
         [
-          "consume", queue, "--count", "12", "--exec", "cat; echo; sleep 0.3", "--prefetch", "1", "--reconnect-for",
-          "2s",
+          "consume", queue, "--count", "12", "--exec", "cat; echo; sleep 0.5", "--prefetch", "1", "--reconnect-for",
+          "2s", "-v",
         ],
         environment: through(proxy))
       for count in stride(from: 1, through: 11, by: 2) {
-        try await eventually("\(count) are handled") { consumer.out.split(separator: "\n").count >= count }
+        try await eventually("\(count) are handled, and the broker has said so since the last break") {
+          let last = consumer.err.components(separatedBy: "connected again to ").last ?? ""
+          let isSettled = count == 1 || last.components(separatedBy: "> basic.ack").dropFirst().contains {
+            $0.contains("< queue.declare-ok")
+          }
+          return isSettled && consumer.out.split(separator: "\n").count >= count
+        }
         proxy.cutAll()
       }
       let output = try await consumer.end()
@@ -126,7 +132,7 @@ struct BrokenConsumerTests {
       try await eventually("it is away") { consumer.err.shows("consuming reconnecting") }
       _ = try await Tool.shell("seq \(before + 1) \(before + 5) | msctl publish \(queue) --passive -q")
       away.comeBack()
-      try await eventually("all have come", within: 30) { consumer.out.split(separator: "\n").count == before + 5 }
+      try await eventually("all have come") { consumer.out.split(separator: "\n").count == before + 5 }
       consumer.signal(SIGTERM)
       #expect(try await consumer.end().lines == (1...(before + 5)).map(String.init))
     }
@@ -160,13 +166,12 @@ struct BrokenConsumerTests {
       }
       _ = try await Tool.run("publish", queue, "--envelope", "-q", input: envelopes.joined(separator: "\n"))
       #expect(try await Services.messages(in: queue).count == 50)
-      let proxy = try FaultProxy(to: brokerPort) { $0 == 0 ? .cut(.down, after: 4000) : .none }
+      // Some arrive, and some are lost on the way. Of one alone it could not be known that others are like it.
+      let proxy = try FaultProxy(to: brokerPort) { $0 == 0 ? .stall(.down, after: 4000) : .none }
       let consumer = try RunningProcess(
         Tool.binary, ["consume", queue, "--drain"] + words, environment: through(proxy))
-      if words[0] == "--exec" {
-        try await eventually("some are handled") { consumer.out.split(separator: "\n").count >= 10 }
-        proxy.cutAll()
-      }
+      try await eventually("some are handled") { consumer.out.split(separator: "\n").count >= 10 }
+      proxy.cutAll()
       let output = try await consumer.end()
       #expect(output.status == 0, "\(output.err)")
       #expect(proxy.connections > 1)
@@ -250,7 +255,7 @@ struct ConsumerEndTests {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, "-q", input: "1 2 3")
       let output = try await Tool.run(
-        "consume", queue, "--idle", "2s", "--prefetch", "1", "--exec", "sleep 2.5; cat; echo")
+        "consume", queue, "--idle", "5s", "--prefetch", "1", "--exec", "sleep 5.5; cat; echo")
       #expect(output.status == 0)
       #expect(output.lines == ["1", "2", "3"])
     }
@@ -260,7 +265,7 @@ struct ConsumerEndTests {
   func filterWithCount() async throws {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 151 | msctl publish \(queue) -q")
-      let output = try await Tool.shell("timeout 30 msctl consume \(queue) --count 150 --through tac")
+      let output = try await Tool.shell("timeout 300 msctl consume \(queue) --count 150 --through tac")
       #expect(output.status == 0)
       #expect(output.lines.count == 150)
       #expect(try await Services.messages(in: queue).count == 1)
@@ -272,7 +277,7 @@ struct ConsumerEndTests {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 0 \(count + 2) | msctl publish \(queue) -q")
       let output = try await Tool.shell(
-        "timeout 60 msctl consume \(queue) --count \(count) --exec 'read x; test $x != 0 && echo $x'")
+        "timeout 300 msctl consume \(queue) --count \(count) --exec 'read x; test $x != 0 && echo $x'")
       #expect(output.status == 0, "\(output.err)")
       #expect(output.lines == (1...count).map(String.init))
       #expect(try await Services.messages(in: queue).count == 3)
@@ -283,7 +288,7 @@ struct ConsumerEndTests {
   func readerGone() async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, "1")
-      let output = try await Tool.shell("timeout 30 msctl consume \(queue) | head -n 1; echo ${PIPESTATUS[0]}")
+      let output = try await Tool.shell("timeout 300 msctl consume \(queue) | head -n 1; echo ${PIPESTATUS[0]}")
       #expect(output.out == "1\n141\n")
       #expect(output.err == "")
       #expect(try await Services.messages(in: queue).isEmpty)
@@ -322,8 +327,9 @@ struct ConsumerEndTests {
           )
           #expect(output.status == 0, "\(output.err)")
         }
-        let handled = try String(contentsOfFile: folder + "/got", encoding: .utf8).split(separator: "\n").map(
-          String.init)
+        // A busy machine may not have come to any.
+        let got = (try? String(contentsOfFile: folder + "/got", encoding: .utf8)) ?? ""
+        let handled = got.split(separator: "\n").map(String.init)
         let rest = try await Tool.run("consume", queue, "--drain").lines
         #expect(Set(handled + rest) == Set((1...60).map(String.init)))
         #expect(handled.count + rest.count == 60)
@@ -429,13 +435,13 @@ struct StreamConsumerTests {
     try await withQueue(arguments: Self.stream) { queue in
       _ = try await Tool.shell("seq 3 | msctl publish \(queue) --passive -q")
       for words in [["--drain"], ["--peek"]] {
-        let output = try await Tool.shell("timeout 20 msctl consume \(queue) \(words[0])")
+        let output = try await Tool.shell("timeout 300 msctl consume \(queue) \(words[0])")
         #expect(output.status == 2)
         #expect(output.err.shows("consume neverEmpties", ["queue": queue]))
       }
       // A run that ends by itself begins at the beginning.
-      #expect(try await Tool.run("consume", queue, "--count", "3", "--for", "20s").lines == ["1", "2", "3"])
-      #expect(try await Tool.run("consume", queue, "--stream", "--idle", "1s").lines == ["1", "2", "3"])
+      #expect(try await Tool.run("consume", queue, "--count", "3", "--for", "10m").lines == ["1", "2", "3"])
+      #expect(try await Tool.run("consume", queue, "--stream", "--idle", "8s").lines == ["1", "2", "3"])
       let consumer = try Tool.start("consume", queue)
       try await eventually("it says so") {
         consumer.err.shows("consuming isStream", ["queue": queue, "offset": "next"])

@@ -105,7 +105,7 @@ struct HostileFileTests {
   func lateFailedPipe() async throws {
     let output = try await Tool.shell(
       """
-      cd $HOME; mkfifo pipe; msctl publish q 1 --failed-to pipe & sleep 1; timeout 20 jq -c .body pipe; wait $!; echo $?
+      cd $HOME; mkfifo pipe; msctl publish q 1 --failed-to pipe & sleep 1; timeout 300 jq -c .body pipe; wait $!; echo $?
       msctl publish q 1 --failed-to pipe & sleep 1; kill $!; wait $!; echo $?
       """, environment: ["AMQP_URL": "amqp://127.0.0.1:\(try Services.freePort())"])
     #expect(output.lines == ["1", "6", "143"], "\(output)")

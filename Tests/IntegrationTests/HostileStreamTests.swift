@@ -65,7 +65,7 @@ struct HostileStreamTests {
 
   @Test("a blocked standard error costs a held service nothing, and its end has a bound")
   func blockedErrors() async throws {
-    let service = Services.uniqueName("held")
+    let agent = try FakeAgent { _ in FakeAgent.answer("") }
     // Standard error is a pipe that is full, and that nobody reads.
     let full =
       """
@@ -80,19 +80,15 @@ struct HostileStreamTests {
     let held = try RunningProcess(
       "/usr/bin/env",
       [
-        "python3", "-c", full, "register", service, "-p", "0", "--check", "ttl=1s", "-v", "--", "sh", "-c",
+        "python3", "-c", full, "register", "s", "-p", "0", "--check", "ttl=1s", "-v", "--", "sh", "-c",
         "exec python3 -m http.server $PORT --bind 127.0.0.1 2>/dev/null",
-      ])
+      ], environment: agent.environment)
     defer { held.signal(SIGKILL) }
-    try await eventually("it is passing") { try await Tool.run("discover", service).status == 0 }
-    // Longer than the check lives: only a beat keeps it so.
-    for _ in 0..<15 {
-      try await Task.sleep(for: .milliseconds(200))
-      #expect(try await Tool.run("discover", service).status == 0)
-    }
+    // It goes on to keep its check alive.
+    try await eventually("it beats") { agent.requests.count { $0.target.contains("/check/pass/") } >= 5 }
     held.signal(SIGTERM)
     #expect(try await end(of: held).status == 128 + SIGTERM)
-    #expect(try await Tool.run("discover", service, "--status", "any").status == 3)
+    #expect(agent.requests.last?.target.contains("/service/deregister/") == true)
   }
 
   @Test("what a blocked standard error did not take is dropped beyond a bound, and counted")

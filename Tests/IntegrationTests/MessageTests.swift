@@ -140,7 +140,7 @@ struct MessageTests {
   func ends() async throws {
     try await withQueue { queue in
       _ = try await Tool.run("publish", queue, input: "1 2")
-      let few = try await Tool.run("consume", queue, "--count", "3", "--for", "3s")
+      let few = try await Tool.run("consume", queue, "--count", "3", "--for", "8s")
       #expect(few.out == "1\n2\n")
       #expect(few.status == 8)
       #expect(few.err.showsOnly("consume tooFew", with: ["2": "2", "3": "3", "queue": queue]))
@@ -165,7 +165,7 @@ struct MessageTests {
 
   @Test(
     "however it ends short of its count, what was written is acknowledged",
-    arguments: [["--for", "3s"], ["--idle", "2s"], ["--drain"]])
+    arguments: [["--for", "8s"], ["--idle", "5s"], ["--drain"]])
   func countNotReached(_ ending: [String]) async throws {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 36 | msctl publish \(queue)")
@@ -271,7 +271,7 @@ struct MessageTests {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 20000 | msctl publish \(queue) -q")
       let output = try await Tool.shell(
-        "msctl consume \(queue) --drain --broker '\(Services.broker)?heartbeat=1' | { sleep 5; cat; } > $HOME/o; seq 20000 | cmp - $HOME/o && echo same"
+        "msctl consume \(queue) --drain --broker '\(Services.broker)?heartbeat=4' | { sleep 15; cat; } > $HOME/o; seq 20000 | cmp - $HOME/o && echo same"
       )
       #expect(output.out == "same\n")
       #expect(output.err == "")

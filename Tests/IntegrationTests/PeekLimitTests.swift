@@ -21,7 +21,7 @@ struct PeekLimitTests {
     try await withQueue(arguments: Self.quorum) { queue in
       _ = try await Tool.run("publish", queue, "--passive", "3")
       try await returned(queue, times: 18)
-      let holder = try Tool.start("consume", queue, "--prefetch", "1", "--exec", "echo held >&2; sleep 5")
+      let holder = try Tool.start("consume", queue, "--prefetch", "1", "--exec", "echo held >&2; exec sleep 300")
       try await eventually("3 is held") { holder.err.contains("held") }
       // What came back comes first, in the order in which it came back.
       _ = try await Tool.run("publish", queue, "--passive", input: "1 2")

@@ -68,10 +68,12 @@ func consumeTrial(
       Tool.binary, ["consume", queue, "--count", "\(count)", "--reconnect-for", "30s"] + words,
       environment: ["AMQP_URL": "amqp://guest:guest@127.0.0.1:\(proxy.port)\(query)"]
     ).end()
-    // What a cut connection held is back as soon as the broker has noticed.
-    var rest = try await Tool.run("consume", queue, "--idle", "100ms").lines
-    if !Set(input).subtracting(rest).isSubset(of: output.lines) {
-      rest += try await Tool.run("consume", queue, "--idle", "3s").lines
+    // What a cut connection held is back as soon as the broker has noticed: so what is missing is looked for once more.
+    var rest: [String] = []
+    for _ in 0..<50 {
+      rest += try await Tool.run("consume", queue, "--idle", "100ms").lines
+      if Set(input).subtracting(rest).isSubset(of: output.lines) { break }
+      try await Task.sleep(for: .milliseconds(200))
     }
     // Acknowledged is what is not in the queue any more: it must have been written.
     let acknowledged = Set(input).subtracting(rest)
@@ -147,7 +149,8 @@ struct RecoveryTests {
       300, fault: { $0 == 0 ? .blackHole(direction, after: direction == .up ? 20_000 : 2_000) : .none },
       query: "?heartbeat=1", words: ["--window", "1"])
     #expect(trial.lost == 0 && output.status == 0)
-    #expect(proxy.connections == 2)
+    // On a busy machine more than the first one may fall silent.
+    #expect(proxy.connections >= 2)
     #expect(output.err.shows("publish reconnecting"))
     try FaultTable.add("black hole \(direction), publish", [trial])
   }

@@ -54,7 +54,7 @@ struct RegistryTests {
       let dead = try Services.freePort()
       _ = try await Tool.run(
         "register", service, "-p", "\(dead)", "--id", service + "-down", "-c", "tcp", "--interval", "1s")
-      _ = try await Tool.run("register", service, "-p", port, "--id", service + "-ttl", "-c", "ttl=30s")
+      _ = try await Tool.run("register", service, "-p", port, "--id", service + "-ttl", "-c", "ttl=1h")
 
       func ids(_ words: String...) async throws -> [String] {
         let output = try await RunningProcess(Tool.binary, ["discover", service] + words).end()

@@ -43,7 +43,7 @@ struct ServiceTests {
       frozen.signal(SIGSTOP)
       try await registerHeavy(service, port)
       try await registerLight(service, good.port)
-      let output = try await Tool.run("call", service, "--retry", "2", "--attempt-timeout", "300ms")
+      let output = try await Tool.run("call", service, "--retry", "2", "--attempt-timeout", "4s")
       #expect(output.out == "1\n")
       #expect(output.err.contains("timed out"))
       frozen.signal(SIGCONT)

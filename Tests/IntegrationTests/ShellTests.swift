@@ -8,8 +8,11 @@ struct ShellTests {
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().path
 
+  /// Who presses Tab does not wait: a busy machine would name nothing in time.
+  static let patient = ["MSCTL_COMPLETION_TIMEOUT": "10m"]
+
   private func queues(_ queue: String) -> [String: String] {
-    ["MSCTL_MANAGEMENT_URL": Services.managementAPI]
+    ["MSCTL_MANAGEMENT_URL": Services.managementAPI, "MSCTL_COMPLETION_TIMEOUT": "10m"]
   }
 
   @Test("bash completes verbs, options, their values, and names of services and queues")
@@ -44,7 +47,7 @@ struct ShellTests {
           complete -C $line
         end
         """
-      let output = try await RunningProcess("/usr/bin/env", ["fish", "--no-config", "-c", script]).end()
+      let output = try await RunningProcess("/usr/bin/env", ["fish", "--no-config", "-c", script], environment: Self.patient).end()
       #expect(
         output.lines == [
           "call\tcall a REST service, found by name or by URL", "--retry\tRetry up to N times, if safe",
@@ -67,9 +70,26 @@ struct ShellTests {
         t 'msctl discover \(service.prefix(14))' \(service)
         zpty -d z
         """
-      let output = try await RunningProcess("/usr/bin/env", ["timeout", "60", "zsh", "-f", "-c", script]).end()
+      let output = try await RunningProcess("/usr/bin/env", ["timeout", "300", "zsh", "-f", "-c", script], environment: Self.patient)
+        .end()
       #expect(output.lines == ["msctl call", "--retry", "hostport", service], "\(output)")
     }
+  }
+
+  @Test("a list of names is waited for as long as MSCTL_COMPLETION_TIMEOUT says, and else not for long")
+  func timeLimit() async throws {
+    let agent = try FakeAgent { _ in
+      Thread.sleep(forTimeInterval: 0.6)
+      return FakeAgent.answer(#"{"users":[]}"#)
+    }
+    func names(_ variables: [String: String]) async throws -> Output {
+      try await Tool.run(
+        "completion", "--list", "service", environment: agent.environment.merging(variables) { $1 })
+    }
+    let late = try await names([:])
+    #expect(late.status == 0 && late.out == "" && late.err == "", "\(late)")
+    #expect(try await names(Self.patient).out == "users\n")
+    #expect(try await names(["MSCTL_COMPLETION_TIMEOUT": "soon"]).status == 2)
   }
 
   @Test("man pages have no mistakes, and read well in 80 columns")

@@ -7,12 +7,12 @@ struct WatchTests {
   @Test("waits until there are enough instances, and says how many there were")
   func wait() async throws {
     try await withService { service in
-      let waiting = try Tool.start("discover", service, "--wait", "60s", "--min", "2", "-o", "hostport")
+      let waiting = try Tool.start("discover", service, "--wait", "10m", "--min", "2", "-o", "hostport")
       for port in 1...2 { _ = try await Tool.run("register", service, "-p", "\(port)") }
       let output = try await waiting.end()
       #expect(output.status == 0)
       #expect(output.lines.sorted() == ["127.0.0.1:1", "127.0.0.1:2"])
-      let few = try await Tool.run("discover", service, "--wait", "200ms", "--min", "3")
+      let few = try await Tool.run("discover", service, "--wait", "5s", "--min", "3")
       #expect(few.status == 8)
       #expect(few.err.shows("tooFewInstances 2", ["service": service]))
       let now = try await Tool.run("discover", service, "--min", "3")
@@ -126,7 +126,7 @@ struct WatchTests {
       try RunningProcess(
         Tool.binary,
         [
-          "register", service, "-p", "0", "--drain", "1s", "--", "sh", "-c",
+          "register", service, "-p", "0", "--drain", "8s", "--", "sh", "-c",
           "exec python3 -m http.server $PORT 2>/dev/null",
         ])
     }

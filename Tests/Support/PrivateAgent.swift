@@ -2,19 +2,30 @@ import Foundation
 
 /// A Consul agent of a test's own, which can be killed and started again, with its data or without.
 package final class PrivateAgent {
-  package let address: String
+  package private(set) var address = ""
   package let folder: URL
-  private let port: Int
-  private let securePort: Int
+  private var securePort = -1
   private var process: RunningProcess?
 
   /// - Parameter overTLS: whether it speaks HTTPS as well, with the services' certificate.
   package init(overTLS: Bool = false) async throws {
     folder = FileManager.default.temporaryDirectory.appendingPathComponent("msctl-agent-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    port = try Services.freePort()
+    // Somebody else on this machine may take a port before the agent does.
+    for _ in 0..<5 {
+      try configure(overTLS)
+      do {
+        try await start()
+        return
+      } catch { if process?.isRunning == true { throw error } }
+    }
+    throw TestFailure("the agent does not start: \(process?.out ?? "")")
+  }
+
+  private func configure(_ overTLS: Bool) throws {
+    let port = try Services.freePort()
     address = "http://127.0.0.1:\(port)"
-    securePort = overTLS ? try Services.freePort() : -1
+    if overTLS { securePort = try Services.freePort() }
     let certificates = Services.certificates
     let ports = [try Services.freePort(), try Services.freePort(), try Services.freePort()]
     let configuration = """
@@ -25,7 +36,6 @@ package final class PrivateAgent {
         "ports": { "http": \(port), "https": \(securePort), "server": \(ports[0]), "serf_lan": \(ports[1]), "serf_wan": \(ports[2]), "dns": -1 } }
       """
     try Data(configuration.utf8).write(to: folder.appendingPathComponent("agent.json"))
-    try await start()
   }
 
   deinit {
@@ -42,7 +52,9 @@ package final class PrivateAgent {
     process = try RunningProcess(
       "/usr/bin/env", ["consul", "agent", "-config-file", folder.path + "/agent.json"], environment: ["GOMAXPROCS": "1"]
     )
+    // A leader whose first look at its members fails looks again after a minute (`leaderLoop` of agent/consul/leader.go).
     try await eventually("the agent has a leader and has joined itself") {
+      guard process?.isRunning == true else { throw TestFailure("the agent has ended") }
       let health = try await RunningProcess("/usr/bin/curl", ["-sf", address + "/v1/health/node/own"]).end()
       return health.out.contains("serfHealth")
     }

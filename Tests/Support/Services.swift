@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 
 /// The private services that `Scripts/services` started.
 package enum Services {
@@ -19,11 +20,15 @@ package enum Services {
     "\(prefix)-\(UUID().uuidString.prefix(8).lowercased())"
   }
 
-  /// A port on which nobody listens now. Not one of those that the kernel gives to outgoing connections (from 32768 on, ip(7)):
-  /// such a connection could have it by the time it is listened on.
+  /// Those that were given out, lest two tests get the same one.
+  private static let usedPorts = Mutex<Set<Int>>([])
+
+  /// A port on which nobody listens now, and that no other test gets. Not one of those that the kernel gives to outgoing connections
+  /// (from 32768 on, ip(7)): such a connection could have it by the time it is listened on.
   package static func freePort() throws -> Int {
     for _ in 0..<100 {
       let port = Int.random(in: 10_000..<32_000)
+      guard usedPorts.withLock({ $0.insert(port).inserted }) else { continue }
       if let listener = try? Descriptors.listener(on: port) {
         close(listener.descriptor)
         return port
