@@ -23,7 +23,8 @@ struct ExpiringPasswordTests {
     try Data("first-secret\n".utf8).write(to: file)
     let address = try #require(Services.broker.split(separator: "@").last)
     let environment = ["AMQP_URL": "amqp://\(name)@\(address)/\(name)", "AMQP_PASSWORD_FILE": file.path]
-    let consumer = try Tool.start("consume", "q", "--count", "4", "--reconnect-for", "10m", input: "", environment: environment)
+    let consumer = try Tool.start(
+      "consume", "q", "--count", "4", "--reconnect-for", "10m", input: "", environment: environment)
     let publisher = try Tool.start("publish", "q", "--reconnect-for", "10m", environment: environment)
     try publisher.write("1\n")
     try await eventually("the first message has arrived") { consumer.out == "1\n" }

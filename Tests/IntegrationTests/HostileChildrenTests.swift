@@ -242,7 +242,8 @@ struct ChildEndTests {
     let deaf = try start("trap '' TERM; echo up; while :; do sleep 1; done")
     let stopped = try start("echo up; kill -STOP $$")
     let parent = try start(
-      "(trap '' TERM; echo $BASHPID | tee $HOME/up; exec sleep 300) & until test -s $HOME/up; do sleep 0.05; done; exit 3")
+      "(trap '' TERM; echo $BASHPID | tee $HOME/up; exec sleep 300) & until test -s $HOME/up; do sleep 0.05; done; exit 3"
+    )
     for process in [deaf, stopped] {
       try await eventually("it runs") { process.out.contains("up\n") }
       process.signal(SIGTERM)

@@ -84,9 +84,11 @@ struct BrokenConsumerTests {
       for count in stride(from: 1, through: 11, by: 2) {
         try await eventually("\(count) are handled, and the broker has said so since the last break") {
           let last = consumer.err.components(separatedBy: "connected again to ").last ?? ""
-          let isSettled = count == 1 || last.components(separatedBy: "> basic.ack").dropFirst().contains {
-            $0.contains("< queue.declare-ok")
-          }
+          let isSettled =
+            count == 1
+            || last.components(separatedBy: "> basic.ack").dropFirst().contains {
+              $0.contains("< queue.declare-ok")
+            }
           return isSettled && consumer.out.split(separator: "\n").count >= count
         }
         proxy.cutAll()

@@ -283,7 +283,8 @@ struct PublishStageTests {
         #"jq -c '{answer:(.n*2)}' | msctl publish -x '' -k "$MSCTL_REPLY_TO" --correlation-id "$MSCTL_CORRELATION_ID" -q"#
       )
       try await eventually("it consumes") { responder.err.shows("note declaredQueue") }
-      let output = try await Tool.run("publish", queue, "--reply", "--reply-timeout", "10m", "-q",
+      let output = try await Tool.run(
+        "publish", queue, "--reply", "--reply-timeout", "10m", "-q",
         input: #"{"n":1}{"n":2}{"n":3}{"n":4}{"n":5}"#)
       #expect(output.err == "")
       #expect(output.lines == (1...5).map { "{\"answer\":\($0 * 2)}" })

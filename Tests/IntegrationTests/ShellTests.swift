@@ -47,7 +47,9 @@ struct ShellTests {
           complete -C $line
         end
         """
-      let output = try await RunningProcess("/usr/bin/env", ["fish", "--no-config", "-c", script], environment: Self.patient).end()
+      let output = try await RunningProcess(
+        "/usr/bin/env", ["fish", "--no-config", "-c", script], environment: Self.patient
+      ).end()
       #expect(
         output.lines == [
           "call\tcall a REST service, found by name or by URL", "--retry\tRetry up to N times, if safe",
@@ -70,8 +72,10 @@ struct ShellTests {
         t 'msctl discover \(service.prefix(14))' \(service)
         zpty -d z
         """
-      let output = try await RunningProcess("/usr/bin/env", ["timeout", "300", "zsh", "-f", "-c", script], environment: Self.patient)
-        .end()
+      let output = try await RunningProcess(
+        "/usr/bin/env", ["timeout", "300", "zsh", "-f", "-c", script], environment: Self.patient
+      )
+      .end()
       #expect(output.lines == ["msctl call", "--retry", "hostport", service], "\(output)")
     }
   }
