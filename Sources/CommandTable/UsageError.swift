@@ -106,7 +106,9 @@ package func nearest(to word: String, in known: [String]) -> String? {
   guard word.utf8.count <= 64 else { return nil }
   let scored = known.map { (word: $0, distance: distance(Array(word.unicodeScalars), Array($0.unicodeScalars))) }
   guard let best = scored.min(by: { $0.distance < $1.distance }) else { return nil }
-  if best.distance <= max(1, min(3, best.word.count / 3)) { return best.word }
+  // Of the letters alone: the dashes of an option are always right.
+  let letters = best.word.utf8.drop { $0 == UInt8(ascii: "-") }
+  if best.distance <= max(1, min(3, letters.count / 3)) { return best.word }
   // A word cut short is meant, too, where just one known word begins with it: within its first part, or by more than half.
   let longer = known.filter { known in
     let rest = known.utf8.dropFirst(word.utf8.count)

@@ -6,7 +6,7 @@ import Testing
 @Suite("Options of other tools")
 struct HabitTests {
   static let habits: [(String, [Habit])] = [
-    ("call", .curl), ("publish", .publishing), ("consume", .consuming), ("register", .consul),
+    ("call", .curl), ("publish", .publishing), ("consume", .consuming), ("register", .registering),
     ("discover", .discovering),
   ]
 
@@ -14,9 +14,9 @@ struct HabitTests {
   func hints(_ verb: String, _ habits: [Habit]) throws {
     for habit in habits {
       for word in habit.words {
+        // An option of the verb's own would hide it.
         let error = AllCommands.check([verb, word, "x"])
-        // Where the verb has an option of that name, the other tool's is not told.
-        guard error?.message == "'\(word)' is not an option of '\(verb)'" else { continue }
+        #expect(error?.message == "'\(word)' is not an option of '\(verb)'")
         #expect(error?.hint(program: "msctl") == habit.hint, "\(verb) \(word)")
       }
     }

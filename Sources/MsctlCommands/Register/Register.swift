@@ -112,7 +112,7 @@ enum Register: Verb {
       Example("msctl register user-service --port 3000 --check http=/health", "Register what runs already"),
       Example("msctl register user-service --remove", "Remove it"),
     ],
-    habits: .consul,
+    habits: .registering,
     check: check)
 
   private static let check: @Sendable (Options) throws(ValueError) -> Void = { options throws(ValueError) in

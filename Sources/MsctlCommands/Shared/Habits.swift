@@ -38,23 +38,27 @@ extension [Habit] {
     Habit(["--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
     Habit(["-r"], "Use '--routing-key KEY' with '--exchange NAME'; a QUEUE alone is the operand."),
     Habit(
-      ["-b", "--body", "-d", "--data", "--payload", "-m"],
-      "The message is the second operand: msctl publish QUEUE MESSAGE."),
+      ["--body", "-d", "--data", "--payload", "-m"], "The message is the second operand: msctl publish QUEUE MESSAGE."),
+    Habit(["-b"], "The message is the second operand: msctl publish QUEUE MESSAGE. The broker is '--broker URL'."),
     Habit(["-t", "--topic", "--queue", "-Q"], "The queue is the first operand: msctl publish QUEUE."),
     Habit(["-p", "--persistent"], "Messages are persistent by themselves; '--transient' turns that off."),
     Habit(["-C"], "Use '--content-type TYPE'."),
     Habit(["-P"], "'msctl publish' is the producer: it needs no option for that."),
-    Habit(["--timeout"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
+    Habit(["-X"], "Settings of the connection stand in the URL of '--broker': amqp://HOST/VHOST?heartbeat=30."),
+    Habit(["--timeout", "--max-time"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
     Habit(["--json"], "A message is JSON by itself; '--text' takes any text."),
   ]
 
   static let consuming: Self = [
     Habit(["-u", "--url", "-s", "--server", "--uri"], "Use '--broker URL', or set AMQP_URL."),
     Habit(["--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
-    Habit(["-q", "--queue", "-t", "--topic", "-Q"], "The queue is an operand: msctl consume QUEUE."),
+    Habit(["--queue", "-t", "--topic", "-Q"], "The queue is an operand: msctl consume QUEUE."),
     Habit(["-C"], "'msctl consume' is the consumer: it needs no option for that."),
     Habit(["-c"], "Use '--count N'."),
-    Habit(["-e", "--exit"], "Use '--drain': it ends once the queue is empty."),
+    Habit(["--exit"], "Use '--drain': it ends once the queue is empty."),
+    Habit(["-X"], "Settings of the connection stand in the URL of '--broker': amqp://HOST/VHOST?heartbeat=30."),
+    Habit(["-G", "--group"], "Consumers of one queue share its messages: no group is needed."),
+    Habit(["-J"], "Use '--envelope'."),
     Habit(["-o"], "Use '--stream' with '--offset first', 'last', 'next' or a number."),
     Habit(["-p"], "Use '--prefetch N'."),
     Habit(["-A", "--no-ack"], "A message is acknowledged once its line is written; '--peek' puts it back."),
@@ -71,6 +75,15 @@ extension [Habit] {
     Habit(["--name", "--service"], "The name of the service is an operand."),
     Habit(["--json", "-j"], "JSON is what is written by itself."),
   ]
+
+  static let registering: Self =
+    consul + [
+      Habit(
+        ["--timeout", "--max-time"], "Use '--check-timeout TIME' for the checks; '--wait' waits for the instance to pass."),
+      Habit(["--ttl"], "Use '--check ttl=TIME'."),
+      Habit(["--http"], "Use '--check http=/PATH'."),
+      Habit(["-d", "--detach"], "Without COMMAND, 'register' returns at once; 'msctl register NAME --remove' removes it."),
+    ]
 
   static let discovering: Self =
     consul + [
