@@ -37,6 +37,8 @@ enum CommandError {
   case noResponse(url: String)
   case responseNotJSON(JSONError)
   case callsFailed(Int, of: Int, Failure.Code)
+  /// The run ended before it.
+  case unfinishedCall(Failure.Code)
 
   // MARK: publish
 
@@ -93,6 +95,8 @@ enum CommandNote {
   /// - Parameter asked: what the command line asks for.
   case lowPrefetch(Int, asked: Int)
   case confirmed(Int, unsent: Int, isInputLeft: Bool)
+  /// - Parameter rejected: how many of them.
+  case handled(Int, rejected: Int)
   /// The file of what was not confirmed is the input, too.
   case unchangedFile(String)
   case savingRest(String)

@@ -25,7 +25,13 @@ package struct OutputOptions: Defaulted {
     .toggle("quiet", "q", into: \.isQuiet, "Suppress summaries; errors are still printed"),
     .toggle("verbose", "v", into: \.isVerbose, "Print protocol traffic to stderr")
       .details("Credentials are masked."),
-    .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Print errors as JSON, one per line"),
+    .toggle(jsonErrorsFlag, nil, into: \.jsonErrors, "Write stderr as JSON, one object per line")
+      .details(
+        """
+        {"error": {"code", "message", "hint"?, "status"?, "index"?, "messageId"?}}, {"note": {"message"}}, {"summary": \
+        {"message", ...}}, with --verbose {"trace": {"message"}}, and {"output": {"message"}} for a line of a failed --exec \
+        command. index is the number of the value in the input, from 1. What a command writes to its own stderr is not changed.
+        """),
   ].under("Output")
 }
 
@@ -181,22 +187,33 @@ package final class Console {
 
   // MARK: Everything else
 
-  /// A summary or a remark, for people; `--quiet` leaves it out.
+  /// What a line of standard error is. Under `--json-errors`, it is an object with this one member.
+  private enum Line: String { case error, note, summary, trace, output }
+
+  /// A remark; `--quiet` leaves it out.
   package func note(_ text: String) {
-    if !options.isQuiet { say("msctl: " + visibleLine(text) + "\n") }
+    if !options.isQuiet { say(.note, text) }
+  }
+
+  /// How a run went; `--quiet` leaves it out.
+  /// - Parameter numbers: writes what the text says as members of an object.
+  func summarize(_ text: String, _ numbers: (inout JSONWriter) -> Void) {
+    guard !options.isQuiet else { return }
+    say(.summary, text) { object in
+      object.field("message", text)
+      numbers(&object)
+    }
   }
 
   /// A line on what happens on the wire, with `--verbose`.
   package func trace(_ line: String) {
-    if options.isVerbose { say(visibleLine(line) + "\n") }
+    if options.isVerbose { say(.trace, line) }
   }
 
   /// What a command wrote that failed: no data, but it may say why. Its lines are indented, so that none of them reads as
   /// msctl's own.
   package func passOn(_ output: [UInt8]) {
-    for line in output.split(separator: 0x0A) {
-      say("       " + visible(String(decoding: line, as: UTF8.self)) + "\n")
-    }
+    for line in output.split(separator: 0x0A) { say(.output, String(decoding: line, as: UTF8.self)) }
   }
 
   /// Help that is shown in place of an error.
@@ -218,25 +235,31 @@ package final class Console {
     case .outputClosed, .signal: return
     default: break
     }
-    if options.jsonErrors {
-      say(String(decoding: JSONPrinter.visible(line(of: failure).text), as: UTF8.self) + "\n")
-    } else {
-      let hint = failure.hint.map { "       " + visibleLine($0) + "\n" } ?? ""
-      say("msctl: " + visibleLine(failure.message) + "\n" + hint)
-    }
+    say(.error, failure.message, hint: failure.hint) { failure.write(to: &$0) }
   }
 
-  private func line(of failure: Failure) -> JSONValue {
+  private func say(_ line: Line, _ text: String) {
+    say(line, text) { $0.field("message", text) }
+  }
+
+  /// - Parameter members: writes the same as members of an object.
+  private func say(_ line: Line, _ text: String, hint: String? = nil, _ members: (inout JSONWriter) -> Void) {
+    guard options.jsonErrors else {
+      let lines =
+        switch line {
+        case .trace: visibleLine(text)
+        case .output: "       " + visible(text)
+        case .error, .note, .summary:
+          "msctl: " + visibleLine(text) + (hint.map { "\n       " + visibleLine($0) } ?? "")
+        }
+      return say(lines + "\n")
+    }
     var writer = JSONWriter()
     writer.object { object in
-      object.key("error")
-      object.object { error in
-        error.field("code", failure.code.name)
-        error.field("message", failure.message)
-        if let hint = failure.hint { error.field("hint", hint) }
-      }
+      object.key(line.rawValue)
+      object.object(members)
     }
-    return writer.value
+    say(String(decoding: JSONPrinter.visible(writer.value.text), as: UTF8.self) + "\n")
   }
 
   private func say(_ text: String) {
@@ -250,14 +273,7 @@ package final class Console {
       return errors.takeDropped()
     }
     guard let count = dropped else { return }
-    let text = "\(counted(count)) dropped, since standard error was blocked"
-    guard options.jsonErrors else { return say("msctl: " + text + "\n") }
-    var writer = JSONWriter()
-    writer.object { object in
-      object.key("note")
-      object.object { $0.field("message", text) }
-    }
-    say(writer.value.description + "\n")
+    say(.note, "\(counted(count)) dropped, since standard error was blocked")
   }
 
   /// Writes what is left of standard error, within a bounded time.

@@ -77,3 +77,16 @@ extension Failure.Code {
     }
   }
 }
+
+extension Failure {
+  /// Writes it as members of an object, for programs.
+  func write(to object: inout JSONWriter) {
+    object.field("code", code.name)
+    if case .command(let status) = code { object.field("status", status) }
+    if let status = subject.status { object.field("status", status) }
+    if let index = subject.index { object.field("index", index) }
+    if let id = subject.messageID { object.field("messageId", id) }
+    object.field("message", message)
+    if let hint { object.field("hint", hint) }
+  }
+}

@@ -155,17 +155,19 @@ func callFailure(
 func callFailure(_ head: HTTPHead, _ request: HTTPRequest, attempts: Int, _ options: Call.Options) -> Failure {
   let reason = head.reason.isEmpty ? "" : " " + head.reason
   let tries = attempts > 1 ? ", the last of \(attempts) attempts" : ""
-  return Failure(
+  var failure = Failure(
     head.status >= 500 ? .serverError : .clientError,
     "\(request.method) \(shownURL(head.url)) returned \(head.status)\(reason)\(tries)",
     hint: (300..<400).contains(head.status) && head.header("Location") != nil && !options.follows
       ? "Use '--follow' to follow the redirect." : nil)
+  failure.subject.status = head.status
+  return failure
 }
 
 extension Failure {
   /// Of a call of many, by the value that it was made for.
   func ofValue(_ number: Int) -> Failure {
-    var failure = self
+    var failure = about(value: number)
     failure.message = "value \(number): \(message)"
     return failure
   }
@@ -175,7 +177,7 @@ extension Failure {
   func endingCalls(after count: Int) -> Failure {
     var failure = self
     failure.message += "; \(counted(count, "call")) succeeded before it"
-    if failure.hint == nil { failure.hint = "Use '--keep-going' to continue after a failure." }
+    if failure.hint == nil { failure.hint = "Use '--keep-going' or '--failed-to FILE' to continue after a failure." }
     return failure
   }
 }
@@ -309,11 +311,26 @@ extension Publisher.Reason {
     case .unsendable(let error): what = "cannot be sent: \(error.reason)"
     }
     let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
-    return Failure(.notDelivered, "\(name) \(what)", hint: hint)
+    return Failure(.notDelivered, "\(name) \(what)", hint: hint).about(message)
   }
 }
 
 extension Failure {
+  /// With the message that it is about.
+  fileprivate func about(_ message: AMQPMessage) -> Failure {
+    var failure = self
+    failure.subject.messageID = message.properties.messageID
+    if message.number > 0 { failure.subject.index = message.number }
+    return failure
+  }
+
+  /// With the value of the input that it is about.
+  fileprivate func about(value number: Int) -> Failure {
+    var failure = self
+    failure.subject.index = number
+    return failure
+  }
+
   /// Of input that should be messages, and is read as JSON.
   var ofMessages: Failure {
     var failure = self
@@ -358,7 +375,8 @@ extension Publisher.Cause {
     case .noReply(let number):
       return Failure(
         .timedOut, "no reply to message \(number) within \(options.replyTimeout.shown)",
-        hint: "A consumer of '\(options.queue ?? "")' must reply to reply_to with the correlation_id.")
+        hint: "A consumer of '\(options.queue ?? "")' must reply to reply_to with the correlation_id."
+      ).about(value: number)
     case .unprepared(let error):
       return options.declaredQueue.map { options.broker.failure(error, queue: $0, uri) } ?? error.failure(uri)
     case .repeatedBreaks(let error, let breaks, let time, let unconfirmed):
@@ -455,7 +473,7 @@ extension MessageCommands.Reason {
       case .output(let failure, _): failure.message
       }
     // A command that has exited with 0 has failed all the same where its output could not be kept.
-    return Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)")
+    return Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)").about(message)
   }
 }
 
@@ -543,7 +561,7 @@ extension MessageFilter.Note {
       failure.hint = "It is restarted in \(pause.shown)."
       return failure
     case .rejected(let message, let attempts, let end):
-      return Failure(end.code, "\(message.name): rejected after \(attempts) attempts")
+      return Failure(end.code, "\(message.name): rejected after \(attempts) attempts").about(message)
     }
   }
 
@@ -650,13 +668,15 @@ extension CommandError {
       Failure(
         .badInput, "the response is declared as JSON but is not: \(error)", hint: "Its bytes were written unchanged.")
     case .callsFailed(let failed, let all, let code): Failure(code, "\(counted(failed, "call")) of \(all) failed")
+    case .unfinishedCall(let code): Failure(code, "the run ended before the response; the service may have handled it")
 
     case .messageNotJSON(let error):
       Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, use '--text'.")
     case .notEnvelope(let number, let reason):
       Failure(
         .badInput, "value \(number) of the input is not an envelope: it \(reason)",
-        hint: "'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form.")
+        hint: "'msctl consume --envelope' writes envelopes; 'msctl help publish' shows their form."
+      ).about(value: number)
     case .undelivered(let failed, let all): Failure(.notDelivered, "\(counted(failed)) of \(all) not delivered")
     case .unpublished(let count): Failure(.badInput, "\(counted(count, "value")) of the input not published")
 
@@ -744,6 +764,8 @@ extension CommandNote {
     case .confirmed(let count, let unsent, let isInputLeft):
       "\(counted(count)) confirmed" + (unsent == 0 ? "" : ", \(unsent) not sent")
         + (isInputLeft ? "; standard input was not read to its end" : "")
+    case .handled(let count, let rejected):
+      "\(counted(count)) handled" + (rejected == 0 ? "" : ", \(rejected) of them rejected")
     case .unchangedFile(let path): "'\(path)' is unchanged, since it is the input and was not read to its end"
     case .unreadPipe(let path): "waiting for a process to read the pipe '\(path)'"
     case .savingRest(let path): "saving the rest of standard input in '\(path)'; interrupt to stop"

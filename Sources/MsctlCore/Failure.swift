@@ -60,10 +60,20 @@ public struct Failure: Error, Equatable, Sendable {
     case said(String, hint: String?)
   }
 
+  /// What a failure is about, as the sentence says it, too: for programs that read it.
+  package struct Subject: Equatable, Sendable {
+    /// Of the response of an HTTP server.
+    package var status: Int?
+    /// Which value of the input it is, from 1.
+    package var index: Int?
+    package var messageID: String?
+  }
+
   /// What kind of failure it is.
   public var code: Code
   /// What happened.
   public var cause: Cause
+  package var subject = Subject()
 
   /// A failure with a typed cause.
   public init(_ code: Code, _ cause: Cause) {

@@ -29,6 +29,7 @@ struct OptionTests {
     "call --each": "CallEachTests/order",
     "call --parallel": "CallEachTests/order",
     "call --keep-going": "CallEachTests/failures",
+    "call --failed-to": "FailedCallTests/retry",
     "call --all": "CallEachTests/service",
     "call --stats": "CallEachTests/order",
     "call --tag": "OptionEffectTests/instances",

@@ -45,7 +45,8 @@ enum Call: Verb {
     var isEach = false
     var all = false
     var parallel = 1
-    var keepsGoing = false
+    var continues = false
+    var failedFile: String?
     var showsStatistics = false
     var asEnvelope = false
     var asCurl = false
@@ -71,6 +72,9 @@ enum Call: Verb {
 
     /// Whether '--output' names something else than standard output.
     var writesFile: Bool { outputFile.map { !$0.isSame(as: "-") } ?? false }
+
+    /// Whether '--each' continues after a failed call.
+    var keepsGoing: Bool { continues || failedFile != nil }
 
     /// Whether a response with this status is a failure.
     func isFailure(_ status: Int) -> Bool { fails && !(200..<300).contains(status) }
@@ -140,7 +144,11 @@ enum Call: Verb {
       if !options.isEach, !options.all, options.parallel != 1 {
         throw ValueError("'--parallel' requires '--each' or '--all'")
       }
-      if !options.isEach, options.keepsGoing { throw ValueError("'--keep-going' requires '--each'") }
+      if !options.isEach, options.continues { throw ValueError("'--keep-going' requires '--each'") }
+      if !options.isEach, options.failedFile != nil { throw ValueError("'--failed-to' requires '--each'") }
+      if options.failedFile?.isSame(as: "-") == true {
+        throw ValueError("'--failed-to -' cannot be combined with '--each', which writes results to standard output")
+      }
       if options.isEach || options.all, options.outputFile != nil {
         throw ValueError("'--output' cannot be combined with '--each' or '--all'")
       }
@@ -226,7 +234,15 @@ enum Call: Verb {
           """),
       .number("parallel", "P", "N", in: 1...10000, into: \.parallel, "Run N calls at a time")
         .details("Each requires an open file: 'ulimit -n' limits them."),
-      .toggle("keep-going", nil, into: \.keepsGoing, "Continue after a failed call"),
+      .toggle("keep-going", nil, into: \.continues, "Continue after a failed call"),
+      .value("failed-to", nil, "FILE", into: \.failedFile, "Write each value whose call failed to FILE; continue")
+        .completed(by: .file)
+        .details(
+          """
+          One line per value: {"input": VALUE, "error": {...}}, with the error as '--json-errors' writes it. 'jq -c .input FILE' \
+          is the input of the next try. FILE is replaced at the end of the run; an interrupted run adds the values whose calls \
+          had not ended, which the service may have handled. A pipe or a device gets each line at once.
+          """),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
       .toggle("stats", nil, into: \.showsStatistics, "Print a summary to stderr: statuses, rate, latencies"),
     ].under("Many calls")
@@ -318,7 +334,7 @@ enum Call: Verb {
     if options.showsStatistics {
       var statistics = CallStatistics()
       statistics.add(call)
-      console.note(statistics.summary)
+      statistics.tell(console)
     }
     if let failure = call.failure ?? fault { throw failure }
   }

@@ -34,6 +34,9 @@ struct CallMany {
   private var done = 0
   private var failed = 0
   private var firstFailure: Failure?
+  private let failures: FailedItems
+  /// Where a file is owed in the end.
+  private let signals: Signals?
   private var statistics = CallStatistics()
 
   /// When a call that waits goes on.
@@ -56,9 +59,13 @@ struct CallMany {
       if options.method == nil { base.method = "POST" }
     }
     self.base = base
+    failures = try FailedItems(options.failedFile, console)
+    signals = options.failedFile == nil ? nil : Signals()
     run = try CallRun(options, base, http, console)
     run.loop.add(input)
     run.loop.add(output)
+    if let stream = failures.stream { run.loop.add(stream) }
+    if let signals { run.loop.add(signals) }
     try allowDescriptors()
   }
 
@@ -79,6 +86,14 @@ struct CallMany {
   /// Makes a call for each value of standard input.
   mutating func callEach() throws(Failure) {
     var values = StandardInput(.json)
+    var failure: Failure?
+    do throws(Failure) { try end(callEach(&values)) } catch { failure = error }
+    try keepFailures(of: values, after: failure)
+    if let failure { throw failure }
+  }
+
+  /// - Returns: why there are no more values, where it is not the end of the input.
+  private mutating func callEach(_ values: inout StandardInput) throws(Failure) -> Failure? {
     var ended: Failure?
     while true {
       var needsInput = false
@@ -92,15 +107,30 @@ struct CallMany {
         } catch { ended = error }
       }
       advance()
-      if try writeResults() { break }
-      if calls.isEmpty, ended != nil || values.isExhausted { break }
+      if try writeResults() { return ended }
+      if calls.isEmpty, ended != nil || values.isExhausted { return ended }
       // Room may have come about just now, for values that have been read already.
       if ended == nil, hasRoom, !needsInput, !values.isExhausted { continue }
       input.isWanted = needsInput
       wait()
+      if let number = signals?.take() { throw .interrupted(by: number) }
       if input.isReady { values.readMore() }
     }
-    try end(ended)
+  }
+
+  /// Puts the file of failed values in its place, those of calls that did not end among them.
+  private func keepFailures(of values: StandardInput, after failure: Failure?) throws(Failure) {
+    guard failures.isOpen else { return }
+    for call in calls {
+      guard let input = call.input else { continue }
+      let isOver = call.isOver
+      call.cancel()
+      if let failure = isOver ? call.failure : failure.map({ Failure(.unfinishedCall($0.code)) }) {
+        try failures.add(input, failure.ofValue(call.number))
+      }
+    }
+    let signal: Int32? = if case .signal(let number)? = failure?.code { number } else { nil }
+    try failures.keep(isInputRead: values.isExhausted, console, signal)
   }
 
   /// Calls every passing instance.
@@ -161,6 +191,7 @@ struct CallMany {
       begun = number
       calls.append(PendingCall(number, base, run, refused: error))
     }
+    if failures.isOpen { calls.last?.input = value }
   }
 
   /// The call for a value.
@@ -184,6 +215,7 @@ struct CallMany {
 
   /// The one wait.
   private func wait() {
+    console.moveErrors()
     output.isWanted = console.hasUnwritten
     run.loop.turn(until: min(pauses.min?.end ?? .never, run.wakeTime))
   }
@@ -195,7 +227,7 @@ struct CallMany {
   /// - Returns: whether a failure ends it all.
   private mutating func writeResults() throws(Failure) -> Bool {
     repeat {
-      while console.bufferedBytes < Self.writeLimit, let call = calls.first, call.isOver {
+      while console.bufferedBytes < Self.writeLimit, let call = nextResult {
         calls.removeFirst()
         held -= call.body.count
         if options.showsStatistics { statistics.add(call) }
@@ -208,18 +240,25 @@ struct CallMany {
         failed += 1
         if options.isEach { failure = failure.ofValue(call.number) }
         firstFailure = firstFailure ?? failure
+        if let input = call.input { try failures.add(input, failure) }
         if !options.keepsGoing, options.isEach { return true }
         console.report(failure)
       }
       try console.flushReady()
-    } while !console.hasUnwritten && calls.first?.isOver ?? false
+    } while !console.hasUnwritten && nextResult != nil
     return false
+  }
+
+  /// The oldest call, once it is over, unless its failure has to wait for the file.
+  private var nextResult: PendingCall? {
+    guard let call = calls.first, call.isOver, !failures.isBusy || call.failure == nil else { return nil }
+    return call
   }
 
   private mutating func end(_ ended: Failure?) throws(Failure) {
     for call in calls { call.cancel() }
     try console.flush()
-    if options.showsStatistics { console.note(statistics.summary) }
+    if options.showsStatistics { statistics.tell(console) }
     if let failure = firstFailure {
       if options.keepsGoing || !options.isEach {
         if ended == nil { throw Failure(.callsFailed(failed, of: begun, failure.code)) }
@@ -228,6 +267,19 @@ struct CallMany {
       }
     }
     if let ended { throw ended }
+  }
+}
+
+extension FailedItems {
+  /// Adds a value and why its call failed.
+  fileprivate func add(_ input: JSONValue, _ failure: Failure) throws(Failure) {
+    var writer = JSONWriter()
+    writer.object { object in
+      object.field("input", input)
+      object.key("error")
+      object.object { failure.write(to: &$0) }
+    }
+    try add(line: writer.bytes)
   }
 }
 
@@ -256,14 +308,32 @@ struct CallStatistics {
     latencies[min(place, latencies.count - 1)] += 1
   }
 
-  var summary: String {
-    guard count > 0 else { return "0 calls" }
+  func tell(_ console: Console) {
+    guard count > 0 else { return console.summarize("0 calls") { $0.field("calls", 0) } }
     let seconds = max(started.secondsSince, 1e-6)
-    let codes = statuses.sorted { $0.name < $1.name }.map { "\($0.count) \($0.name)" }.joined(separator: ", ")
-    return
-      "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): \(codes); latency in ms: "
-      + "50% \(rounded(percentile(0.5) * 1000)), 90% \(rounded(percentile(0.9) * 1000)), "
-      + "99% \(rounded(percentile(0.99) * 1000)), longest \(rounded(longest * 1000))"
+    let codes = statuses.sorted { $0.name < $1.name }
+    let latencies: [(name: String, latency: Double)] = [
+      ("50%", percentile(0.5)), ("90%", percentile(0.9)), ("99%", percentile(0.99)), ("longest", longest),
+    ]
+    func list(_ words: [String]) -> String { words.joined(separator: ", ") }
+    let text =
+      "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): "
+      + list(codes.map { "\($0.count) \($0.name)" }) + "; latency in ms: "
+      + list(latencies.map { "\($0.name) \(rounded($0.latency * 1000))" })
+    console.summarize(text) { object in
+      object.field("calls", count)
+      object.key("seconds")
+      object.seconds(seconds)
+      object.key("statuses")
+      object.object { object in for (name, count) in codes { object.field(name, count) } }
+      object.key("latency")
+      object.object { object in
+        for (name, latency) in latencies {
+          object.key(name)
+          object.seconds(latency)
+        }
+      }
+    }
   }
 
   private func percentile(_ share: Double) -> Double {

@@ -8,6 +8,8 @@ final class PendingCall {
   private let target: CallTarget?
   /// Why it could not even be begun.
   private let refusal: Failure?
+  /// The value that it is for, where it is kept if the call fails.
+  var input: JSONValue?
 
   /// - Parameters:
   ///   - number: which value of the input it is for, from 1.

@@ -34,6 +34,15 @@ final class ConsumeRun: ConsumerHost {
     if let cause = driver.consumer.cause { throw failure(cause, driver) }
   }
 
+  /// For programs alone: people see what comes out.
+  private func summarize(_ consumer: Consumer) {
+    guard console.options.jsonErrors else { return }
+    console.summarize(CommandNote.handled(consumer.handled, rejected: consumer.rejected).text) { object in
+      object.field("handled", consumer.handled)
+      object.field("rejected", consumer.rejected)
+    }
+  }
+
   // MARK: A turn
 
   func work(_ driver: ConsumerDriver) {

@@ -146,7 +146,7 @@ enum Publish: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     guard !options.isDryRun else { return try showMessages(options, console, environment) }
     var source = try MessageSource(options, TraceContext(environment: environment))
-    let failures = try FailedMessages(options.failedFile, console)
+    let failures = try FailedItems(options.failedFile, console)
     let signals = Signals()
     let first = try firstMessage(&source, options)
     let loop = EventLoop()

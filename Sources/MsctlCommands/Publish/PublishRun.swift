@@ -6,7 +6,7 @@ final class PublishRun: PublisherHost {
   private let options: Publish.Options
   private let console: Console
   private let signals: Signals
-  private let failures: FailedMessages
+  private let failures: FailedItems
   private var source: MessageSource
   private var output: OutputFlow
   /// Why no more is written.
@@ -23,7 +23,7 @@ final class PublishRun: PublisherHost {
 
   init(
     _ options: Publish.Options, _ console: Console, _ signals: Signals, _ source: MessageSource,
-    _ failures: FailedMessages
+    _ failures: FailedItems
   ) {
     (self.options, self.console, self.signals, self.source) = (options, console, signals, source)
     (self.failures, output, progress) = (failures, OutputFlow(console), Progress(console))
@@ -161,10 +161,16 @@ final class PublishRun: PublisherHost {
     if publisher.hasOpened {
       // An error in the input says where it was read to, and `--failed-to` takes the rest if the broker is gone.
       let isTold = failure.map { $0.code == .badInput || isBroken && options.failedFile != nil } ?? true
-      console.note(
-        .confirmed(
-          publisher.confirmed, unsent: failure == nil ? 0 : publisher.unsent,
-          isInputLeft: !isTold && source.readsStandardInput && !source.isExhausted))
+      let unsent = failure == nil ? 0 : publisher.unsent
+      let note = CommandNote.confirmed(
+        publisher.confirmed, unsent: unsent,
+        isInputLeft: !isTold && source.readsStandardInput && !source.isExhausted)
+      console.summarize(note.text) { object in
+        object.field("confirmed", publisher.confirmed)
+        object.field("failed", publisher.failed)
+        object.field("unconfirmed", publisher.unconfirmed)
+        object.field("unsent", unsent)
+      }
     }
     // Whether what is still in flight has arrived is not known; what is not written has not been passed on.
     if failure != nil {

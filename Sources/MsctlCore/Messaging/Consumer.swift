@@ -117,8 +117,9 @@ package struct Consumer: Sendable {
   /// Whether the handler was told that no more comes.
   var isHandlerTold = false
   package internal(set) var taken = 0
-  var handled = 0
-  var rejected = 0
+  /// Rejected ones among them.
+  package internal(set) var handled = 0
+  package internal(set) var rejected = 0
   /// Come, but not wanted yet, and the size of their bodies.
   var waiting = Deque<AMQPDelivery>()
   var waitingBytes = 0
