@@ -83,10 +83,10 @@ _msctl() {
     call)
       case $prev in
         --color) _msctl_offer auto always never; return ;;
-        -d|--data|-H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--unix-socket|--cacert|-o|--output|-P|--parallel|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
+        -d|--data|-H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--unix-socket|--cacert|-o|--output|-P|--parallel|--failed-to|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
+        _msctl_offer --data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --failed-to --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
         _msctl_offer GET POST PUT PATCH DELETE HEAD OPTIONS
         _msctl_live service
@@ -105,21 +105,21 @@ _msctl() {
       case $prev in
         --on-error) _msctl_offer requeue reject stop; return ;;
         --color) _msctl_offer auto always never; return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--offset|--consumer-argument|--prefetch|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--offset|--consumer-argument|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --offset --consumer-argument --prefetch --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
+        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --offset --consumer-argument --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
         _msctl_live queue
       fi ;;
     register)
       case $prev in
         --color) _msctl_offer auto always never; return ;;
-        -p|--port|--address|--id|--tag|--meta|--weight|-f|--file|--drain|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr|--consul-token-file|--partition) return ;;
+        -p|--port|--address|--id|--tag|--meta|--weight|-f|--file|--drain|--ready-file|-c|--check|--interval|--check-timeout|--deregister-after|--consul-addr|--consul-token-file|--partition) return ;;
       esac
       [[ ! $dashes ]] || return
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
+        _msctl_offer --port --address --id --tag --meta --weight --file --remove --dry-run --wait --drain --ready-file --check --interval --check-timeout --deregister-after --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
         _msctl_live service
       fi ;;

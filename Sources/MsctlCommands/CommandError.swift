@@ -8,6 +8,8 @@ enum CommandError {
   case unreadableFile(String, what: String, reason: String)
   /// - Parameter reason: nil where the system gives none.
   case unwritableFile(String, reason: String?)
+  /// What `--ready-file` names is something else.
+  case foreignReadyFile(String)
   case unreadableInput(reason: String)
   case inputNotJSON(JSONError)
   case outputClosed
@@ -59,7 +61,7 @@ enum CommandError {
 
   // MARK: register
 
-  case noPort(service: String)
+  case invalidPort(Int, service: String)
   case portInUse(Int)
   case noFreePort
   case manyServices(Int)

@@ -638,6 +638,10 @@ extension CommandError {
       Failure(.usage, "cannot read \(what) from '\(path)': \(reason)")
     case .unwritableFile(let path, let reason):
       Failure(.failed, "cannot write the file '\(path)'" + (reason.map { ": " + $0 } ?? ""))
+    case .foreignReadyFile(let path):
+      Failure(
+        .usage, "'\(path)' exists and is not an empty file",
+        hint: "'--ready-file' creates and removes FILE: name another one.")
     case .unreadableInput(let reason): Failure(.badInput, "cannot read standard input: \(reason)")
     case .inputNotJSON(let error): Failure(.badInput, "standard input is not JSON: \(error)")
     case .outputClosed: Failure(.outputClosed, "standard output is closed")
@@ -693,8 +697,8 @@ extension CommandError {
     case .unreadableOutput(let folder, let reason):
       Failure(.failed, "cannot read the command's output in '\(folder)': \(reason)")
 
-    case .noPort(let service):
-      Failure(.badInput, "the definition of '\(service)' has no port for COMMAND to listen on")
+    case .invalidPort(let port, let service):
+      Failure(.badInput, "the definition of '\(service)' has an invalid port: \(port)")
     case .portInUse(let port):
       Failure(
         .usage, "port \(port) is already in use", hint: "Use '--port 0' to pick a free one; COMMAND finds it in $PORT.")

@@ -1,5 +1,6 @@
 import Glibc
 import MsctlCommands
+import MsctlCore
 
 @main
 enum Main {
@@ -7,6 +8,7 @@ enum Main {
     keepStandardDescriptors()
     // A closed pipe is told by the failing write, so that what was not handed over is not acknowledged.
     signal(SIGPIPE, SIG_IGN)
+    Signals.endFirstProcess()
     let words = Array(CommandLine.arguments.dropFirst())
     AllCommands.run(words, environment: environmentVariables()).leave()
   }

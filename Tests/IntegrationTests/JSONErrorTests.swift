@@ -56,7 +56,8 @@ struct JSONErrorTests {
     let returned = try await run(
       ["publish", "-x", "", "-k", Services.uniqueName("none"), "--message-id", "m"], input: "1 2")
     let errors = returned.filter { $0.kind == "error" }
-    #expect(errors.map { $0.text("messageId") } == ["m", "m-2", nil] && errors.map { $0.number("index") } == [1, 2, nil])
+    #expect(
+      errors.map { $0.text("messageId") } == ["m", "m-2", nil] && errors.map { $0.number("index") } == [1, 2, nil])
     #expect(returned.first { $0.kind == "summary" }?.number("failed") == 2)
   }
 
@@ -128,7 +129,8 @@ struct FailedCallTests {
     gate.signal()
     let file = URL(fileURLWithPath: caller.outputPath).deletingLastPathComponent().appendingPathComponent("f")
     let kept = try String(contentsOf: file, encoding: .utf8)
-    #expect(kept.hasPrefix(#"{"input":{"n":2},"error":{"code":"interrupted","index":2,"#) && kept.last == "\n", "\(kept)")
+    #expect(
+      kept.hasPrefix(#"{"input":{"n":2},"error":{"code":"interrupted","index":2,"#) && kept.last == "\n", "\(kept)")
     #expect(kept.shows("unfinishedCall"))
   }
 

@@ -173,7 +173,7 @@ struct RegistryTests {
   @Test(
     "refuses what cannot be meant, and says why",
     arguments: [
-      (["register", "s"], "'register' requires '--port N', the port that the service listens on"),
+      (["register", "s"], "'register' requires '--port N', the port that the service listens on, or COMMAND"),
       (["register", "s", "--port", "65536"], "--port: '65536' must be between 0 and 65535"),
       (["register", "s", "--port", "http"], "--port: 'http' is not a whole number"),
       (

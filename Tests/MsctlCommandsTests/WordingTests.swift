@@ -657,7 +657,8 @@ extension CommandError: Sampled {
     case .unreadableFile(_, what: "the secret", _):
       .unreadableFile("<path>", what: "the file of '<name>'", reason: "<reason>")
     case .unreadableFile: .unwritableFile("<path>", reason: "<reason>")
-    case .unwritableFile: .unreadableInput(reason: "<reason>")
+    case .unwritableFile: .foreignReadyFile("<path>")
+    case .foreignReadyFile: .unreadableInput(reason: "<reason>")
     case .unreadableInput: .inputNotJSON(jsonError)
     case .inputNotJSON: .outputClosed
     case .outputClosed: .unwritableOutput(reason: "<reason>")
@@ -693,8 +694,8 @@ extension CommandError: Sampled {
     case .notDeadLettered: .tooMuchOutput(limit: 1 << 30)
     case .tooMuchOutput: .unkeptOutput(folder: "<path>", reason: "<reason>")
     case .unkeptOutput: .unreadableOutput(folder: "<path>", reason: "<reason>")
-    case .unreadableOutput: .noPort(service: "<service>")
-    case .noPort: .portInUse(80)
+    case .unreadableOutput: .invalidPort(70000, service: "<service>")
+    case .invalidPort: .portInUse(80)
     case .portInUse: .noFreePort
     case .noFreePort: .manyServices(2)
     case .manyServices: .definitionNotJSON(file: "<path>", jsonError)

@@ -29,6 +29,7 @@ enum Consume: Verb {
     var offset: StreamOffset?
     var consumerArguments: [NameValue] = []
     var prefetch: Int?
+    var readyFile: String?
     var children = ChildEnvironment()
     var broker = BrokerOptions()
     var output = OutputOptions()
@@ -271,10 +272,18 @@ enum Consume: Verb {
           --through, the count. On RabbitMQ 4.0 to 4.2, a run with --for or --idle from a quorum queue holds no more than it can \
           handle, because each requeued message counts towards the delivery limit.
           """),
+      .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while messages can be handled")
+        .completed(by: .file)
+        .details(
+          """
+          For the probe of a container, 'test -e FILE'. FILE is empty; it is removed while the broker is away or a filter is not \
+          running, and at the end. Whatever kills msctl leaves it to the next run, which removes it first.
+          """),
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     let loop = EventLoop()
+    let readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path, console) }
     let (connection, queue) = try connect(options, console, loop)
     let run: ConsumeRun
     do throws(Failure) {
@@ -300,7 +309,7 @@ enum Consume: Verb {
         try loop.answer(to: saver)
         loop.remove(heartbeats)
       }
-      run = ConsumeRun(options, handler, saver, console, signals)
+      run = ConsumeRun(options, handler, saver, readyFile, console, signals)
       try run.run(plan, on: connection, loop)
     } catch {
       // Whatever was delivered goes back to the queue with this.

@@ -9,6 +9,7 @@ final class ConsumeRun: ConsumerHost {
   private let console: Console
   private let signals: Signals
   private let saver: SpentMessages?
+  private let readyFile: ReadyFile?
   private var output: OutputFlow
   /// Whether the consumer waits for all to be written out.
   private var isFlushAsked = false
@@ -16,10 +17,10 @@ final class ConsumeRun: ConsumerHost {
   private var taken = 0
 
   init(
-    _ options: Consume.Options, _ handler: any MessageHandler, _ saver: SpentMessages?, _ console: Console,
-    _ signals: Signals
+    _ options: Consume.Options, _ handler: any MessageHandler, _ saver: SpentMessages?, _ readyFile: ReadyFile?,
+    _ console: Console, _ signals: Signals
   ) {
-    (self.options, self.handler, self.saver) = (options, handler, saver)
+    (self.options, self.handler, self.saver, self.readyFile) = (options, handler, saver, readyFile)
     (self.console, self.signals) = (console, signals)
     output = OutputFlow(console)
   }
@@ -28,9 +29,14 @@ final class ConsumeRun: ConsumerHost {
   func run(_ plan: Consumer.Options, on connection: AMQPConnection, _ loop: EventLoop) throws(Failure) {
     let driver = ConsumerDriver(plan, self, on: connection)
     loop.add(driver)
-    while !driver.isOver { loop.turn() }
+    while !driver.isOver {
+      readyFile?.isThere = driver.consumer.isReady && handler.isRunning
+      loop.turn()
+    }
+    readyFile?.isThere = false
     loop.remove(driver)
     if let saver { while !saver.isOver { loop.turn() } }
+    summarize(driver.consumer)
     if let cause = driver.consumer.cause { throw failure(cause, driver) }
   }
 

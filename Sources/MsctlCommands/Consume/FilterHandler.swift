@@ -54,6 +54,7 @@ final class FilterHandler: MessageHandler {
     if failure != nil { state.isFinished = false }
     return state
   }
+  var isRunning: Bool { child != nil }
   var wakeTime: Deadline { failure == nil ? min(filter.wakeTime, child?.wakeTime ?? .never) : .now }
   func take(_ number: Int, _ delivery: AMQPDelivery) {
     now = .now

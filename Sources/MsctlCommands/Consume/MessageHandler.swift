@@ -4,6 +4,8 @@ import MsctlCore
 protocol MessageHandler: AnyObject {
   var traits: QueueTraits { get set }
   var state: Consumer.HandlerState { get }
+  /// Whether it takes messages as soon as they come.
+  var isRunning: Bool { get }
   /// When work is due even if no descriptor is ready.
   var wakeTime: Deadline { get }
 
@@ -21,6 +23,7 @@ protocol MessageHandler: AnyObject {
 }
 
 extension MessageHandler {
+  var isRunning: Bool { true }
   func renew(_ number: Int, _ delivery: AMQPDelivery) {}
 }
 

@@ -11,17 +11,19 @@ final class HeldService: LoopMember {
   private let child: ChildProcess
   private let signals: Signals
   private let driver: RegistrationDriver
+  private let readyFile: ReadyFile?
 
   init(
     _ registration: ServiceRegistration, _ options: Register.Options, _ agent: ConsulAgent, _ loop: EventLoop,
     _ console: Console, _ environment: [String: String]
   ) throws(Failure) {
     let port = registration.port
-    guard (1...65535).contains(port) else {
-      throw Failure(.noPort(service: registration.name))
+    guard (0...65535).contains(port) else {
+      throw Failure(.invalidPort(port, service: registration.name))
     }
+    readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path, console) }
     loop.add(HostResolver.system)
-    guard try !loop.answer(to: PortProbe(registration, .system, on: loop)) else { throw Failure(.portInUse(port)) }
+    if port != 0, try loop.answer(to: PortProbe(registration, .system, on: loop)) { throw Failure(.portInUse(port)) }
     var ttl = HeldRegistration.ttl
     for case .ttl(let time) in options.checks { ttl = time }
     driver = RegistrationDriver(
@@ -34,11 +36,10 @@ final class HeldService: LoopMember {
     self.console = console
     signals = Signals(children: true, passing: true)
     do {
-      child = try ChildProcess(
-        program: options.command,
-        environment: environment.merging([
-          "PORT": "\(port)", "MSCTL_SERVICE_ID": variableValue(registration.id),
-        ]) { $1 })
+      var variables = environment
+      variables["MSCTL_SERVICE_ID"] = variableValue(registration.id)
+      if port != 0 { variables["PORT"] = "\(port)" }
+      child = try ChildProcess(program: options.command, environment: variables)
     } catch { throw error.failure }
   }
 
@@ -46,7 +47,11 @@ final class HeldService: LoopMember {
     loop.add(driver)
     loop.add(self)
     driver.perform = { [unowned self] in carryOut($0) }
-    while !driver.isOver { loop.turn() }
+    while !driver.isOver {
+      readyFile?.isThere = driver.isReady
+      loop.turn()
+    }
+    readyFile?.isThere = false
     if let failure = driver.refusal { throw failure }
     try leave()
   }

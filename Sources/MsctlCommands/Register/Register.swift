@@ -27,6 +27,14 @@ enum Register: Verb {
 
     var argumentText: String? { nil }
     var isTTL: Bool { if case .ttl = self { true } else { false } }
+    /// Whether it looks at the service's own port.
+    var needsPort: Bool {
+      switch self {
+      case .http(let place): place.begins(with: "/")
+      case .tcp, .grpc: true
+      case .ttl: false
+      }
+    }
   }
 
   struct Options: VerbOptions {
@@ -47,6 +55,7 @@ enum Register: Verb {
     var waits = false
     var isDryRun = false
     var drain: Duration = .zero
+    var readyFile: String?
     var agent = AgentOptions()
     var output = OutputOptions()
 
@@ -69,13 +78,16 @@ enum Register: Verb {
       COMMAND inherits msctl's environment, CONSUL_HTTP_TOKEN and AMQP_URL included; to withhold one, run COMMAND with \
       'env -u CONSUL_HTTP_TOKEN'.
 
+      Without '--port', COMMAND is a worker that listens nowhere: it is registered when it has started, without a port.
+
       Without COMMAND the registration stays until it is removed. An instance with the same id is replaced.
       """,
     flags: [
       .number("port", "p", "N", in: 0...65535, into: \.port, "Port that the service listens on; 0 picks a free one")
         .details("With 0, COMMAND must listen on $PORT."),
       .value("address", nil, "HOST", into: \.address, "Address to register (default: the node's address)"),
-      .value("id", nil, "ID", into: \.id, "Id of the instance (default: NAME-HOST-PORT)"),
+      .value("id", nil, "ID", into: \.id, "Id of the instance (default: NAME-HOST-PORT)")
+        .details("Without a port, the default is NAME-HOST-PID."),
       .list("tag", nil, "TAG", into: \.tags, "Add a tag"),
       .list("meta", nil, "NAME=VALUE", into: \.meta, "Add a value to the service's metadata"),
       .number("weight", nil, "N", in: 1...65535, into: \.weight, "Weight of the instance while it is passing"),
@@ -86,6 +98,13 @@ enum Register: Verb {
       .toggle("dry-run", nil, into: \.isDryRun, "Print the registration; register nothing"),
       .toggle("wait", nil, into: \.waits, "Wait up to \(patience.shown) until the instance is passing"),
       .value("drain", nil, "TIME", into: \.drain, "Wait TIME after entering maintenance before signalling COMMAND"),
+      .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while COMMAND's instance is registered")
+        .completed(by: .file)
+        .details(
+          """
+          For the probe of a container, 'test -e FILE'. FILE is empty; it is removed while the agent is away, and before COMMAND \
+          is ended. Whatever kills msctl leaves it to the next run, which removes it first.
+          """),
     ].under("Instance")
       + [
         .list("check", "c", "CHECK", into: \.checks, "http=/PATH, http=URL, tcp, grpc, grpc=SERVICE or ttl=TIME")
@@ -109,6 +128,7 @@ enum Register: Verb {
     variables: AgentOptions.variables.lifted(to: \.agent),
     examples: [
       Example("msctl register user-service --port 0 -- node server.js", "For as long as the server runs"),
+      Example("msctl register mail-worker -- msctl consume mails --exec 'sendmail -t'", "A worker without a port"),
       Example("msctl register user-service --port 3000 --check http=/health", "Register what runs already"),
       Example("msctl register user-service --remove", "Remove it"),
     ],
@@ -131,8 +151,11 @@ enum Register: Verb {
       }
     } else {
       guard options.service != nil else { throw ValueError("'register' requires NAME or '--file FILE'") }
-      if !options.removes, options.port == nil {
-        throw ValueError("'register' requires '--port N', the port that the service listens on")
+      if !options.removes, options.port == nil, !isHeld {
+        throw ValueError("'register' requires '--port N', the port that the service listens on, or COMMAND")
+      }
+      if options.port == nil, options.checks.contains(where: \.needsPort) {
+        throw ValueError("'--check' of http=/PATH, tcp or grpc requires '--port N'")
       }
     }
     if options.isDryRun, isHeld || options.removes {
@@ -146,6 +169,7 @@ enum Register: Verb {
       throw ValueError("'--wait' cannot be combined with COMMAND or '--remove'")
     }
     if options.drain != .zero, !isHeld { throw ValueError("'--drain' requires COMMAND") }
+    if options.readyFile != nil, !isHeld { throw ValueError("'--ready-file' requires COMMAND") }
     if options.checks.isEmpty, !isHeld, options.checkTimeout != nil || options.deregisterAfter != nil {
       throw ValueError("'--check-timeout' and '--deregister-after' require '--check'")
     }

@@ -45,7 +45,8 @@ extension [Habit] {
     Habit(["-C"], "Use '--content-type TYPE'."),
     Habit(["-P"], "'msctl publish' is the producer: it needs no option for that."),
     Habit(["-X"], "Settings of the connection stand in the URL of '--broker': amqp://HOST/VHOST?heartbeat=30."),
-    Habit(["--timeout", "--max-time"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
+    Habit(
+      ["--timeout", "--max-time"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
     Habit(["--json"], "A message is JSON by itself; '--text' takes any text."),
   ]
 
@@ -79,10 +80,12 @@ extension [Habit] {
   static let registering: Self =
     consul + [
       Habit(
-        ["--timeout", "--max-time"], "Use '--check-timeout TIME' for the checks; '--wait' waits for the instance to pass."),
+        ["--timeout", "--max-time"],
+        "Use '--check-timeout TIME' for the checks; '--wait' waits for the instance to pass."),
       Habit(["--ttl"], "Use '--check ttl=TIME'."),
       Habit(["--http"], "Use '--check http=/PATH'."),
-      Habit(["-d", "--detach"], "Without COMMAND, 'register' returns at once; 'msctl register NAME --remove' removes it."),
+      Habit(
+        ["-d", "--detach"], "Without COMMAND, 'register' returns at once; 'msctl register NAME --remove' removes it."),
     ]
 
   static let discovering: Self =

@@ -53,7 +53,7 @@ public struct ServiceRegistration: Sendable, Equatable {
   public var id: String
   /// Empty: callers take the node's address.
   public var address: String
-  /// Its port.
+  /// Its port; 0: it has none.
   public var port: Int
   /// Its tags.
   public var tags: [String] = []
@@ -69,9 +69,9 @@ public struct ServiceRegistration: Sendable, Equatable {
 
   /// - Parameters:
   ///   - name: the name of the service.
-  ///   - id: nil: one of name, address (or this machine's name) and port.
+  ///   - id: nil: one of name, address (or this machine's name) and port (or this process's number).
   ///   - address: empty: callers take the node's.
-  ///   - port: the port.
+  ///   - port: the port; 0: none.
   public init(name: String, id: String? = nil, address: String = "", port: Int) {
     self.name = name
     self.id = id ?? Self.usualID(name, address, port)
@@ -81,7 +81,8 @@ public struct ServiceRegistration: Sendable, Equatable {
 
   /// Ids are unique an agent, so the name alone would let a second instance take the place of the first.
   package static func usualID(_ name: String, _ address: String, _ port: Int) -> String {
-    "\(name)-\(address.isEmpty ? hostName() : address)-\(port)"
+    let number = port == 0 ? String(getpid()) : String(port)
+    return "\(name)-\(address.isEmpty ? hostName() : address)-\(number)"
   }
 
   /// Reads Consul's own service definition (https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference):

@@ -275,6 +275,11 @@ package struct Consumer: Sendable {
 
   package var isRunning: Bool { if case .running = state { true } else { false } }
 
+  /// Whether messages come and are handled.
+  package var isReady: Bool {
+    if case (.running, .open, .active) = (state, link, subscription) { true } else { false }
+  }
+
   /// How many the handler is at work on, or has not told of.
   var outstanding: Int { underWay.count - written.count }
 

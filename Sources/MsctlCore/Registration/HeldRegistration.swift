@@ -17,6 +17,8 @@ package struct HeldRegistration: Sendable {
   package static let farewell: Duration = .seconds(3)
 
   package struct Options: Sendable {
+    /// Whether the command listens on a port, and is registered only then; a worker does not.
+    package var listens = true
     /// After what time without a sign of life the instance is critical.
     package var ttl: Duration
     /// How long an instance in maintenance may finish its calls.
@@ -130,9 +132,13 @@ package struct HeldRegistration: Sendable {
     self.generator = generator
     (nextRequest, nextProbe) = (now, now)
     remarkTime = now + Self.patience
+    if !options.listens { state = .up }
   }
 
   package var isOver: Bool { if case .ended = state { true } else { false } }
+
+  /// Whether the agent knows the instance and hands it out, as far as it has answered.
+  package var isReady: Bool { if case .up = state { isRegistered && !isAway } else { false } }
 
   /// Whether it was told of the command's end.
   package var isLeaving: Bool {

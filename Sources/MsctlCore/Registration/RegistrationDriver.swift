@@ -17,7 +17,7 @@ package final class RegistrationDriver: LoopMember {
   package var perform: (HeldRegistration.Action) -> Void = { _ in }
 
   /// - Parameters:
-  ///   - registration: without the check that keeps it passing.
+  ///   - registration: without the check that keeps it passing. Without a port (0) it is a worker's, which listens nowhere.
   ///   - deregisterAfter: when the agent removes an instance that nobody keeps alive any more.
   package init(
     _ registration: ServiceRegistration, _ options: HeldRegistration.Options, deregisterAfter: Duration,
@@ -31,10 +31,13 @@ package final class RegistrationDriver: LoopMember {
     check.name = "msctl runs the service"
     registration.checks.append(check)
     (self.registration, self.agent, self.resolver, self.loop) = (registration, agent, resolver, loop)
+    var options = options
+    options.listens = registration.port != 0
     machine = HeldRegistration(options, at: .now, SplitMix())
   }
 
   package var isOver: Bool { machine.isOver }
+  package var isReady: Bool { machine.isReady }
   package var isLeaving: Bool { machine.isLeaving }
   package var awaitsGroup: Bool { machine.awaitsGroup }
   package var refusal: Failure? { machine.refusal }

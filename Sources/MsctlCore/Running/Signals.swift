@@ -24,6 +24,12 @@ enum ProcessGroups {
     return pid
   }
 
+  /// Whether it is one of ours, and not reaped.
+  static func contains(_ pid: pid_t) -> Bool {
+    guard let groups else { return false }
+    return (0..<groupLimit).contains { groups[$0] == pid }
+  }
+
   static func remove(_ pid: pid_t) {
     if let groups, let place = (0..<groupLimit).first(where: { groups[$0] == pid }) { groups[place] = 0 }
   }
@@ -48,6 +54,7 @@ private func noteOnce(_ number: Int32) {
   // It is blocked until the handler returns.
   signal(number, SIG_DFL)
   raise(number)
+  if Signals.isFirstProcess { _exit(128 + number) }
 }
 
 /// Turns signals into bytes on a descriptor, so that a loop waits for them beside everything else (the self-pipe trick).
@@ -57,7 +64,12 @@ package final class Signals {
   nonisolated(unsafe) package private(set) static var areCaught = false
   nonisolated(unsafe) private static weak var current: Signals?
 
+  /// Whether this is the first process of a PID namespace, as in a container: the kernel keeps signals from it that it does not
+  /// catch, and it inherits the children of all others.
+  static var isFirstProcess: Bool { getpid() == 1 }
+
   package let descriptor: Int32
+  private let reaps: Bool
 
   /// Catches the signals that end a command for the rest of the process: the first ends it cleanly, a second one of the
   /// same kind at once, and what it has started is killed then.
@@ -70,6 +82,7 @@ package final class Signals {
     var ends: [Int32] = [-1, -1]
     pipe2(&ends, O_CLOEXEC | O_NONBLOCK)
     descriptor = ends[0]
+    reaps = children && Self.isFirstProcess
     pipeEnd = ends[1]
     if groups == nil {
       groups = .allocate(capacity: groupLimit)
@@ -78,12 +91,10 @@ package final class Signals {
     var caught = sigset_t()
     sigemptyset(&caught)
     for signal in signals {
-      var action = sigaction()
-      sigaction(signal, nil, &action)
-      // Ignored by who started us (nohup, a background job of a script): that stays so.
-      if unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
+      // That stays so.
+      if Self.isIgnored(signal) { continue }
       sigaddset(&caught, signal)
-      action = sigaction()
+      var action = sigaction()
       if signal == SIGCHLD || passing {
         action.__sigaction_handler.sa_handler = { note($0) }
       } else {
@@ -104,11 +115,39 @@ package final class Signals {
 
   /// The ending signal that came first and has not been taken yet.
   package func take() -> Int32? {
+    if reaps { reapOrphans() }
     var byte: UInt8 = 0
     while read(descriptor, &byte, 1) == 1 {
       if Int32(clamping: byte) != SIGCHLD { return Int32(clamping: byte) }
     }
     return nil
+  }
+
+  /// Lets go of what others have left behind that has ended.
+  private func reapOrphans() {
+    while true {
+      var information = siginfo_t()
+      waitid(P_ALL, 0, &information, Int32(WEXITED) | WNOHANG | WNOWAIT)
+      let pid = information._sifields._sigchld.si_pid
+      // A child of our own is reaped by who holds it. The others behind it come at the next turn.
+      guard pid != 0, !ProcessGroups.contains(pid) else { return }
+      var ignored: Int32 = 0
+      waitpid(pid, &ignored, WNOHANG)
+    }
+  }
+
+  /// Gives the signals that end a process their effect where it is the first of a PID namespace, for as long as nobody catches
+  /// them.
+  package static func endFirstProcess() {
+    guard isFirstProcess else { return }
+    for number in [SIGINT, SIGTERM, SIGHUP] where !isIgnored(number) { signal(number) { _exit(128 + $0) } }
+  }
+
+  /// Ignored by who started us (nohup, a background job of a script).
+  private static func isIgnored(_ number: Int32) -> Bool {
+    var action = sigaction()
+    sigaction(number, nil, &action)
+    return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
   }
 
   /// Waits until a descriptor is ready, for those who wait for nothing else: a signal that is caught ends the wait.

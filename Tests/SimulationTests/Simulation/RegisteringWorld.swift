@@ -33,6 +33,8 @@ package struct RegisteringWorld: World {
   private var agenda = Agenda<Happening>()
   private var machine: HeldRegistration
   private let drain: Duration
+  /// Whether the command has a port.
+  private let listens: Bool
 
   // The agent.
   private var mood = Mood.well
@@ -56,6 +58,8 @@ package struct RegisteringWorld: World {
   private var hasDeregistered = false
   private var isConfirmed = false
   private var isRetired = false
+  /// Whether the last answer was that the agent does as it is asked.
+  private var isAccepted = false
   private var lastAlive = Deadline.never
 
   package static func run(_ choices: Choices, _ story: Story) throws(Violation) {
@@ -68,9 +72,10 @@ package struct RegisteringWorld: World {
     self.story = story
     isCalm = choices.chance(20)
     drain = .milliseconds(choices.chance(50) ? choices.pick(5000) : 0)
-    machine = HeldRegistration(
-      HeldRegistration.Options(ttl: Self.ttl, drain: drain, grace: Self.grace), at: Clock.start,
-      SplitMix(seed: choices.seed()))
+    listens = !choices.chance(20)
+    var options = HeldRegistration.Options(ttl: Self.ttl, drain: drain, grace: Self.grace)
+    options.listens = listens
+    machine = HeldRegistration(options, at: Clock.start, SplitMix(seed: choices.seed()))
     if !choices.chance(10) { agenda.add(.listens, at: now + choices.time(15_000)) }
     if choices.chance(50) { agenda.add(.commandEnds, at: now + .milliseconds(choices.pick(60_000))) }
     for _ in 0...choices.pick(3) {
@@ -132,7 +137,8 @@ package struct RegisteringWorld: World {
       guard let open, open.number == number, let answer = answers[number] else { return }
       self.open = nil
       story.tell(now, "answer to \(open.request): \(answer)")
-      if case .accepted = answer, open.request == .register { isConfirmed = true }
+      isAccepted = if case .accepted = answer { true } else { false }
+      if isAccepted, open.request == .register { isConfirmed = true }
       if case .accepted = answer, [.register, .pass].contains(open.request) { lastAlive = now }
       try handle(.answered(answer))
     }
@@ -142,6 +148,7 @@ package struct RegisteringWorld: World {
     guard open?.number == number else { return }
     open = nil
     story.tell(now, "no answer")
+    isAccepted = false
     try handle(.answered(.failed(Failure(.timedOut, "late"), isFinal: false)))
   }
 
@@ -183,6 +190,11 @@ package struct RegisteringWorld: World {
     machine.handle(event, at: now, into: &actions)
     guard !wasOver || actions.isEmpty else { throw Violation("what has ended does nothing more", "\(actions)") }
     for action in actions { try carryOut(action) }
+    let isHandedOut = isConfirmed && isAccepted && !isRetired && !hasDeregistered
+    guard !machine.isReady || isHandedOut else { throw Violation("who is ready is handed out", "") }
+    guard machine.isReady || !isHandedOut || signals > 0 || hasEnded || machine.refusal != nil else {
+      throw Violation("who is handed out is ready", "")
+    }
   }
 
   private mutating func carryOut(_ action: HeldRegistration.Action) throws(Violation) {
@@ -224,7 +236,7 @@ package struct RegisteringWorld: World {
     guard open == nil else { throw Violation("one request at a time", "\(request)") }
     switch request {
     case .register:
-      guard isListening || hasRegistered, termination == .never, !hasEnded, !hasDeregistered else {
+      guard isListening || hasRegistered || !listens, termination == .never, !hasEnded, !hasDeregistered else {
         throw Violation("nothing is registered before the command listens, or while it ends", "")
       }
       hasRegistered = true
