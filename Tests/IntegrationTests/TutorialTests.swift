@@ -76,7 +76,8 @@ struct TutorialTests {
           channel.basic_publish("", sys.argv[1], task, pika.BasicProperties(delivery_mode=2))
         """, queue, tasks.joined(separator: "\n"))
       // The first worker takes one, and dies with it.
-      let dying = try Tool.start("consume", queue, "--prefetch", "1", "--exec", "echo begun >&2; exec sleep 1000")
+      let dying = try Tool.start(
+        "consume", queue, "--prefetch", "1", "--exec", "echo begun >&2; while kill -0 $PPID; do sleep 0.1; done")
       try await eventually("the first worker works") { dying.err.contains("begun") }
       let workers = try (0..<2).map { _ in
         try Tool.start("consume", queue, "--prefetch", "1", "--exec", "cat; echo")
