@@ -533,11 +533,31 @@ extension MessageCommands.Cause {
 extension MessageFilter.Cause {
   func failure(_ names: HandlerNames) -> Failure {
     switch self {
-    case .tooManyLines:
+    case .tooManyLines(let doubt):
+      let place = doubt.map {
+        " The first message in doubt is \($0.name)\($0.count == 0 ? ", which is acknowledged" : "")."
+      }
       return Failure(
         .failed, "the filter '\(names.command)' wrote more lines than it was given messages",
-        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error.")
-    case .ended(let end, let unanswered):
+        hint: "It must write exactly one line per message, in order; diagnostics belong on standard error."
+          + (place ?? ""))
+    case .unnamedLine:
+      return Failure(
+        .failed, "the filter '\(names.command)' wrote a line that names no message",
+        hint: "With '--envelope', each line must be an object with the deliveryTag or the messageId of its message.")
+    case .unknownMessage:
+      return Failure(
+        .failed,
+        "the filter '\(names.command)' wrote a line for a message that it was not given, or a second line for one")
+    case .sharedID(let id):
+      return Failure(
+        .failed, "the filter '\(names.command)' wrote a line for '\(id)', the messageId of several messages",
+        hint: "Keep the deliveryTag of the envelope in each line.")
+    case .tooManyLeft(let count):
+      return Failure(
+        .failed, "the filter '\(names.command)' left \(counted(count)) without a line, as many as can be held",
+        hint: names.traits.isStream ? nil : "They are requeued. Limit the run with '--count'.")
+    case .ended(let end, let unanswered, let doubt):
       if end.isUnrunnable, var failure = SpawnError(names.command, shellStatus: end.status)?.failure {
         if !names.traits.isStream, unanswered > 0 { failure.hint = "Its messages are requeued." }
         return failure
@@ -545,9 +565,19 @@ extension MessageFilter.Cause {
       guard unanswered > 0 else { return Failure(end.code, end.text(names)) }
       return Failure(
         end.code, "\(end.text(names)), with \(counted(unanswered)) unprocessed",
-        hint: names.traits.isStream ? nil : "They are requeued.")
+        hint: names.traits.isStream ? nil : doubt?.text(unanswered) ?? "They are requeued.")
     case .notStarted(let failure): return failure
     }
+  }
+}
+
+extension MessageFilter.Doubt {
+  fileprivate var name: String { "message \(number)" + (id.map { " (\($0))" } ?? "") }
+
+  fileprivate func text(_ unanswered: Int) -> String {
+    count == unanswered
+      ? "They are requeued, from \(name) on."
+      : "\(counted(count)) are requeued, from \(name) on: which of them have a line is in doubt."
   }
 }
 
@@ -555,9 +585,9 @@ extension MessageFilter.Note {
   /// Nil where nothing has failed.
   func failure(_ names: HandlerNames) -> Failure? {
     switch self {
-    case .silent, .ended: return nil
+    case .silent, .ended, .leftOut: return nil
     case .restarting(let end, let unanswered, let pause):
-      var failure = MessageFilter.Cause.ended(end, unanswered: unanswered).failure(names)
+      var failure = MessageFilter.Cause.ended(end, unanswered: unanswered, nil).failure(names)
       failure.hint = "It is restarted in \(pause.shown)."
       return failure
     case .rejected(let message, let attempts, let end):
@@ -571,6 +601,8 @@ extension MessageFilter.Note {
       "the filter has written no line for \(MessageFilter.patience.shown), \(counted(unanswered)) unprocessed; "
         + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
     case .ended(let end): end.text(names)
+    case .leftOut(let count):
+      "the filter wrote no line for \(counted(count))" + (names.traits.isStream ? "" : "; requeued")
     case .restarting, .rejected: failure(names)?.message ?? ""
     }
   }

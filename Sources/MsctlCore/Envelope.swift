@@ -15,13 +15,15 @@ package enum Envelope {
   /// next broker adds it would be wrong.
   private static let brokersOwn = ["x-delivery-count", "x-acquired-count", "x-stream-offset"]
 
-  package static func write(_ message: AMQPMessage, redelivered: Bool) -> JSONValue {
+  /// - Parameter number: what it is to be known by, where it may have no id.
+  package static func write(_ message: AMQPMessage, redelivered: Bool, number: Int? = nil) -> JSONValue {
     var writer = JSONWriter()
     writer.object { object in
       BodyText(exactly: message.body, contentType: message.properties.contentType).write(to: &object)
       object.field("exchange", message.exchange)
       object.field("routingKey", message.routingKey)
       object.field("redelivered", redelivered)
+      if let number { object.field("deliveryTag", number) }
       object.key("properties")
       object.object { write(message.properties, to: &$0) }
     }

@@ -824,12 +824,20 @@ extension MessageCommands.Cause: Sampled {
 
 extension MessageFilter.Cause: Sampled {
   fileprivate static func sample(after last: Self?) -> Self? {
-    switch last {
-    case nil: .tooManyLines
-    case .tooManyLines: .ended(MessageFilter.End(status: 3, wasKilled: false, fault: nil), unanswered: 0)
-    case .ended(_, unanswered: 0): .ended(MessageFilter.End(status: 3, wasKilled: false, fault: nil), unanswered: 2)
-    case .ended: .notStarted(someFailure)
-    case .notStarted: nil
+    let end = MessageFilter.End(status: 3, wasKilled: false, fault: nil)
+    func doubt(_ count: Int) -> MessageFilter.Doubt { .init(number: 1, id: "<id>", count: count) }
+    return switch last {
+    case nil: .tooManyLines(nil)
+    case .tooManyLines(nil): .tooManyLines(doubt(0))
+    case .tooManyLines(let last?): last.count == 0 ? .tooManyLines(doubt(3)) : .ended(end, unanswered: 0, nil)
+    case .ended(_, unanswered: 0, _): .ended(end, unanswered: 2, nil)
+    case .ended(_, _, nil): .ended(end, unanswered: 2, doubt(2))
+    case .ended(_, _, let last?): last.count == 2 ? .ended(end, unanswered: 2, doubt(3)) : .notStarted(someFailure)
+    case .notStarted: .unnamedLine
+    case .unnamedLine: .unknownMessage
+    case .unknownMessage: .sharedID("<id>")
+    case .sharedID: .tooManyLeft(3)
+    case .tooManyLeft: nil
     }
   }
 }
@@ -842,7 +850,8 @@ extension MessageFilter.Note: Sampled {
     case .silent: .ended(end)
     case .ended: .restarting(end, unanswered: 2, in: .seconds(1))
     case .restarting: .rejected(handledMessage, attempts: 3, end)
-    case .rejected: nil
+    case .rejected: .leftOut(3)
+    case .leftOut: nil
     }
   }
 }

@@ -9,9 +9,10 @@ struct MessageFilterTests {
     var now = Deadline(nanoseconds: 0)
     var process = MessageFilter.Process()
 
-    init(restarts: Bool = false, maxAttempts: Int? = nil) {
+    init(restarts: Bool = false, maxAttempts: Int? = nil, _ change: (inout MessageFilter.Options) -> Void = { _ in }) {
       var options = MessageFilter.Options()
       (options.restarts, options.maxAttempts) = (restarts, maxAttempts)
+      change(&options)
       machine = MessageFilter(options)
     }
 
@@ -26,7 +27,7 @@ struct MessageFilterTests {
 
     mutating func take(_ numbers: ClosedRange<Int>) {
       for number in numbers {
-        #expect(handle(.taken(number, Self.delivery(number))) == [.write(Self.delivery(number))])
+        #expect(handle(.taken(number, Self.delivery(number))) == [.write(number, Self.delivery(number))])
       }
     }
 
@@ -41,34 +42,165 @@ struct MessageFilterTests {
     }
 
     private static let deliveries = (0...9).map { number in
-      let message = AMQPMessage(body: Array("\(number)".utf8), exchange: "", routingKey: "q")
+      var message = AMQPMessage(body: Array("\(number)".utf8), exchange: "", routingKey: "q")
+      // Two share an id, and the last has none.
+      if number < 9 { message.properties.messageID = number == 8 ? "id 7" : "id \(number)" }
       return AMQPDelivery(message: message, tag: UInt64(number), connection: 1, redelivered: false)
     }
   }
 
-  private static func ended(_ status: Int32, unanswered: Int) -> MessageFilter.Action {
-    .fail(.ended(.init(status: status, wasKilled: false, fault: nil), unanswered: unanswered))
+  private static func ended(
+    _ status: Int32, unanswered: Int, from first: Int, _ count: Int? = nil
+  ) -> MessageFilter.Action {
+    .fail(
+      .ended(
+        .init(status: status, wasKilled: false, fault: nil), unanswered: unanswered, doubt(first, count ?? unanswered)))
+  }
+
+  private static func doubt(_ first: Int, _ count: Int) -> MessageFilter.Doubt {
+    .init(number: first, id: "id \(first)", count: count)
+  }
+
+  private static func acknowledged(_ numbers: ClosedRange<Int>) -> [MessageFilter.Action] {
+    numbers.map { .acknowledge($0) }
   }
 
   @Test("each line is the answer to the oldest message, and one line too many ends it")
   func order() {
     var run = Run()
     run.take(1...2)
-    #expect(run.handle(.line) == [.passOn(1)])
-    #expect(run.handle(.line) == [.passOn(2)])
-    #expect(run.handle(.line) == [.terminate, .fail(.tooManyLines)])
-    #expect(run.handle(.line).isEmpty && !run.machine.wantsLines)
+    #expect(run.handle(.line(.next)) == [.passOn(1)])
+    #expect(run.handle(.line(.next)) == [.passOn(2)])
+    #expect(run.handle(.line(.next)) == [.terminate, .fail(.tooManyLines(Self.doubt(1, 2)))])
+    #expect(run.handle(.line(.next)).isEmpty && !run.machine.wantsLines)
+    #expect(run.handle(.turn(run.process)).isEmpty)
     #expect(run.end(143).isEmpty)
     #expect(run.machine.handlerState.isFinished)
+  }
+
+  @Test("messages are acknowledged where there are as many lines as messages")
+  func count() {
+    var run = Run()
+    run.take(1...3)
+    for number in 1...2 {
+      #expect(run.handle(.line(.next)) == [.passOn(number)])
+      #expect(run.handle(.turn(run.process)).isEmpty)
+    }
+    #expect(run.machine.handlerState.answered == 2)
+    #expect(run.handle(.line(.next)) == [.passOn(3)])
+    #expect(run.handle(.turn(run.process)) == Self.acknowledged(1...3))
+    // Which of the last ones had another's line, nobody knows.
+    #expect(run.handle(.line(.next)) == [.terminate, .fail(.tooManyLines(Self.doubt(1, 0)))])
+  }
+
+  @Test("a run that ends by itself acknowledges them at its end, or when it can do without them no longer")
+  func finite() {
+    var run = Run { ($0.isFinite, $0.window) = (true, 3) }
+    run.take(1...2)
+    for number in 1...2 { #expect(run.handle(.line(.next)) == [.passOn(number)]) }
+    #expect(run.handle(.turn(run.process)).isEmpty)
+    #expect(run.machine.wakeTime - run.now == MessageFilter.patience)
+    #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == Self.acknowledged(1...2))
+    run.take(3...5)
+    for _ in 3...5 { run.handle(.line(.next)) }
+    #expect(run.handle(.turn(run.process)) == Self.acknowledged(3...5))
+    run.take(6...6)
+    run.handle(.line(.next))
+    #expect(run.handle(.finish).isEmpty)
+    #expect(run.end(0) == Self.acknowledged(6...6))
   }
 
   @Test("a filter that ends with messages unanswered has failed, whatever its status", arguments: [0, 7] as [Int32])
   func unanswered(status: Int32) {
     var run = Run()
     run.take(1...3)
-    run.handle(.line)
+    run.handle(.line(.next))
     run.handle(.finish)
-    #expect(run.end(status) == [Self.ended(status, unanswered: 2)])
+    // The line may be that of the second or third.
+    #expect(run.end(status) == [Self.ended(status, unanswered: 2, from: 1, 3)])
+  }
+
+  @Test(
+    "one that leaves messages out at the end of its input is not started again: the others' lines would count for them")
+  func content() {
+    var run = Run(restarts: true)
+    run.take(1...3)
+    run.handle(.line(.next))
+    run.handle(.finish)
+    #expect(run.end(0) == [Self.ended(0, unanswered: 2, from: 1, 3)])
+  }
+
+  @Test("what one has written that was at work when time was up counts")
+  func cutOff() {
+    var run = Run()
+    run.take(1...3)
+    run.handle(.line(.next))
+    run.handle(.finish)
+    run.handle(.terminate)
+    #expect(run.end(143) == [.acknowledge(1), Self.ended(143, unanswered: 2, from: 2)])
+  }
+
+  @Test("lines that name their messages may come in any order, and leave some out")
+  func choice() {
+    var run = Run { ($0.matches, $0.isFinite) = (true, true) }
+    run.take(1...9)
+    #expect(run.handle(.line(.number(9))) == [.passOn(9), .acknowledge(9)])
+    #expect(run.handle(.line(.id(ByteKey("id 2")))) == [.passOn(2), .acknowledge(2)])
+    #expect(run.handle(.line(.number(7))) == [.passOn(7), .acknowledge(7)])
+    // Now it is one message's alone.
+    #expect(run.handle(.line(.id(ByteKey("id 7")))) == [.passOn(8), .acknowledge(8)])
+    run.handle(.finish)
+    #expect(run.end(0) == [.note(.leftOut(5))])
+    #expect(run.machine.handlerState.isFinished)
+  }
+
+  @Test(
+    "a line that names no message, one that has a line, or several ends it",
+    arguments: [
+      (.unknown, .unnamedLine), (.next, .tooManyLines(nil)), (.number(1), .unknownMessage),
+      (.number(10), .unknownMessage), (.id(ByteKey("id 1")), .unknownMessage),
+      (.id(ByteKey("id 7")), .sharedID("id 7")),
+    ] as [(MessageFilter.Subject, MessageFilter.Cause)])
+  func wrongName(_ subject: MessageFilter.Subject, _ cause: MessageFilter.Cause) {
+    var run = Run { $0.matches = true }
+    run.take(1...8)
+    run.handle(.line(.number(1)))
+    if subject == .next { for number in 2...8 { run.handle(.line(.number(number))) } }
+    #expect(run.handle(.line(subject)) == [.terminate, .fail(cause)])
+    #expect(run.end(143).isEmpty)
+  }
+
+  @Test("one that chooses has failed where it has not read all, or not exited with 0")
+  func unread() {
+    for (status, hasReadAll) in [(0, false), (5, true)] as [(Int32, Bool)] {
+      var run = Run { $0.matches = true }
+      run.take(1...2)
+      run.handle(.line(.number(2)))
+      run.handle(.finish)
+      run.process.hasReadAll = hasReadAll
+      let end = MessageFilter.End(status: status, wasKilled: false, fault: nil)
+      #expect(run.end(status) == [.fail(.ended(end, unanswered: 1, nil))])
+    }
+  }
+
+  @Test("no more are left out than can be held")
+  func tooManyLeft() {
+    var run = Run { ($0.matches, $0.limit) = (true, 3) }
+    run.take(1...2)
+    #expect(run.handle(.taken(3, Run.delivery(3))) == [.terminate, .fail(.tooManyLeft(3))])
+  }
+
+  @Test(
+    "a line names its message by deliveryTag or messageId",
+    arguments: [
+      (#"{"body":1,"deliveryTag":7,"properties":{"messageId":"a"}}"#, .number(7)),
+      (#"{"messageId":"b","properties":{"messageId":"a"}}"#, .id(ByteKey("a"))),
+      (#"{"messageId":"b"}"#, .id(ByteKey("b"))),
+      (#"{"properties":{}}"#, .unknown), (#"{"deliveryTag":1.5}"#, .unknown), ("7", .unknown), ("", .unknown),
+      (#"{"deliveryTag":1"#, .unknown), (#"{"deliveryTag":9223372036854775807}"#, .number(.max)),
+    ] as [(String, MessageFilter.Subject)])
+  func names(_ line: String, _ subject: MessageFilter.Subject) {
+    #expect(MessageFilter.Subject(of: Array(line.utf8)) == subject)
   }
 
   @Test("one that has answered everything fails by its status alone, and not once it was told to end")
@@ -76,13 +208,14 @@ struct MessageFilterTests {
     for (status, isTerminated) in [(0, false), (5, false), (143, true)] as [(Int32, Bool)] {
       var run = Run()
       run.take(1...1)
-      run.handle(.line)
+      run.handle(.line(.next))
       run.handle(.finish)
       if isTerminated { #expect(run.handle(.terminate) == [.terminate]) }
       let end = MessageFilter.End(status: status, wasKilled: false, fault: nil)
       let expected: [MessageFilter.Action] =
-        status == 0 ? [] : isTerminated ? [.note(.ended(end))] : [.fail(.ended(end, unanswered: 0))]
-      #expect(run.end(status) == expected)
+        status == 0
+        ? [] : isTerminated ? [.note(.ended(end))] : [.fail(.ended(end, unanswered: 0, nil))]
+      #expect(run.end(status) == [.acknowledge(1)] + expected)
       #expect(run.machine.handlerState.isFinished)
     }
   }
@@ -99,11 +232,11 @@ struct MessageFilterTests {
       change(&run.process)
       #expect(run.handle(.turn(run.process)).isEmpty)
       #expect(!run.machine.handlerState.hasRoom)
-      #expect(run.handle(.line, after: .seconds(9)) == [.passOn(1)])
+      #expect(run.handle(.line(.next), after: .seconds(9)) == [.passOn(1)])
       #expect(run.handle(.turn(run.process), after: .seconds(9)).isEmpty)
       #expect(run.handle(.turn(run.process), after: .seconds(1)) == [.terminate])
       let end = MessageFilter.End(status: 143, wasKilled: false, fault: fault)
-      #expect(run.end(143) == [.fail(.ended(end, unanswered: 1))])
+      #expect(run.end(143) == [.fail(.ended(end, unanswered: 1, Self.doubt(1, 2)))])
     }
   }
 
@@ -111,7 +244,8 @@ struct MessageFilterTests {
   func deaf() {
     var run = Run()
     run.take(1...1)
-    run.handle(.line)
+    run.handle(.line(.next))
+    run.handle(.turn(run.process))
     run.handle(.finish)
     #expect(run.handle(.turn(run.process)).isEmpty)
     #expect(run.handle(.turn(run.process), after: .seconds(10)) == [.terminate])
@@ -126,14 +260,14 @@ struct MessageFilterTests {
     #expect(run.end(5) == [.note(.restarting(end, unanswered: 2, in: .milliseconds(200)))])
     #expect(run.handle(.turn(nil)).isEmpty)
     #expect(run.handle(.turn(nil), after: .milliseconds(200)) == [.start])
-    #expect(run.handle(.started) == [.write(Run.delivery(1)), .write(Run.delivery(2))])
+    #expect(run.handle(.started) == [.write(1, Run.delivery(1)), .write(2, Run.delivery(2))])
     #expect(
       run.end(5) == [
         .note(.restarting(end, unanswered: 2, in: .milliseconds(400))),
         .note(.rejected(Run.delivery(1).message, attempts: 2, end)), .reject(1),
       ])
     // Nothing waits for it any more.
-    #expect(run.handle(.terminate) == [Self.ended(5, unanswered: 1)])
+    #expect(run.handle(.terminate) == [Self.ended(5, unanswered: 1, from: 2)])
     #expect(run.machine.handlerState.isFinished && run.machine.wakeTime == .never)
   }
 
@@ -141,7 +275,7 @@ struct MessageFilterTests {
   func unrunnable() {
     var run = Run(restarts: true)
     run.take(1...1)
-    #expect(run.end(127) == [Self.ended(127, unanswered: 1)])
+    #expect(run.end(127) == [Self.ended(127, unanswered: 1, from: 1)])
     var other = Run(restarts: true)
     other.take(1...1)
     _ = other.end(1)

@@ -50,12 +50,18 @@ enum Consume: Verb {
     var firstOffset: AMQPValue { offset?.value ?? .string(startWord) }
 
     var handling: Consumer.Handling {
-      exec != nil ? .commands(parallel: parallel) : through != nil ? .filter : .output
+      exec != nil
+        ? .commands(parallel: parallel) : through != nil ? .filter(chooses: format.asEnvelope) : .output
+    }
+
+    /// How many messages a filter may leave without a line in a run that ends by itself: those it does not choose are held until then.
+    var mostLeftOut: Int? {
+      prefetch == nil && handling == .filter(chooses: true) && endsByItself ? Consumer.mostHeld : nil
     }
 
     func prefetch(_ countsReturns: Bool) -> Int {
       Consumer.prefetch(
-        prefetch, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
+        prefetch ?? mostLeftOut, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
         countsReturns: countsReturns)
     }
   }
@@ -70,8 +76,9 @@ enum Consume: Verb {
 
       '--exec' and '--through' pass messages to other programs and acknowledge each one after success. '--exec' runs COMMAND \
       for each message, with the body on its standard input and MSCTL_MESSAGE_ID, MSCTL_ROUTING_KEY and other variables in \
-      its environment. '--through' runs one filter for all messages: each message is one line of its input, and it must write \
-      exactly one line per message, in order. A filter that drops or adds lines acknowledges the WRONG messages.
+      its environment. '--through' runs one filter for all messages: each message is one line of its input. Without \
+      '--envelope' the filter must write exactly one line per message, in order. With '--envelope' each line that it writes \
+      names its message, and a message without a line is requeued at the end: such a filter may select messages.
 
       QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist.
 
@@ -96,6 +103,9 @@ enum Consume: Verb {
       Example(
         "msctl consume orders.dead --drain --envelope --origin --through 'msctl publish --envelope --tee'",
         "Redrive: dead letters back to where they were first published"),
+      Example(
+        #"msctl consume orders --drain --envelope --through "jq -c --unbuffered 'select(.body.total>5)' | msctl publish archive --envelope --tee""#,  // lint-ok: the select of jq
+        "Move some messages to another queue"),
     ],
     habits: .consuming,
     check: { options throws(ValueError) in
@@ -129,6 +139,11 @@ enum Consume: Verb {
       }
       if options.maxAttempts != nil, options.exec == nil, !options.restarts {
         throw ValueError("'--max-attempts' requires '--exec', or '--through' with '--restart'")
+      }
+      if options.maxAttempts != nil, options.handling == .filter(chooses: true) {
+        throw ValueError(
+          "'--max-attempts' cannot be combined with '--through' and '--envelope': which message the filter fails on is unknown"
+        )
       }
       if options.children.isClean, options.exec == nil, options.through == nil {
         throw ValueError("'--clean-env' requires '--exec' or '--through'")
@@ -207,8 +222,16 @@ enum Consume: Verb {
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(
           """
-          If the filter exits before it has written a line for each message, the messages without one are requeued and \
-          'consume' fails. A filter that closes its input or output, leaves a process running that holds its output, or does not \
+          Without --envelope, lines are counted: messages are acknowledged when there are as many lines as messages, in a run that \
+          ends by itself at its end, or else after at most \(MessageFilter.patience.shown) or --prefetch messages. A filter that exits at the end of its \
+          input with fewer lines than messages, or writes more, fails, and all that was not acknowledged is requeued.
+
+          With --envelope, the filter's input has a deliveryTag in each envelope. Each line of its output must be an object with \
+          that deliveryTag, or with the messageId of its message (in properties or at its top), in any order. What has no line when \
+          the filter has read everything and exited with 0 is requeued, which is no failure. A run that ends by itself holds up to \
+          \(Consumer.mostHeld) such messages; quorum queues on RabbitMQ 4.0 to 4.2 count each as a delivery.
+
+          A filter that closes its input or output, leaves a process running that holds its output, or does not \
           exit at the end of its input although it has written a line for each message, is terminated once it has been silent \
           for 10 s, and killed after another 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
           """),
@@ -294,7 +317,7 @@ enum Consume: Verb {
         if let command = options.exec {
           ExecHandler(command, options, plan.traits, environment, console)
         } else if let command = options.through {
-          try FilterHandler(command, options, plan.traits, environment, console)
+          try FilterHandler(command, options, plan.traits, window: plan.prefetch, environment, console)
         } else {
           OutputHandler(options.format, console)
         }

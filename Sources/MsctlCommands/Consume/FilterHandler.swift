@@ -2,7 +2,7 @@ import Glibc
 import MsctlCore
 
 /// Hands all messages to one long-lived filter, each as a line of its standard input: the process and pipes of a `MessageFilter`,
-/// which decides what its lines are the answers to.
+/// which decides what its lines are the answers to. Those of a filter of envelopes name their messages.
 final class FilterHandler: MessageHandler {
   /// How much may wait to be written to the filter, in bytes.
   private static let inputLimit = 1 << 20
@@ -31,8 +31,8 @@ final class FilterHandler: MessageHandler {
   private var failure: Failure?
 
   init(
-    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
-    _ console: Console
+    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, window: Int,
+    _ environment: [String: String], _ console: Console
   ) throws(Failure) {
     self.command = command
     self.traits = traits
@@ -43,6 +43,8 @@ final class FilterHandler: MessageHandler {
     self.console = console
     var plan = MessageFilter.Options()
     (plan.restarts, plan.maxAttempts) = (options.restarts, options.maxAttempts)
+    (plan.matches, plan.limit) = (options.format.asEnvelope, options.mostLeftOut)
+    (plan.isFinite, plan.window) = (options.endsByItself, window)
     filter = MessageFilter(plan)
     child = try start()
   }
@@ -55,7 +57,17 @@ final class FilterHandler: MessageHandler {
     return state
   }
   var isRunning: Bool { child != nil }
-  var wakeTime: Deadline { failure == nil ? min(filter.wakeTime, child?.wakeTime ?? .never) : .now }
+  var wakeTime: Deadline {
+    if failure != nil || !settled.isEmpty { return .now }
+    let time = min(filter.wakeTime, child?.wakeTime ?? .never)
+    // Nothing tells when a pipe has been read.
+    return isEndOfInputDue && !hasReadAll ? min(time, .after(.milliseconds(5))) : time
+  }
+  /// Whether nothing more will be written to the filter.
+  private var isEndOfInputDue: Bool { filter.isFinishing && input.isEmpty && child.map { $0.input >= 0 } ?? false }
+  /// Whether all that was written has been read, while its input is open.
+  private var hasReadAll: Bool { child.map { $0.input < 0 || $0.unreadInput == 0 } ?? true }
+
   func take(_ number: Int, _ delivery: AMQPDelivery) {
     now = .now
     handle(.taken(number, delivery))
@@ -89,6 +101,7 @@ final class FilterHandler: MessageHandler {
     process.status = child.status
     process.wasKilled = child.wasKilled
     process.readsInput = !hasClosedInput
+    process.hasReadAll = !hasClosedInput && input.isEmpty && hasReadAll
     process.hasOutput = child.output >= 0
     if process.status != nil, !process.hasOutput { self.child = nil }
     handle(.turn(process))
@@ -106,7 +119,8 @@ final class FilterHandler: MessageHandler {
     var start = 0
     partial += piece
     while filter.wantsLines, let end = firstLineFeed(in: partial, from: searched) {
-      handle(.line, partial[start..<end])
+      let line = partial[start..<end]
+      handle(.line(format.asEnvelope ? MessageFilter.Subject(of: line) : .next), line)
       start = end + 1
       searched = start
     }
@@ -137,7 +151,8 @@ final class FilterHandler: MessageHandler {
       input.removeFirst(fed)
       fed = 0
     }
-    if filter.isFinishing, input.isEmpty { child.closeInput() }
+    // What a filter that chooses has not read, it has not looked at.
+    if isEndOfInputDue, !format.asEnvelope || hasReadAll { child.closeInput() }
   }
 
   // MARK: What is decided
@@ -149,12 +164,11 @@ final class FilterHandler: MessageHandler {
     var starts = false
     for action in actions {
       switch action {
-      case .write(let delivery):
-        input += format.value(delivery).text
+      case .write(let number, let delivery):
+        input += format.value(delivery, number: number).text
         input.append(0x0A)
-      case .passOn(let number):
-        console.write(line: Array(line))
-        settled.append(Consumer.Settlement(number, .acknowledge))
+      case .passOn: console.write(line: Array(line))
+      case .acknowledge(let number): settled.append(Consumer.Settlement(number, .acknowledge))
       case .reject(let number): settled.append(Consumer.Settlement(number, .reject))
       case .start: starts = true
       case .terminate: child?.terminate()

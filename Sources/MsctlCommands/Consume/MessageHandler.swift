@@ -34,10 +34,11 @@ struct MessageFormat {
   var endsWithNUL = false
   var isRaw: Bool { asBytes || endsWithNUL }
 
-  func value(_ delivery: AMQPDelivery) -> JSONValue {
+  /// - Parameter number: what an envelope is to be known by.
+  func value(_ delivery: AMQPDelivery, number: Int? = nil) -> JSONValue {
     let message = delivery.message
     return asEnvelope
-      ? Envelope.write(message, redelivered: delivery.redelivered)
+      ? Envelope.write(message, redelivered: delivery.redelivered, number: number)
       : BodyText(message.body, contentType: message.properties.contentType).value
   }
 

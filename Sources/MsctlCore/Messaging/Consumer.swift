@@ -50,6 +50,8 @@ package struct Consumer: Sendable {
     case emptiness
     /// Whether what was sent to settle a message has arrived: its id.
     case arrival(String?)
+    /// Whether what was sent to settle some messages has arrived, so that others can be settled.
+    case settlement
     /// Whether the queue is there whose consumer the broker ended.
     case existence
   }
@@ -214,7 +216,9 @@ package struct Consumer: Sendable {
     case .settled(let settlements, let state):
       handler = state
       settled(settlements)
-    case .handler(let state): handler = state
+    case .handler(let state):
+      if state.answered != handler.answered { hasMoved = true }
+      handler = state
     case .handlerFailed(let failure): end(.handling(failure))
     case .flushed: flushed()
     case .outputLost(let failure): outputLost(failure)
@@ -282,6 +286,8 @@ package struct Consumer: Sendable {
 
   /// How many the handler is at work on, or has not told of.
   var outstanding: Int { underWay.count - written.count }
+  /// How many of them have no answer.
+  var unanswered: Int { outstanding - handler.answered }
 
   /// Whether the handler is at work on the message of this number, as far as is known here.
   func isUnderWay(_ number: Int) -> Bool { underWay.contains { $0.number == number } }

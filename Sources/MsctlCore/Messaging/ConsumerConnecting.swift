@@ -77,7 +77,7 @@ extension Consumer {
     // To others, the channel replies before what it has sent to the queue is there.
     case .cancel, .barrier: recent.arrived(upTo: asked.acknowledged)
     // Nor does a quorum queue's word say anything of what the channel has put by.
-    case .emptiness, .arrival:
+    case .emptiness, .arrival, .settlement:
       if recent.underWay(at: asked.acknowledged) <= Self.channelLimit { recent.arrived(upTo: asked.acknowledged) }
     default: break
     }
@@ -303,7 +303,8 @@ extension AMQPError {
 extension Consumer.Question {
   fileprivate func isAnswered(by reply: AMQPEvent) -> Bool {
     switch (self, reply) {
-    case (.ownQueue, .queue), (.queue, .queue), (.emptiness, .queue), (.arrival, .queue), (.existence, .queue),
+    case (.ownQueue, .queue), (.queue, .queue), (.emptiness, .queue), (.arrival, .queue), (.settlement, .queue),
+      (.existence, .queue),
       (.channel, .channelOpen), (.bound, .bound), (.prefetch, .prefetchSet), (.barrier, .prefetchSet),
       (.consumer, .consuming), (.cancel, .consumerEnded):
       true

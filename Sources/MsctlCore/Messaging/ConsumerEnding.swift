@@ -95,7 +95,7 @@ extension Consumer {
     if options.limit.map({ handled >= $0 }) ?? false || handler.hasEnded { return end(nil, isPressing: false) }
     guard link == .open else { return }
     if now >= end || now >= idleEnd {
-      if now < end, outstanding > 0 { actions.append(.note(.idleFilter(unprocessed: outstanding))) }
+      if now < end, unanswered > 0 { actions.append(.note(.idleFilter(unprocessed: unanswered))) }
       return end(options.limit.map { .tooFew(handled: handled, of: $0) })
     }
     // Nothing more will come for it: a filter that holds back its output gives it at the end of its input.
@@ -112,11 +112,11 @@ extension Consumer {
     guard let idle = options.idle else { return }
     let hasMoved = hasMoved
     self.hasMoved = false
-    if options.handling == .filter, outstanding > 0 {
+    if options.handling.isFilter, unanswered > 0 {
       // A filter may be at work on what it owes, or keep it: so it gets more time.
       if hasMoved { silenceEnd = now + max(idle, Self.grace) }
       idleEnd = silenceEnd
-    } else if hasMoved || !underWay.isEmpty || !waiting.isEmpty {
+    } else if hasMoved || outstanding > handler.answered || !written.isEmpty || !waiting.isEmpty {
       idleEnd = now + idle
     }
   }
@@ -145,7 +145,7 @@ extension Consumer {
       guard isStopped else { return nil }
       if traits.isStream { forgetWaiting() }
       if outstanding == 0, written.isEmpty {
-        settleTogether()
+        settleTogether(most: Self.settlementsInEnd)
       } else if waiting.count <= Self.settlementsInEnd / 2 {
         // Another consumer can have them at once.
         while let delivery = waiting.popFirst() { requeue(delivery) }
@@ -169,9 +169,11 @@ extension Consumer {
       return stopConsumer() ? .stoppingAtLast : nil
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
-      guard isStopped else { return nil }
-      settleAll()
-      return .settled
+      guard isStopped, !isAsked(.settlement) else { return nil }
+      if settleAll() { return .settled }
+      // More than a channel takes at once: those that were sent must have arrived first.
+      ask(.inspect(queue), .settlement)
+      return nil
     case .settled:
       guard link == .open else { return .finishing }
       guard questions.isEmpty else { return nil }
@@ -211,8 +213,9 @@ extension Consumer {
   }
 
   /// Acknowledges everything that is handled, and requeues the rest.
-  private mutating func settleAll() {
-    settleTogether()
+  /// - Returns: whether that is all.
+  private mutating func settleAll() -> Bool {
+    guard settleTogether(most: Self.settlementsInEnd) else { return false }
     ending?.settlementsLeft = .max
     acknowledge(held.count)
     // The broker requeues what two consumers held consumer by consumer, and not in order.
@@ -221,6 +224,7 @@ extension Consumer {
       open -= 1
     }
     if open > 0, !traits.isStream { send(.requeueAll) }
+    return true
   }
 
   mutating func closed() {

@@ -39,9 +39,14 @@ extension Consumer {
     package var isFinished: Bool
     /// Whether it wants no more messages, though nobody has told it to finish.
     package var hasEnded: Bool
+    /// How many are answered, and settled only once it is sure that the answers are theirs.
+    package var answered: Int
 
-    package init(hasRoom: Bool = true, failed: Int = 0, isFinished: Bool = false, hasEnded: Bool = false) {
+    package init(
+      hasRoom: Bool = true, failed: Int = 0, isFinished: Bool = false, hasEnded: Bool = false, answered: Int = 0
+    ) {
       (self.hasRoom, self.failed, self.isFinished, self.hasEnded) = (hasRoom, failed, isFinished, hasEnded)
+      self.answered = answered
     }
   }
 

@@ -3,10 +3,20 @@ extension Consumer {
   package enum Handling: Sendable, Equatable {
     /// Written one after the other; each is handled when it is flushed.
     case output
-    /// One filter for all; it answers in order, and may need all of them before it answers the first.
-    case filter
+    /// One filter for all, which may need all of them before it answers the first. One that chooses answers in any order, and not
+    /// all of them; else it answers all, in their order.
+    case filter(chooses: Bool)
     /// As many commands at a time; they end in any order.
     case commands(parallel: Int)
+
+    var isFilter: Bool { if case .filter = self { true } else { false } }
+    /// Whether messages are settled in the order in which they were handed on.
+    var isInOrder: Bool {
+      switch self {
+      case .output, .filter(chooses: false): true
+      case .filter(chooses: true), .commands: false
+      }
+    }
   }
 
   package struct Options: Sendable {
@@ -106,6 +116,9 @@ extension Consumer {
   /// keep the others from coming.
   package static let waitingRoom = 10
 
+  /// The most that a prefetch can say.
+  package static let mostHeld = 65535
+
   /// How many deliveries may be unacknowledged. With a limit, few beyond the last one wanted: see `acknowledge`. A filter may need
   /// all of them before it answers the first.
   ///
@@ -124,9 +137,9 @@ extension Consumer {
       (most, sure) = (number + waitingRoom, number)
     }
     most = asked ?? most
-    if countsReturns, endsInTime, handling != .filter { most = min(most, sure) }
+    if countsReturns, endsInTime, !handling.isFilter { most = min(most, sure) }
     guard let limit else { return most }
-    if handling == .filter { return min(asked ?? Int(UInt16.max), limit) }
+    if handling.isFilter { return min(asked ?? mostHeld, limit) }
     return max(min(parallel, limit), min(most, limit / 10))
   }
 }

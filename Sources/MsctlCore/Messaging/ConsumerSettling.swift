@@ -158,8 +158,8 @@ extension Consumer {
 
   mutating func acknowledge(_ count: Int) {
     guard count > 0, link == .open else { return }
-    // Only a run of commands beside each other settles out of order; in order, one acknowledgement does for all.
-    if options.parallel == nil, !hasReconnected, let last = held[..<count].last {
+    // In order, one acknowledgement does for all.
+    if options.handling.isInOrder, !hasReconnected, let last = held[..<count].last {
       send(.acknowledge(last.tag, multiple: true))
     } else {
       // The others are settled together at last.
@@ -181,20 +181,34 @@ extension Consumer {
 
   /// Settles all that is open by as few methods as can be, where nothing is under way: each one acknowledges, or requeues, those
   /// beside each other.
-  mutating func settleTogether() {
-    guard open > 0, !traits.isStream, link == .open, open == held.count + waiting.count else { return }
+  /// - Parameter most: how many methods may be sent.
+  /// - Returns: whether these were all.
+  @discardableResult
+  mutating func settleTogether(most: Int) -> Bool {
+    guard open > 0, !traits.isStream, link == .open, open == held.count + waiting.count else { return true }
     let all = (held.map { ($0, isHandled: true) } + waiting.map { ($0, isHandled: false) }).sorted {
       $0.0.tag < $1.0.tag
     }
+    var sent = 0
+    var last: UInt64 = 0
     for (place, (delivery, isHandled)) in all.enumerated() {
       if place + 1 < all.count, all[place + 1].isHandled == isHandled { continue }
+      if sent == most { break }
+      sent += 1
+      last = delivery.tag
       send(
         isHandled
           ? .acknowledge(delivery.tag, multiple: true) : .refuse(delivery.tag, multiple: true, requeue: true))
     }
-    open -= waiting.count
+    let rest = waiting.filter { $0.tag > last }
+    open -= waiting.count - rest.count
     forgetWaiting()
-    if !held.isEmpty { noteAcknowledged(held.count) }
+    for delivery in rest { wait(delivery) }
+    let isAll = last == all.last?.0.tag
+    held.sort { $0.tag < $1.tag }
+    let acknowledged = held.firstIndex { $0.tag > last } ?? held.count
+    if acknowledged > 0 { noteAcknowledged(acknowledged) }
+    return isAll
   }
 
   mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) {

@@ -159,7 +159,7 @@ extension Consumer {
   // MARK: Whether the queue is empty
 
   /// Whether nothing is under way here, but what a filter may keep.
-  var isAtRest: Bool { written.isEmpty && (underWay.isEmpty || options.handling == .filter) }
+  var isAtRest: Bool { written.isEmpty && (underWay.isEmpty || options.handling.isFilter) }
 
   /// Whether the broker is to be asked once the time for it has come.
   var mayAskEmptiness: Bool { isAtRest && waiting.isEmpty && !hasMore && !isAskingElsewhere && !isAsked(.emptiness) }

@@ -1,6 +1,11 @@
 import DequeModule
 
-/// One long-lived filter for all messages: each line that it writes is the answer to the oldest message that has none.
+/// One long-lived filter for all messages: each line that it writes is the answer to one of them.
+///
+/// A line names its message, whatever the order, and what has no line in the end goes back: so a filter may choose. Or lines come in
+/// the order of the messages, one for each. Then a line shows only by their number that it is the answer to its message: one that a
+/// filter has left out makes each later one the answer to the message before its own. So what was answered is acknowledged where
+/// there are as many lines as messages; in a run that ends by itself at the end, as far as it can wait for that.
 ///
 /// It decides which message a line belongs to, and what is done about a filter that writes too many lines, falls silent, closes its
 /// input or its output, leaves somebody behind who holds its output, or ends. Whoever drives it owns the process and the pipes,
@@ -9,6 +14,8 @@ package struct MessageFilter: Sendable {
   /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
   /// before it is ended.
   package static let patience: Duration = .seconds(10)
+  /// How much may be left without a line, in bytes of bodies.
+  private static let sizeLimit = 256 << 20
   private static let shortestPause: Duration = .milliseconds(200)
   private static let longestPause: Duration = .seconds(30)
 
@@ -17,6 +24,14 @@ package struct MessageFilter: Sendable {
     package var restarts = false
     /// After how many deaths of the filter a message is rejected on which it dies.
     package var maxAttempts: Int?
+    /// Whether each line names its message. Else they come in the order of the messages.
+    package var matches = false
+    /// Whether no more messages come after a while, by themselves.
+    package var isFinite = false
+    /// How many messages may be taken and not settled.
+    package var window = Consumer.standardPrefetch
+    /// How many may be left without a line; nil: as many as there are.
+    package var limit: Int?
 
     package init() {}
   }
@@ -30,8 +45,31 @@ package struct MessageFilter: Sendable {
     package var readsInput = true
     /// Whether its output is open, be it through what it has left behind.
     package var hasOutput = true
+    /// Whether it has read all that it was given, as far as is known.
+    package var hasReadAll = true
 
     package init() {}
+  }
+
+  /// Which message a line is the answer to.
+  package enum Subject: Sendable, Equatable {
+    /// The oldest that has none.
+    case next
+    /// The one of this number.
+    case number(Int)
+    case id(ByteKey)
+    /// The line does not say.
+    case unknown
+  }
+
+  /// Where a failure in the count of lines may have begun: from this message on a line may have been taken for the answer to another.
+  package struct Doubt: Sendable, Equatable {
+    package let number: Int
+    package let id: String?
+    /// How many messages go back because of it.
+    package let count: Int
+
+    package init(number: Int, id: String?, count: Int) { (self.number, self.id, self.count) = (number, id, count) }
   }
 
   /// Why it was told to end.
@@ -55,7 +93,7 @@ package struct MessageFilter: Sendable {
     /// A message was handed on, under this number.
     case taken(Int, AMQPDelivery)
     /// The filter has written a line.
-    case line
+    case line(Subject)
     /// What it writes cannot be read any more: its end is told as a failure already.
     case unreadable
     /// All that it had written is handed in. Nil: there is no process.
@@ -70,10 +108,12 @@ package struct MessageFilter: Sendable {
   }
 
   package enum Action: Sendable, Equatable {
-    /// Adds a message to its input.
-    case write(AMQPDelivery)
-    /// The line is the answer to the message of this number: once it is passed on, the message is handled.
+    /// Adds a message to its input, with its number.
+    case write(Int, AMQPDelivery)
+    /// The line is the answer to the message of this number.
     case passOn(Int)
+    /// The message is handled, once its line is passed on.
+    case acknowledge(Int)
     case reject(Int)
     /// `started` or `notStarted` tells.
     case start
@@ -92,13 +132,23 @@ package struct MessageFilter: Sendable {
     case restarting(End, unanswered: Int, in: Duration)
     /// It died so often on this message.
     case rejected(AMQPMessage, attempts: Int, End)
+    /// It has ended well, and has written no line for so many: they go back.
+    case leftOut(Int)
   }
 
   package enum Cause: Sendable, Equatable {
-    case tooManyLines
-    /// With so many messages unanswered.
-    case ended(End, unanswered: Int)
+    case tooManyLines(Doubt?)
+    /// With so many messages unanswered; and where lines are counted, which may have the line of another.
+    case ended(End, unanswered: Int, Doubt?)
     case notStarted(Failure)
+    /// A line does not say which message it is the answer to.
+    case unnamedLine
+    /// A line names a message that has a line, or was never given.
+    case unknownMessage
+    /// A line names an id that several messages have.
+    case sharedID(String)
+    /// It has left so many messages without a line that no more can be held.
+    case tooManyLeft(Int)
   }
 
   private enum State {
@@ -123,6 +173,15 @@ package struct MessageFilter: Sendable {
   private var state = State.running
   /// Taken and not answered, in the order in which they were handed on.
   private var unanswered = Deque<(number: Int, delivery: AMQPDelivery)>()
+  /// The numbers of those that have an id, where lines name their messages.
+  private var numbers: [ByteKey: [Int]] = [:]
+  /// How large the bodies of those are that are not answered.
+  private var unansweredBytes = 0
+  /// Answered and not acknowledged, until the number of lines is right.
+  private var held = Deque<(number: Int, delivery: AMQPDelivery)>()
+  private var heldSince = Deadline.never
+  /// The first of those that were acknowledged last.
+  private var lastSettled: (number: Int, id: String?)?
   private var attempts = Attempts()
   private var pause = shortestPause
   private var remarkTime = Deadline.never
@@ -140,7 +199,8 @@ package struct MessageFilter: Sendable {
   package var handlerState: Consumer.HandlerState {
     let hasEnded = if case .ended = state { true } else { false }
     let isRunning = if case .running = state { true } else { false }
-    return Consumer.HandlerState(hasRoom: isRunning && !isFinishing, isFinished: hasEnded, hasEnded: hasEnded)
+    return Consumer.HandlerState(
+      hasRoom: isRunning && !isFinishing, isFinished: hasEnded, hasEnded: hasEnded, answered: held.count)
   }
 
   /// Whether its lines are of use.
@@ -149,7 +209,7 @@ package struct MessageFilter: Sendable {
   /// When `turn` is due although nothing has happened.
   package var wakeTime: Deadline {
     switch state {
-    case .running: remarkTime
+    case .running: min(remarkTime, unanswered.isEmpty && !held.isEmpty ? heldSince + Self.patience : .never)
     case .over(let until), .pausing(let until, _): until
     case .terminated, .starting, .ended: .never
     }
@@ -159,11 +219,8 @@ package struct MessageFilter: Sendable {
 
   package mutating func handle(_ event: Event, at now: Deadline, into actions: inout [Action]) {
     switch event {
-    case .taken(let number, let delivery):
-      if unanswered.isEmpty { remarkTime = now + Self.patience }
-      unanswered.append((number, delivery))
-      if state.hasProcess { actions.append(.write(delivery)) }
-    case .line: answered(now, &actions)
+    case .taken(let number, let delivery): take(number, delivery, now, &actions)
+    case .line(let subject): answered(subject, now, &actions)
     case .unreadable:
       isBroken = true
       actions.append(.terminate)
@@ -171,27 +228,47 @@ package struct MessageFilter: Sendable {
     case .started:
       state = .running
       if !unanswered.isEmpty { remarkTime = now + Self.patience }
-      for message in unanswered { actions.append(.write(message.delivery)) }
+      for message in unanswered { actions.append(.write(message.number, message.delivery)) }
     case .notStarted(let failure): fail(.notStarted(failure), &actions)
     case .finish:
       isFinishing = true
-      if !state.hasProcess, unanswered.isEmpty { state = .ended }
+      if !state.hasProcess, unanswered.isEmpty { end(&actions) }
     case .terminate:
       isTerminated = true
       if state.hasProcess {
         actions.append(.terminate)
       } else if case .pausing(_, let end) = state {
-        fail(.ended(end, unanswered: unanswered.count), &actions)
+        acknowledgeHeld(&actions)
+        fail(cause(end), &actions)
       }
     }
   }
 
-  private mutating func answered(_ now: Deadline, _ actions: inout [Action]) {
-    guard !isBroken else { return }
-    guard let (number, delivery) = unanswered.popFirst() else {
-      isBroken = true
-      return actions += [.terminate, .fail(.tooManyLines)]
+  private mutating func take(
+    _ number: Int, _ delivery: AMQPDelivery, _ now: Deadline, _ actions: inout [Action]
+  ) {
+    if unanswered.isEmpty { remarkTime = now + Self.patience }
+    unanswered.append((number, delivery))
+    if options.matches {
+      if let id = delivery.message.idKey { numbers[id, default: []].append(number) }
+      unansweredBytes += delivery.message.body.count
+      guard unanswered.count < options.limit ?? .max, unansweredBytes <= Self.sizeLimit else {
+        return giveUp(.tooManyLeft(unanswered.count), &actions)
+      }
     }
+    if state.hasProcess { actions.append(.write(number, delivery)) }
+  }
+
+  // MARK: Lines
+
+  private mutating func answered(_ subject: Subject, _ now: Deadline, _ actions: inout [Action]) {
+    guard !isBroken else { return }
+    let place: Int
+    switch self.place(of: subject) {
+    case .success(let found): place = found
+    case .failure(let wrong): return giveUp(wrong.cause, &actions)
+    }
+    let (number, delivery) = unanswered.remove(at: place)
     switch state {
     case .running: remarkTime = unanswered.isEmpty ? .never : now + Self.patience
     case .over: state = .over(until: now + Self.patience)
@@ -200,7 +277,85 @@ package struct MessageFilter: Sendable {
     attempts.forget(delivery.message)
     pause = Self.shortestPause
     actions.append(.passOn(number))
+    if options.matches {
+      forget(number, delivery.message)
+      actions.append(.acknowledge(number))
+    } else {
+      if held.isEmpty { heldSince = now }
+      held.append((number, delivery))
+    }
   }
+
+  private struct WrongLine: Error { let cause: Cause }
+
+  /// Where the message stands that a line is the answer to.
+  private func place(of subject: Subject) -> Result<Int, WrongLine> {
+    let number: Int
+    switch subject {
+    case .next: return unanswered.isEmpty ? .failure(WrongLine(cause: .tooManyLines(doubt))) : .success(0)
+    case .unknown: return .failure(WrongLine(cause: .unnamedLine))
+    case .number(let named): number = named
+    case .id(let id):
+      let candidates = numbers[id] ?? []
+      guard candidates.count <= 1 else { return .failure(WrongLine(cause: .sharedID(id.text))) }
+      number = candidates.first ?? 0
+    }
+    guard let place = place(of: number) else { return .failure(WrongLine(cause: .unknownMessage)) }
+    return .success(place)
+  }
+
+  private func place(of number: Int) -> Int? {
+    var (low, high) = (0, unanswered.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if unanswered[middle].number < number { low = middle + 1 } else { high = middle }
+    }
+    return low < unanswered.count && unanswered[low].number == number ? low : nil
+  }
+
+  private mutating func forget(_ number: Int, _ message: AMQPMessage) {
+    unansweredBytes -= message.body.count
+    guard let id = message.idKey else { return }
+    numbers[id]?.removeAll { $0 == number }
+    if numbers[id]?.isEmpty ?? false { numbers[id] = nil }
+  }
+
+  /// What it writes from here on says nothing.
+  private mutating func giveUp(_ cause: Cause, _ actions: inout [Action]) {
+    isBroken = true
+    actions += [.terminate, .fail(cause)]
+  }
+
+  // MARK: The number of lines
+
+  private var doubt: Doubt? {
+    guard !options.matches else { return nil }
+    let count = held.count + unanswered.count
+    if let first = held.first ?? unanswered.first {
+      return Doubt(number: first.number, id: first.delivery.message.properties.messageID, count: count)
+    }
+    return lastSettled.map { Doubt(number: $0.number, id: $0.id, count: 0) }
+  }
+
+  private func cause(_ end: End) -> Cause {
+    .ended(end, unanswered: unanswered.count, unanswered.isEmpty ? nil : doubt)
+  }
+
+  /// There are as many lines as messages. A run that ends by itself waits with the acknowledgements until then, since a line too many
+  /// may be on its way; but for no longer than it can do without them.
+  private mutating func settleWhenRight(_ now: Deadline, _ actions: inout [Action]) {
+    guard unanswered.isEmpty, !held.isEmpty, !isBroken else { return }
+    if options.isFinite, isFinishing || held.count < options.window, now < heldSince + Self.patience { return }
+    acknowledgeHeld(&actions)
+  }
+
+  private mutating func acknowledgeHeld(_ actions: inout [Action]) {
+    if let first = held.first { lastSettled = (first.number, first.delivery.message.properties.messageID) }
+    for message in held { actions.append(.acknowledge(message.number)) }
+    held = []
+  }
+
+  // MARK: The process
 
   private mutating func turned(_ process: Process?, _ now: Deadline, _ actions: inout [Action]) {
     guard let process else {
@@ -214,9 +369,9 @@ package struct MessageFilter: Sendable {
       remarkTime = .never
       actions.append(.note(.silent(unanswered: unanswered.count)))
     }
-    if let status = process.status, !process.hasOutput {
-      ended(status, process.wasKilled, now, &actions)
-    } else if process.status != nil || !process.hasOutput || !process.readsInput || isFinishing && unanswered.isEmpty {
+    if let status = process.status, !process.hasOutput { return ended(status, process, now, &actions) }
+    settleWhenRight(now, &actions)
+    if process.status != nil || !process.hasOutput || !process.readsInput || isFinishing && unanswered.isEmpty {
       pressForEnd(process, now, &actions)
     }
   }
@@ -234,26 +389,42 @@ package struct MessageFilter: Sendable {
     actions.append(.terminate)
   }
 
-  private mutating func ended(_ status: Int32, _ wasKilled: Bool, _ now: Deadline, _ actions: inout [Action]) {
+  private mutating func ended(_ status: Int32, _ process: Process, _ now: Deadline, _ actions: inout [Action]) {
     let fault: Fault? = if case .terminated(let fault) = state { fault } else { nil }
-    let end = End(status: status, wasKilled: wasKilled, fault: fault)
+    let end = End(status: status, wasKilled: process.wasKilled, fault: fault)
     remarkTime = .never
     // Why has been told.
     if isBroken { return state = .ended }
-    let cause = Cause.ended(end, unanswered: unanswered.count)
     // To start it again does not help.
-    if end.isUnrunnable { return fail(cause, &actions) }
+    if end.isUnrunnable { return fail(cause(end), &actions) }
     if unanswered.isEmpty, status == 0 || isTerminated || !options.restarts || isFinishing {
-      state = .ended
-      if wasKilled || isTerminated, status != 0 { actions.append(.note(.ended(end))) }
+      let cause = cause(end)
+      self.end(&actions)
+      if process.wasKilled || isTerminated, status != 0 { actions.append(.note(.ended(end))) }
       if status != 0, !isTerminated { actions.append(.fail(cause)) }
       return
     }
-    guard options.restarts, !isTerminated else { return fail(cause, &actions) }
+    // It was at the end of its input, and is content.
+    let isContent = status == 0 && isFinishing && process.hasReadAll
+    if isContent, options.matches {
+      actions.append(.note(.leftOut(unanswered.count)))
+      return self.end(&actions)
+    }
+    guard options.restarts, !isTerminated, !isContent else {
+      // It was at work until we ended it: what it has written counts.
+      if isTerminated { acknowledgeHeld(&actions) }
+      return fail(cause(end), &actions)
+    }
     state = .pausing(until: now + pause, end)
     actions.append(.note(.restarting(end, unanswered: unanswered.count, in: pause)))
     pause = min(pause * 2, Self.longestPause)
     countDeath(end, &actions)
+  }
+
+  /// There are as many lines as messages, or lines name theirs.
+  private mutating func end(_ actions: inout [Action]) {
+    state = .ended
+    acknowledgeHeld(&actions)
   }
 
   /// The oldest message is what it died on, as far as anybody can know.
@@ -263,8 +434,9 @@ package struct MessageFilter: Sendable {
     else { return }
     unanswered.removeFirst()
     attempts.forget(delivery.message)
-    if isFinishing, unanswered.isEmpty { state = .ended }
+    if options.matches { forget(number, delivery.message) }
     actions += [.note(.rejected(delivery.message, attempts: maxAttempts, end)), .reject(number)]
+    if isFinishing, unanswered.isEmpty { self.end(&actions) }
   }
 
   private mutating func fail(_ cause: Cause, _ actions: inout [Action]) {
@@ -276,4 +448,24 @@ package struct MessageFilter: Sendable {
 extension MessageFilter.End {
   /// The shell's word that a command cannot be run or was not found.
   package var isUnrunnable: Bool { MessageCommands.isUnrunnable(status) }
+}
+
+extension MessageFilter.Subject {
+  private static let places = JSONPlaces([["deliveryTag"], ["messageId"], ["properties", "messageId"]])
+
+  /// The message that a line names: an envelope, or any other object with its `deliveryTag` or `messageId`.
+  package init(of line: some Collection<UInt8>) {
+    guard let value = try? JSONValue(parsing: line) else {
+      self = .unknown
+      return
+    }
+    let found = value[Self.places]
+    if let number = found[0]?.integer {
+      self = .number(Int(clamping: number))
+    } else if let id = (found[2] ?? found[1])?.string {
+      self = .id(ByteKey(id))
+    } else {
+      self = .unknown
+    }
+  }
 }

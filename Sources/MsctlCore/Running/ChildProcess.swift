@@ -182,6 +182,9 @@ package final class ChildProcess {
     input >= 0 && PollSet.events(at: input) != 0
   }
 
+  /// How many bytes of its input nobody has read yet.
+  package var unreadInput: Int { input >= 0 ? Int(clamping: msctl_pipe_fill(input)) : 0 }
+
   /// Says that there is no more input.
   package func closeInput() {
     if input >= 0 { close(input) }

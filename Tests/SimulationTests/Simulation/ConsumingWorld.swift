@@ -94,8 +94,10 @@ private final class ConsumeRun: ConsumerHost {
       broker.put(message, into: queue)
     }
     let handling = choices.pick(
-      from: [Consumer.Handling.output, .filter, .commands(parallel: choices.pick(from: [1, 4]))])
-    handler = makeHandler(handling, isStream: kind == .stream, timeline, choices, story)
+      from: [
+        Consumer.Handling.output, .filter(chooses: choices.chance(50)),
+        .commands(parallel: choices.pick(from: [1, 4])),
+      ])
     var end = choices.pick(from: End.allCases)
     if kind == .stream, end == .drain || end == .peek { end = .count }
     if end == .peek, handling != .output { end = .drain }
@@ -105,6 +107,7 @@ private final class ConsumeRun: ConsumerHost {
       for stored in queue.ready where choices.chance(30) { stored.age(returns: choices.pick(limit + 1)) }
     }
     options = Self.options(end, handling, kind, total, limit, release, choices)
+    handler = makeHandler(options, isStream: kind == .stream, timeline, choices, story)
     broker.onAcknowledged = { [unowned self] stored in acknowledge(stored) }
     story.tell(
       timeline.now,
@@ -135,8 +138,10 @@ private final class ConsumeRun: ConsumerHost {
       return options
     case .signal: break
     }
+    // What a filter does not choose is held until the end.
+    let asked = handling == .filter(chooses: true) && end != .signal ? Consumer.mostHeld : nil
     options.prefetch = Consumer.prefetch(
-      choices.pick(from: [nil, 1, 3, 10]), for: handling, limit: options.limit,
+      asked ?? choices.pick(from: [nil, 1, 3, 10]), for: handling, limit: options.limit,
       endsInTime: ![.drain, .signal].contains(end),
       countsReturns: options.traits.deliveryLimit != nil && release == .v40)
     return options
@@ -228,7 +233,9 @@ private final class ConsumeRun: ConsumerHost {
   var wakeTime: Deadline { handler.wakeTime }
 
   func work(_ driver: ConsumerDriver) {
+    let answered = handler.state.answered
     let result = handler.proceed { number, key in unflushed.append((number, key)) }
+    if handler.state.answered > answered { lastMove = timeline.now }
     violation = violation ?? handler.violation
     switch result {
     case .failure(let failure): driver.tell(.handlerFailed(failure))
@@ -261,7 +268,7 @@ private final class ConsumeRun: ConsumerHost {
   func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
 
   func finish() {
-    finished = (timeline.now, lastMove, outstanding, handler.state.hasEnded)
+    finished = (timeline.now, lastMove, outstanding - handler.state.answered, handler.state.hasEnded)
     // From here on a filter's end is bounded, whatever it does.
     if isQuiet, let filter = handler as? SimulatedFilter, !filter.restarts { askedToEnd = askedToEnd ?? timeline.now }
     handler.finish()
@@ -496,14 +503,14 @@ private final class ConsumeRun: ConsumerHost {
         "a message that fails again and again does not keep the others from making the count", "\(cause)")
     }
     guard cause == nil else { return }
-    if let limit = options.limit, !options.peeks, count < limit, handler.rejected.isEmpty {
+    if let limit = options.limit, !options.peeks, count + handler.unanswered < limit, handler.rejected.isEmpty {
       throw Violation("exit 0 with a limit means that so many were handled", "\(count) of \(limit)")
     }
     if let limit = options.limit, count > limit, broker.reappeared.isEmpty {
       throw Violation("no more are handled than were wanted", "\(count) of \(limit)")
     }
     // Which of those that are alike came back after a crash, nobody can tell.
-    let left = contents.count - broker.reappeared.count
+    let left = contents.count - broker.reappeared.count - handler.unanswered
     if options.drains, left > 0, !isDoubtTold, !(broker.hidesMessages && breaks > 0) {
       throw Violation("exit 0 of --drain means an empty queue", "\(left) left")
     }
@@ -514,7 +521,7 @@ extension ConsumeRun {
   /// What is told is so, and 0 is told only where nothing failed.
   private func judgeCause() throws(Violation) {
     guard let cause else {
-      if handler.unanswered > 0 {
+      if handler.unanswered > 0, !((handler as? SimulatedFilter)?.mayLeaveOut ?? false) {
         throw Violation("a filter that leaves messages unanswered has failed", "\(handler.unanswered)")
       }
       if !unsaved.isEmpty { throw Violation("a message that could not be saved is told", "\(unsaved.sorted())") }
@@ -537,8 +544,9 @@ extension ConsumeRun {
   /// Idle is time without a message and without work.
   private func judgeIdle() throws(Violation) {
     guard let idle = options.idle, let finished, !finished.hasEnded, !isSignalled else { return }
-    let wanted = options.handling == .filter && finished.outstanding > 0 ? max(idle, .seconds(10)) : idle
-    guard finished.time - finished.lastMove >= wanted, finished.outstanding == 0 || options.handling == .filter else {
+    let isFilter = handler is SimulatedFilter
+    let wanted = isFilter && finished.outstanding > 0 ? max(idle, .seconds(10)) : idle
+    guard finished.time - finished.lastMove >= wanted, finished.outstanding == 0 || isFilter else {
       throw Violation(
         "idle is time without a message and without work",
         "\(finished.time - finished.lastMove) after the last, with \(finished.outstanding) under way")

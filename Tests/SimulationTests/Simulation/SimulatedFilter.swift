@@ -14,6 +14,7 @@ final class SimulatedFilter: SimulatedHandler {
     case silent
     /// A line too many.
     case writesMore
+    /// It has no line for some messages: it may, where lines name their messages.
     case leavesOut
     /// It reads no more, and stays.
     case closesInput
@@ -57,11 +58,16 @@ final class SimulatedFilter: SimulatedHandler {
   private let story: Story
   private let manner: Manner
   private let slowness: Int
+  /// How many messages of a hundred are left out.
+  private let leftOut: Int
   private let options: MessageFilter.Options
   private var machine: MessageFilter
   private var process: Process?
   private var starts = 0
   private var keys: [Int: String] = [:]
+  private var ids: [Int: ByteKey] = [:]
+  /// Whose own line was written.
+  private var written: Set<Int> = []
   private var settled: [Consumer.Settlement] = []
   private var failure: Failure?
   private var isTerminated = false
@@ -70,19 +76,27 @@ final class SimulatedFilter: SimulatedHandler {
   private(set) var rejected: [String: Int] = [:]
   private(set) var violation: Violation?
 
-  init(_ timeline: Timeline, _ choices: Choices, _ story: Story) {
+  init(
+    _ chooses: Bool, _ plan: Consumer.Options, _ timeline: Timeline, _ choices: Choices, _ story: Story
+  ) {
     (self.timeline, self.choices, self.story) = (timeline, choices, story)
     slowness = choices.pick(from: [1, 20, 300])
+    leftOut = choices.pick(from: [20, 50])
     manner = choices.chance(50) ? choices.pick(from: Manner.allCases) : .sound
     var options = MessageFilter.Options()
     options.restarts = choices.chance(30)
-    options.maxAttempts = options.restarts ? choices.pick(from: [nil, 1, 3]) : nil
+    options.maxAttempts = options.restarts && !chooses ? choices.pick(from: [nil, 1, 3]) : nil
+    options.matches = chooses
+    options.isFinite = plan.limit != nil || plan.drains || plan.idle != nil || plan.time != nil
+    options.window = plan.prefetch
     self.options = options
     machine = MessageFilter(options)
     process = begin()
   }
 
   var isReliable: Bool { manner == .sound }
+  /// Whether it may leave out messages, which go back.
+  var mayLeaveOut: Bool { options.matches }
   /// Whether its end may be put off for as long as it fails.
   var restarts: Bool { options.restarts }
   var unanswered: Int { keys.count }
@@ -106,6 +120,7 @@ final class SimulatedFilter: SimulatedHandler {
 
   func take(_ number: Int, _ key: String, _ delivery: AMQPDelivery) {
     keys[number] = key
+    ids[number] = delivery.message.idKey
     handle(.taken(number, delivery), number)
   }
 
@@ -121,7 +136,7 @@ final class SimulatedFilter: SimulatedHandler {
         if line.time >= min(process.closedOutput, process.exit?.time ?? .never) { continue }
         process.read.removeAll { $0.number == line.number }
         self.process = process
-        handle(.line, line.number, write)
+        handle(.line(subject(line.number)), line.number, write)
         process = self.process ?? process
       }
       var shown = MessageFilter.Process()
@@ -163,19 +178,25 @@ final class SimulatedFilter: SimulatedHandler {
     for action in actions {
       story.tell(timeline.now, "filter > \(action.told)")
       switch action {
-      case .write(let delivery): read(delivery, number)
+      case .write(let number, _): read(number)
       case .passOn(let answered):
-        // Who leaves out a line or writes one too many has the wrong messages answered: that is told in the manual.
-        if answered != number, manner != .leavesOut, manner != .writesMore {
+        if answered != number, options.matches || manner != .leavesOut && manner != .writesMore {
           violation = Violation("a line is the answer to its own message", "\(number)'s is taken for \(answered)'s")
         }
+        written.insert(number)
         guard let key = keys.removeValue(forKey: answered) else {
           violation = Violation("a message is answered once", "\(answered)")
           return
         }
         deaths[key] = nil
         write(answered, key)
-        settled.append(.init(answered, .acknowledge))
+      case .acknowledge(let number):
+        // A line too many cannot be told from a line of the next message, unless it comes in time. Nor is anything known of the lines
+        // of a filter that is cut off at its work.
+        if !written.contains(number), options.matches || manner != .writesMore && !isTerminated {
+          violation = Violation("a message is acknowledged for a line of its own", "\(number)")
+        }
+        settled.append(.init(number, .acknowledge))
       case .reject(let number):
         let key = keys.removeValue(forKey: number) ?? ""
         if deaths[key, default: 0] < options.maxAttempts ?? .max {
@@ -216,20 +237,24 @@ final class SimulatedFilter: SimulatedHandler {
     return process
   }
 
-  private func read(_ delivery: AMQPDelivery, _ number: Int) {
-    // After a start, all that it had not answered comes again, in its order.
-    let isKnown = process?.read.last.map { $0.number >= number } ?? false
-    let number = number > 0 && !isKnown ? number : nextUnread()
+  private func read(_ number: Int) {
+    if let last = process?.read.last, last.number >= number {
+      violation = Violation("a filter is given messages in their order", "\(number) after \(last.number)")
+    }
     guard var process, process.readsInput, process.exit == nil, let key = keys[number] else { return }
     process.read.append((number, key))
     answer(number, key, &process)
     self.process = process
   }
 
-  /// The oldest that is not answered and that the process has not been given.
-  private func nextUnread() -> Int {
-    let given = process?.read.last?.number ?? 0
-    return keys.keys.filter { $0 > given }.min() ?? 0
+  /// What a line says of its message.
+  private func subject(_ number: Int) -> MessageFilter.Subject {
+    guard options.matches else { return .next }
+    guard number > 0 else { return choices.pick(from: [.unknown, .number(0)]) }
+    guard let id = ids[number], keys.keys.count(where: { ids[$0] == id }) == 1, choices.chance(50) else {
+      return .number(number)
+    }
+    return .id(id)
   }
 
   private func answer(_ number: Int, _ key: String, _ process: inout Process) {
@@ -247,11 +272,14 @@ final class SimulatedFilter: SimulatedHandler {
     switch manner {
     case .silent, .holdsBack: return
     case .dislikes where choices.chance(20): return exit(&process, 5, at: time)
-    case .leavesOut where choices.chance(20): return
+    case .leavesOut where choices.chance(leftOut): return
     case .writesMore where choices.chance(20): process.lines.append(Line(number: 0, time: time))
     default: break
     }
-    process.lines.append(Line(number: number, time: time))
+    guard options.matches, choices.chance(30) else { return process.lines.append(Line(number: number, time: time)) }
+    // Before others.
+    process.lines.append(Line(number: number, time: timeline.now + choices.time(slowness)))
+    process.lines.sort { $0.time < $1.time }
   }
 
   private func exit(_ process: inout Process, _ status: Int32, at time: Deadline) {

@@ -34,11 +34,11 @@ extension SimulatedHandler {
 }
 
 func makeHandler(
-  _ handling: Consumer.Handling, isStream: Bool, _ timeline: Timeline, _ choices: Choices, _ story: Story
+  _ plan: Consumer.Options, isStream: Bool, _ timeline: Timeline, _ choices: Choices, _ story: Story
 ) -> any SimulatedHandler {
-  switch handling {
+  switch plan.handling {
   case .output: SimulatedOutput(timeline)
-  case .filter: SimulatedFilter(timeline, choices, story)
+  case .filter(let chooses): SimulatedFilter(chooses, plan, timeline, choices, story)
   case .commands(let parallel): SimulatedCommands(parallel, isStream: isStream, timeline, choices, story)
   }
 }
