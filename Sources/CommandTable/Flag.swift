@@ -20,7 +20,7 @@ package struct Flag<Options: Sendable>: Sendable {
   /// An option of a shared group, as an option of the whole that holds the group.
   package func lifted<Whole>(to group: @escaping @autoclosure Field<Whole, Options>) -> Flag<Whole> {
     var spec = spec
-    spec.isShared = true
+    spec.isBrief = true
     return Flag<Whole>(spec: spec) { (whole, word) throws(ValueError) in
       try apply(&whole[keyPath: group()], word)
     }
@@ -28,6 +28,8 @@ package struct Flag<Options: Sendable>: Sendable {
 
   package func details(_ text: String) -> Self { with { $0.details = text } }
   package func variable(_ name: String) -> Self { with { $0.variable = name } }
+  /// It is seldom wanted.
+  package func brief() -> Self { with { $0.isBrief = true } }
   package func secret() -> Self { with { $0.secret = true } }
   package func completed(by completion: Completion) -> Self { with { $0.completion = completion } }
 

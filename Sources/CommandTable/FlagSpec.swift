@@ -20,8 +20,8 @@ package struct FlagSpec: Sendable {
   /// The value may hold a password: no error repeats it.
   package var secret = false
   package var completion = Completion.nothing
-  /// It comes from a group that verbs share: short help only names it.
-  package var isShared = false
+  /// Short help only names it: it comes from a group that verbs share, or is seldom wanted.
+  package var isBrief = false
 
   /// `-n, --count N`, as help shows it.
   package var usage: String {

@@ -25,12 +25,12 @@ package enum Help {
     }
     for category in command.categories {
       let rows = command.flags.filter { $0.category == category }
-      if length == .screen, rows.allSatisfy(\.isShared) {
-        let names = rows.map { (flag: FlagSpec) in (flag.short.map { "-\($0)/" } ?? "") + "--" + flag.long }
-        lines += ["", category] + wrapped(names.joined(separator: ", "), indent: 2, hanging: 2)
-        continue
+      let shown = rows.filter { length == .full || !$0.isBrief }
+      lines += ["", category] + table(shown.map { ($0.usage, $0.summary + $0.notes, $0.details) }, length)
+      let names = rows.filter { length == .screen && $0.isBrief }.map { flag in
+        (flag.short.map { "-\($0)/" } ?? "") + "--" + flag.long
       }
-      lines += ["", category] + table(rows.map { ($0.usage, $0.summary + $0.notes, $0.details) }, length)
+      lines += wrapped(names.joined(separator: ", "), indent: 2, hanging: 2)
     }
     if length == .full {
       if !command.variables.isEmpty {

@@ -52,6 +52,9 @@ struct ExampleTests {
         msctl register $s -q --port \(server.port) --address 127.0.0.1 --id $s-2
       done
       seq 3 | jq -c '{id:.}' | msctl publish -q orders; msctl publish -q mails '"x"'
+      msctl consume orders.dead -q --idle 1ms
+      msctl publish -q refused 4 --queue-argument x-dead-letter-exchange= --queue-argument x-dead-letter-routing-key=orders.dead
+      msctl consume refused -q -n 1 --exec false --on-error reject 2>/dev/null
       """
     for line in try Self.lines() {
       let goesOn = ["--watch", "consume mails", "node server.js", "consume orders --through"].contains(

@@ -235,7 +235,7 @@ enum Consume: Verb {
           exit at the end of its input although it has written a line for each message, is terminated once it has been silent \
           for 10 s, and killed after another 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
           """),
-      .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed"),
+      .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed").brief(),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
@@ -266,13 +266,16 @@ enum Consume: Verb {
           headers exchange compares headers instead (--bind-argument): '--bind' is refused there.
           """),
       .list("bind-argument", nil, "NAME=VALUE", into: \.bindArguments, "Bind to a headers exchange for this header")
+        .brief()
         .details(
           """
           A message must have all of them, or with x-match=any one of them. Numbers and true/false are compared as such.
           """),
-      .toggle("exclusive", nil, into: \.isExclusive, "Declare QUEUE for this connection alone; it is deleted with it"),
+      .toggle("exclusive", nil, into: \.isExclusive, "Declare QUEUE for this connection alone; it is deleted with it")
+        .brief(),
       .value(
-        "expires", nil, "TIME", into: \.expires, "Declare QUEUE so that it is deleted after TIME without a consumer"),
+        "expires", nil, "TIME", into: \.expires, "Declare QUEUE so that it is deleted after TIME without a consumer"
+      ).brief(),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
       .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or a time")
         .details(
@@ -282,6 +285,7 @@ enum Consume: Verb {
           so that a few older ones may come first.
           """),
       .list("consumer-argument", nil, "NAME=VALUE", into: \.consumerArguments, "Consume with this argument")
+        .brief()
         .details(
           """
           For example x-priority=10: consumers of a higher priority get messages first. With x-stream-filter=VALUE a stream leaves \
@@ -296,6 +300,7 @@ enum Consume: Verb {
           handle, because each requeued message counts towards the delivery limit.
           """),
       .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while messages can be handled")
+        .brief()
         .completed(by: .file)
         .details(
           """

@@ -99,6 +99,7 @@ enum Register: Verb {
       .toggle("wait", nil, into: \.waits, "Wait up to \(patience.shown) until the instance is passing"),
       .value("drain", nil, "TIME", into: \.drain, "Wait TIME after entering maintenance before signalling COMMAND"),
       .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while COMMAND's instance is registered")
+        .brief()
         .completed(by: .file)
         .details(
           """
