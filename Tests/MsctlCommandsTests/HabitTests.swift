@@ -41,6 +41,7 @@ struct HabitTests {
       (["call", "--json", ":3000"], "name=Ada"), (["publish", "q", "-d", "{}"], "MESSAGE"),
       (["publish", "q", "--timeout", "5"], "'--confirm-timeout TIME'"),
       (["consume", "q", "--timeout", "5"], "'--for TIME'"),
+      (["publish", "q", "--user", "a"], "with the login in the URL"), (["consume", "q", "--head"], "lists them"),
       (["consume", "-q", "q"], nil), (["consume", "-c", "5", "q"], "'--count N'"),
     ] as [([String], String?)])
   func first(_ words: [String], _ part: String?) throws {

@@ -116,6 +116,9 @@ enum Call: Verb {
       Example("msctl call user-service/users/42", "A service by name"),
       Example("msctl call POST order-service/orders user=42 'items:=[1,2]'", "A JSON body"),
       Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
+      Example(
+        "seq 100 | jq -c '{id:.}' | msctl call DELETE 'user-service/users/{id}' --each --failed-to failed",
+        "Keep what failed; the next try reads 'jq -c .input failed'"),
       Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
     ],
     habits: .curl,

@@ -98,6 +98,8 @@ enum Consume: Verb {
       Example("msctl consume orders --drain | jq .id", "All ready messages"),
       Example("msctl consume mails --exec 'sendmail -t' --max-attempts 3", "A command for each message"),
       Example(
+        "msctl consume mails --exec 'sendmail -t' --ready-file ready", "In a container whose probe is 'test -e ready'"),
+      Example(
         "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
         "A pipe that loses nothing"),
       Example(

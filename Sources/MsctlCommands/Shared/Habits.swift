@@ -13,6 +13,7 @@ extension [Habit] {
       ["-u", "--user", "-a", "--auth"],
       "Use '--basic @FILE' or '--basic env:NAME' with user:password, or '--bearer' with a token: a command line can be "
         + "seen by others."),
+    Habit(["--port"], "The port stands in the URL: 'msctl call :3000/path'."),
     Habit(["-m", "--max-time"], "Use '--timeout TIME', such as '--timeout 5s'."),
     Habit(["--location"], "Use '--follow'."),
     Habit(["--json"], "JSON is what ITEMs make: 'msctl call URL name=Ada age:=36'; '--data' sends a body as it is."),
@@ -34,8 +35,12 @@ extension [Habit] {
 
   /// amqp-tools (amqp-publish(1)), kcat (https://github.com/edenhill/kcat), rabbitmqadmin.
   static let publishing: Self = [
-    Habit(["-u", "--url", "-s", "--server", "--uri"], "Use '--broker URL', or set AMQP_URL."),
-    Habit(["--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
+    Habit(
+      ["-u", "--url", "-s", "--server", "--uri", "--host", "--port", "--vhost"], "Use '--broker URL', or set AMQP_URL."),
+    Habit(
+      ["--cacert", "--cert", "--key", "--ssl"],
+      "Settings of TLS stand in the URL of '--broker': amqps://HOST/?cacertfile=FILE&certfile=FILE&keyfile=FILE."),
+    Habit(["--user", "--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
     Habit(["-r"], "Use '--routing-key KEY' with '--exchange NAME'; a QUEUE alone is the operand."),
     Habit(
       ["--body", "-d", "--data", "--payload", "-m"], "The message is the second operand: msctl publish QUEUE MESSAGE."),
@@ -51,8 +56,12 @@ extension [Habit] {
   ]
 
   static let consuming: Self = [
-    Habit(["-u", "--url", "-s", "--server", "--uri"], "Use '--broker URL', or set AMQP_URL."),
-    Habit(["--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
+    Habit(
+      ["-u", "--url", "-s", "--server", "--uri", "--host", "--port", "--vhost"], "Use '--broker URL', or set AMQP_URL."),
+    Habit(
+      ["--cacert", "--cert", "--key", "--ssl"],
+      "Settings of TLS stand in the URL of '--broker': amqps://HOST/?cacertfile=FILE&certfile=FILE&keyfile=FILE."),
+    Habit(["--user", "--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
     Habit(["--queue", "-t", "--topic", "-Q"], "The queue is an operand: msctl consume QUEUE."),
     Habit(["-C"], "'msctl consume' is the consumer: it needs no option for that."),
     Habit(["-c"], "Use '--count N'."),
