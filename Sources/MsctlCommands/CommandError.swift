@@ -52,6 +52,8 @@ enum CommandError {
 
   // MARK: consume
 
+  case emptyQueue(String)
+  case unusableResumeFile(String, reason: String)
   case unfitBinding(exchange: String, type: String, BindingMisfit)
   /// With `--origin`: it has none.
   case notDeadLettered(AMQPMessage)
@@ -95,6 +97,7 @@ enum CommandNote {
   case waitingForBroker(Failure, upTo: Duration)
   case declaredQueue(String)
   /// - Parameter asked: what the command line asks for.
+  case managementUnusable(reason: String)
   case lowPrefetch(Int, asked: Int)
   case confirmed(Int, unsent: Int, isInputLeft: Bool)
   /// - Parameter rejected: how many of them.

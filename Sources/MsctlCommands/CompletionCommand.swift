@@ -36,9 +36,7 @@ enum CompletionCommand: Verb {
       + OutputOptions.flags.lifted(to: \.output),
     operands: [.optional("SHELL", into: \.shell, "bash, zsh or fish", completion: ShellCompletion.completion)],
     variables: AgentOptions.variables.lifted(to: \.agent) + [
-      .value(
-        "MSCTL_MANAGEMENT_URL", into: \.managementURL,
-        "Base URL of RabbitMQ's management API, including /api: http://HOST:15672/api; https:// for an amqps:// broker"),
+      ManagementAPI.variable(into: \.managementURL),
       .value("MSCTL_COMPLETION_TIMEOUT", into: \.patience, "Time limit for a list of names (default: 300ms)"),
     ],
     examples: [Example("eval \"$(msctl completion bash)\"", "Current bash session only")],
@@ -61,39 +59,18 @@ enum CompletionCommand: Verb {
 
   /// What there is; nothing and no error where nobody answers.
   private static func names(_ options: Options, _ console: Console) throws -> [String] {
-    let http = try makeHTTPClient(console)
-    let loop = EventLoop(http)
     switch options.list {
     case .service:
+      let http = try makeHTTPClient(console)
+      let loop = EventLoop(http)
       var settings = try options.agent.settings()
       settings.timeout = options.patience
       return try loop.answer(to: ConsulAgent(settings, over: http).beginServices()).map(\.name)
     case .queue:
       guard let uri = options.broker.brokers.uris.first else { return [] }
-      // A password that goes to the broker over TLS does not go anywhere in the clear.
-      let base =
-        options.managementURL
-        ?? (uri.usesTLS ? "https://\(hostPort(uri.host, 15671))/api" : "http://\(hostPort(uri.host, 15672))/api")
-      guard !uri.usesTLS || base.lowercasedASCII.begins(with: "https://") else { return [] }
-      var request = HTTPRequest(url: "\(base)/queues/\(Percent.encode(uri.vhost))?columns=name")
-      request.deadline = .after(options.patience)
-      request.usesProxy = false
-      request.tls.authorityFile = uri.authorityFile
-      request.tls.certificateFile = uri.certificateFile
-      request.tls.keyFile = uri.keyFile
-      request.tls.verifies = uri.verifiesPeer
-      if let login = HTTPHeader(
-        "Authorization", "Basic " + Base64.encode(Array("\(uri.user):\(uri.password)".utf8)))
-      {
-        request.headers.append(login)
-      }
-      let transfer = try http.start(request)
-      var body: [UInt8] = []
-      while transfer.outcome == nil {
-        loop.turn()
-        body += transfer.takeBody()
-      }
-      return try JSONValue(parsing: body).elements.compactMap { $0["name"]?.string }
+      let path = "/queues/\(Percent.encode(uri.vhost))?columns=name"
+      let queues = try ManagementAPI.get(path, of: options.managementURL, beside: uri, within: options.patience, console)
+      return queues?.elements.compactMap { $0["name"]?.string } ?? []
     case nil: return []
     }
   }

@@ -716,6 +716,11 @@ extension CommandError {
     case .undelivered(let failed, let all): Failure(.notDelivered, "\(counted(failed)) of \(all) not delivered")
     case .unpublished(let count): Failure(.badInput, "\(counted(count, "value")) of the input not published")
 
+    case .emptyQueue(let queue): Failure(.nothingThere, "the queue '\(queue)' has no messages")
+    case .unusableResumeFile(let path, let reason):
+      Failure(
+        .badInput, "cannot resume from '\(path)': \(reason)",
+        hint: "Use another file, or remove it to begin where '--offset' says.")
     case .unfitBinding(let exchange, let type, let misfit):
       Failure(.usage, "'\(exchange)' is a \(type) exchange, which \(misfit.text)", hint: misfit.hint)
     case .notDeadLettered(let message):
@@ -795,6 +800,7 @@ extension CommandNote {
 
     case .waitingForBroker(let failure, let time): "\(failure.message); waiting for up to \(time.shown)"
     case .declaredQueue(let queue): "declared the queue '\(queue)', which did not exist"
+    case .managementUnusable(let reason): "RabbitMQ's management API does not tell what is unacknowledged: \(reason)"
     case .lowPrefetch(let count, let asked):
       "using a prefetch of \(count), not \(asked): each requeued message counts towards the queue's delivery limit"
     case .confirmed(let count, let unsent, let isInputLeft):

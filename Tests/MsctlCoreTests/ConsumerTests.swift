@@ -61,6 +61,20 @@ private struct Rig {
 
 @Suite("A consumer's decisions")
 struct ConsumerTests {
+  @Test("of a sample, what is left out is acknowledged at once, and does not count")
+  func sample() {
+    var rig = Rig {
+      $0.sample = 3
+      $0.limit = 1
+    }
+    rig.deliver(1, "a")
+    rig.deliver(2, "b")
+    #expect(rig.sent() == [.acknowledge(1, multiple: false), .acknowledge(2, multiple: false)])
+    #expect(rig.consumer.taken == 0)
+    rig.deliver(3, "c")
+    #expect(rig.consumer.taken == 1)
+  }
+
   @Test("a queue of its own is asked for again while the broker still takes it for that of the connection before")
   func ownQueue() {
     let binding = Consumer.Options.Binding(.exclusive(arguments: []), to: "e", keys: ["k"])

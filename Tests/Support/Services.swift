@@ -87,6 +87,8 @@ package struct BrokerPromises: Sendable {
   package let cancelsLateConsumers: Bool
   /// A queue may have a consumer timeout of its own (since 3.12).
   package let takesConsumerTimeouts: Bool
+  /// A stream leaves out chunks without the value of a filter (since 3.13).
+  package let filtersStreams: Bool
   /// A queue that is neither durable nor exclusive can be declared (up to 4.2).
   package let takesTransientQueues: Bool
   /// With the connected node of three killed, the other two go on to take messages for a quorum queue.
@@ -97,6 +99,7 @@ package struct BrokerPromises: Sendable {
   package let largestMessage: Int
 
   init(version: String) {
+    filtersStreams = version != "3.10"
     switch version {
     case "3.10":
       (limitsDeliveries, countsReturns, cancelsLateConsumers, takesConsumerTimeouts) = (false, false, false, false)

@@ -27,6 +27,12 @@ enum Consume: Verb {
     var expires: Duration?
     var isStream = false
     var offset: StreamOffset?
+    var resumeFile: String?
+    /// The place that the file of `--resume` has.
+    var place: Int64?
+    var sample = 1
+    var showsState = false
+    var managementURL: String?
     var consumerArguments: [NameValue] = []
     var prefetch: Int?
     var readyFile: String?
@@ -45,9 +51,16 @@ enum Consume: Verb {
     var endsByItself: Bool { count != nil || idle != nil || time != nil || drains || peeks }
 
     /// Where in a stream to begin, without `--offset`: all that is there where the run ends by itself, else what comes from now on.
-    var startWord: String { endsByItself ? "first" : "next" }
+    /// With a file that keeps the place nothing is left out, either.
+    var startWord: String { endsByItself || resumeFile != nil ? "first" : "next" }
     /// Where the first connection begins in a stream.
-    var firstOffset: AMQPValue { offset?.value ?? .string(startWord) }
+    var firstOffset: AMQPValue { place.map { .integer($0) } ?? offset?.value ?? .string(startWord) }
+
+    /// Whether something is said of how messages are taken.
+    fileprivate var takesMessages: Bool {
+      endsByItself || exec != nil || through != nil || exchange != nil || isStream || format.asEnvelope || format.isRaw
+        || !consumerArguments.isEmpty || prefetch != nil
+    }
 
     var handling: Consumer.Handling {
       exec != nil
@@ -93,6 +106,7 @@ enum Consume: Verb {
       """,
     flags: flags,
     operands: [.optional("QUEUE", into: \.queue, "The queue (none with --exchange)", completion: .live("queue"))],
+    variables: [ManagementAPI.variable(into: \.managementURL)],
     examples: [
       Example("msctl consume orders --count 2", "Two messages"),
       Example("msctl consume orders --drain | jq .id", "All ready messages"),
@@ -102,6 +116,12 @@ enum Consume: Verb {
       Example(
         "msctl consume orders --through 'msctl call POST payment-service/charges --each | msctl publish receipts --tee'",
         "A pipe that loses nothing"),
+      Example("msctl consume orders --stat", "How many messages are ready"),
+      Example(
+        "msctl consume audit --exchange amq.topic --bind 'order.#' --expires 1h --idle 1s",
+        "A queue of its own beside those of others, which is kept for an hour"),
+      Example(
+        "msctl consume events --stream --resume events.place --idle 1s", "A stream, from where the last run stopped"),
       Example(
         "msctl consume orders.dead --drain --envelope --origin --through 'msctl publish --envelope --tee'",
         "Redrive: dead letters back to where they were first published"),
@@ -159,6 +179,19 @@ enum Consume: Verb {
       }
       if options.restoresOrigin, !options.format.asEnvelope, options.exec == nil {
         throw ValueError("'--origin' requires '--envelope' or '--exec'")
+      }
+      if options.resumeFile != nil, !options.isStream || options.queue == nil {
+        throw ValueError("'--resume' requires QUEUE and '--stream'")
+      }
+      if options.sample > 1, !options.isStream, options.exchange == nil || options.queue != nil && !options.isExclusive
+      {
+        throw ValueError(
+          "'--sample' requires '--stream', or '--exchange' without a lasting QUEUE: it would take all messages out of it"
+        )
+      }
+      if options.sample > 1, options.peeks { throw ValueError("'--sample' cannot be combined with '--peek'") }
+      if options.showsState, options.queue == nil || options.takesMessages {
+        throw ValueError("'--stat' requires QUEUE, takes no message and cannot be combined with options for messages")
       }
       if options.offset != nil, !options.isStream { throw ValueError("'--offset' requires '--stream'") }
       if let argument = options.consumerArguments.first(where: { $0.name.isSame(as: "x-stream-offset") }) {
@@ -279,12 +312,32 @@ enum Consume: Verb {
         "expires", nil, "TIME", into: \.expires, "Declare QUEUE so that it is deleted after TIME without a consumer"
       ).brief(),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
+      .value("resume", nil, "FILE", into: \.resumeFile, "Begin where the last run stopped, as FILE says").brief()
+        .completed(by: .file)
+        .details(
+          """
+          FILE keeps the offset after the last message that was handled, as one line of JSON, and is replaced whole each time. If it \
+          does not exist, the run begins at --offset (default: first). A FILE of another stream, or one that is damaged, is refused \
+          with exit code 9. If the stream is deleted and declared again, delete FILE, too.
+          """),
       .value("offset", nil, "WHERE", into: \.offset, "Where in the stream to begin: first, last, next, N or a time")
         .details(
           """
-          Default: first for a run that ends by itself (--count, --idle, --for), else next. A time is -TIME (-5m: five minutes ago), a \
+          Default: first for a run that ends by itself (--count, --idle, --for) or has --resume, else next. A time is -TIME (-5m: five minutes ago), a \
           date of RFC 3339 (2026-01-31T09:30:00Z) or @SECONDS since 1970; the broker begins with the chunk of messages that holds it, \
           so that a few older ones may come first.
+          """),
+      .number("sample", nil, "N", in: 1...Int.max, into: \.sample, "Take only every Nth message").brief()
+        .details(
+          """
+          From a stream, or from a queue of its own: -x EXCHANGE with the keys of the queue that you want to look at. That queue \
+          loses nothing. '--count' counts the messages of the sample.
+          """),
+      .toggle("stat", nil, into: \.showsState, "Print the number of messages and consumers of QUEUE; take no message")
+        .details(
+          """
+          As {"queue","messages","consumers"}: messages are those ready for delivery. If MSCTL_MANAGEMENT_URL is set, RabbitMQ's \
+          management API adds "unacknowledged", which may be some seconds old. With '--require', an empty queue is exit code 3.
           """),
       .list("consumer-argument", nil, "NAME=VALUE", into: \.consumerArguments, "Consume with this argument")
         .brief()
@@ -312,6 +365,10 @@ enum Consume: Verb {
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
 
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
+    if options.showsState { return try showState(options, console) }
+    var options = options
+    let resume = try ResumeFile(options)
+    if let place = try resume?.read() { options.place = place }
     let loop = EventLoop()
     let readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path, console) }
     let (connection, queue) = try connect(options, console, loop)
@@ -339,7 +396,7 @@ enum Consume: Verb {
         try loop.answer(to: saver)
         loop.remove(heartbeats)
       }
-      run = ConsumeRun(options, handler, saver, readyFile, console, signals)
+      run = ConsumeRun(options, handler, saver, readyFile, resume, console, signals)
       try run.run(plan, on: connection, loop)
     } catch {
       // Whatever was delivered goes back to the queue with this.
@@ -399,6 +456,7 @@ enum Consume: Verb {
     plan.offset = options.firstOffset
     plan.consumerArguments = amqpFields(options.consumerArguments)
     plan.limit = options.count
+    (plan.sample, plan.keepsPlace) = (options.sample, options.resumeFile != nil)
     (plan.idle, plan.time) = (options.idle, options.time)
     (plan.drains, plan.peeks, plan.requires) = (options.drains, options.peeks, options.requires)
     plan.reconnectFor = options.broker.reconnectFor

@@ -10,6 +10,7 @@ final class ConsumeRun: ConsumerHost {
   private let signals: Signals
   private let saver: SpentMessages?
   private let readyFile: ReadyFile?
+  private let resume: ResumeFile?
   private var output: OutputFlow
   /// Whether the consumer waits for all to be written out.
   private var isFlushAsked = false
@@ -18,9 +19,10 @@ final class ConsumeRun: ConsumerHost {
 
   init(
     _ options: Consume.Options, _ handler: any MessageHandler, _ saver: SpentMessages?, _ readyFile: ReadyFile?,
-    _ console: Console, _ signals: Signals
+    _ resume: ResumeFile?, _ console: Console, _ signals: Signals
   ) {
-    (self.options, self.handler, self.saver, self.readyFile) = (options, handler, saver, readyFile)
+    (self.options, self.handler, self.saver) = (options, handler, saver)
+    (self.readyFile, self.resume) = (readyFile, resume)
     (self.console, self.signals) = (console, signals)
     output = OutputFlow(console)
   }
@@ -109,6 +111,7 @@ final class ConsumeRun: ConsumerHost {
     guard let original = delivery.atOrigin else { throw Failure(.notDeadLettered(delivery.message)) }
     try handler.take(number, original)
   }
+  func keepPlace(_ offset: Int64) throws(Failure) { try resume?.write(offset) }
   func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
   func finish() { handler.finish() }
   func terminate() { handler.terminate() }

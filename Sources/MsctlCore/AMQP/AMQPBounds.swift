@@ -15,6 +15,9 @@ struct AMQPBounds {
   private var consumers = 0
   private var hasConsumed = false
   private var isAcknowledged = false
+  /// How many messages a stream may bring beyond the prefetch: RabbitMQ before 3.12 sends the chunks of its log whole, and what counts
+  /// the messages of one has 16 bits.
+  private var chunk = 0
   /// The tags of deliveries that are not settled, in order.
   private var unsettled = Deque<UInt64>()
 
@@ -23,7 +26,8 @@ struct AMQPBounds {
     largest = max(largest, size)
   }
 
-  mutating func expectDeliveries(acknowledged: Bool) {
+  mutating func expectDeliveries(acknowledged: Bool, isStream: Bool) {
+    if isStream { chunk = 1 << 16 }
     consumers += 1
     hasConsumed = true
     isAcknowledged = isAcknowledged || acknowledged
@@ -56,7 +60,7 @@ struct AMQPBounds {
     guard unsettled.last.map({ $0 < tag }) ?? true else { return "the broker sent a delivery tag twice" }
     unsettled.append(tag)
     // A consumer that was cancelled may still bring some of what its queue had ready.
-    return unsettled.count <= 2 * prefetch + 100
+    return unsettled.count <= 2 * prefetch + 100 + chunk
       ? nil : "the broker sent more messages than the prefetch of \(prefetch) allows"
   }
 

@@ -181,7 +181,8 @@ extension AMQPConnection {
   func sendConsume(_ queue: String, isAutomatic: Bool, _ arguments: [AMQPField]) throws(AMQPError) {
     trace?("> basic.consume \(queue)")
     // Deliveries may come before the reply.
-    bounds.expectDeliveries(acknowledged: !isAutomatic)
+    let isStream = arguments.contains { $0.name.isSame(as: "x-stream-offset") }
+    bounds.expectDeliveries(acknowledged: !isAutomatic, isStream: isStream)
     try send(
       MSCTL_BASIC_CONSUME,
       amqp_basic_consume_t(

@@ -149,6 +149,10 @@ package struct Consumer: Sendable {
   var unrejected = HandledMessages()
   var recent = AcknowledgedMessages()
   var place = StreamPlace()
+  /// The place that was kept last.
+  var keptPlace: Int64?
+  /// How many have come, as far as a sample counts them.
+  var counted = 0
   /// The id of the message that was settled last.
   var lastSettled: String?
 

@@ -17,6 +17,8 @@ package protocol ConsumerHost: AnyObject {
   func discardOutput()
   /// Publishes a message again that must not go back to the queue; `saved` is told to the driver.
   func save(_ delivery: AMQPDelivery, returnsLeft: Int, _ driver: ConsumerDriver)
+  /// All of the stream that comes before this offset is handled: see `Consumer.Options.keepsPlace`.
+  func keepPlace(_ offset: Int64) throws(Failure)
   func note(_ note: Consumer.Note, _ driver: ConsumerDriver)
   func report(_ cause: Consumer.Cause, _ driver: ConsumerDriver)
 
@@ -32,6 +34,10 @@ package protocol ConsumerHost: AnyObject {
   func addInterests(to polls: inout PollSet)
   /// When it goes on even if nothing happens.
   var wakeTime: Deadline { get }
+}
+
+extension ConsumerHost {
+  package func keepPlace(_ offset: Int64) throws(Failure) {}
 }
 
 /// Hands to a `Consumer` what happens on its connections, and carries out what it decides.
@@ -203,6 +209,7 @@ package final class ConsumerDriver: LoopMember {
     case .close: link.close()
     case .dropBodies: link.dropBodies()
     case .save(let delivery, let left): host.save(delivery, returnsLeft: left, self)
+    case .keepPlace(let offset): do { try host.keepPlace(offset) } catch { handle(.handlerFailed(error)) }
     case .askElsewhere:
       do { probe = try host.connect(askingFor: consumer.queue) } catch { handle(.foundElsewhere(false)) }
     case .note(let note): host.note(note, self)

@@ -114,6 +114,8 @@ extension Consumer {
     case dropBodies
     /// Publishes a message again that must not go back to the queue: `saved` tells.
     case save(AMQPDelivery, returnsLeft: Int)
+    /// All of the stream that comes before this offset is handled.
+    case keepPlace(Int64)
     /// Asks on another connection whether the queue is there: `foundElsewhere` tells.
     case askElsewhere
     case note(Note)

@@ -72,6 +72,10 @@ extension Consumer {
     package var consumerArguments: [AMQPField] = []
     /// How many messages are wanted; with `peeks` no more than were ready.
     package var limit: Int?
+    /// Of how many messages one is handed on; the others are acknowledged unseen, so that the queue must be nobody else's.
+    package var sample = 1
+    /// Whether the place up to which a stream is handled is to be kept.
+    package var keepsPlace = false
     /// How long it may go without a message and without work.
     package var idle: Duration?
     /// How long it may take.

@@ -31,8 +31,16 @@ extension Consumer {
     flushing = 0
     flushEnd = .never
     for settlement in settlements { settle(settlement) }
+    keepPlace()
     acknowledge()
     flush()
+  }
+
+  /// Only what is flushed is handled, or has nothing to be written.
+  private mutating func keepPlace() {
+    guard options.keepsPlace, traits.isStream, let offset = place.start, offset != keptPlace else { return }
+    keptPlace = offset
+    actions.append(.keepPlace(offset))
   }
 
   /// Lets a line be ended that stands half written.
@@ -64,6 +72,7 @@ extension Consumer {
         settle(settlement)
       }
     }
+    keepPlace()
     acknowledge()
   }
 
@@ -137,7 +146,7 @@ extension Consumer {
     ending?.settlementsLeft -= 1
   }
 
-  private mutating func finishStreamed(_ delivery: AMQPDelivery) {
+  mutating func finishStreamed(_ delivery: AMQPDelivery) {
     if traits.isStream, let offset = delivery.message.streamOffset { place.handle(offset) }
   }
 

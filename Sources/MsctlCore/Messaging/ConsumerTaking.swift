@@ -22,9 +22,21 @@ extension Consumer {
     if let left = traits.returnsLeft(delivery.message), left <= 1, options.saves {
       return save(delivery, returnsLeft: left)
     }
-    guard !isKnown(delivery) else { return }
+    guard !isKnown(delivery), !isPassedOver(delivery) else { return }
     if isRunning { peekOn(after: delivery) }
     wait(delivery)
+  }
+
+  /// Acknowledges what is no part of the sample.
+  private mutating func isPassedOver(_ delivery: AMQPDelivery) -> Bool {
+    guard options.sample > 1 else { return false }
+    counted = (counted + 1) % options.sample
+    guard counted != 0 else { return false }
+    hasMoved = true
+    send(.acknowledge(delivery.tag, multiple: false))
+    open -= 1
+    finishStreamed(delivery)
+    return true
   }
 
   mutating func wait(_ delivery: AMQPDelivery) {

@@ -63,6 +63,8 @@ private final class ConsumeRun: ConsumerHost {
   private var isSignalled = false
   /// In a stream, the offset after the last one that was handed over.
   private var nextOffset: Int64 = 0
+  /// The offset that was kept last.
+  private var kept = 0
   /// When something was handed over or settled last, and how many are handed over and not settled.
   private var lastMove = Clock.start
   private var outstanding = 0
@@ -122,6 +124,7 @@ private final class ConsumeRun: ConsumerHost {
     var options = Consumer.Options(.queue("q"))
     options.handling = handling
     options.traits.isStream = kind == .stream && choices.chance(70)
+    options.keepsPlace = kind == .stream
     let countsReturns = release == .v40 || release == .v3 && limit != nil
     options.traits.deliveryLimit = kind == .quorum && countsReturns ? limit ?? (release == .v40 ? 20 : nil) : nil
     options.reconnectFor = .seconds(60)
@@ -263,6 +266,22 @@ private final class ConsumeRun: ConsumerHost {
     try handler.take(number, delivery.key, delivery)
     outstanding += 1
     violation = violation ?? handler.violation
+  }
+
+  func keepPlace(_ offset: Int64) {
+    story.tell(timeline.now, "> keep \(offset)")
+    let offset = Int(clamping: offset)
+    if offset < kept { violation = Violation("the place that is kept never goes back", "\(kept) to \(offset)") }
+    for number in kept..<max(kept, offset) where !isHandled(at: number) {
+      violation = Violation("a place is kept only when all before it is handled", "\(offset), and \(number) is not")
+    }
+    kept = offset
+  }
+
+  private func isHandled(at offset: Int) -> Bool {
+    guard offset < queue.log.count else { return false }
+    let key = queue.log[offset].message.key
+    return handled[key] != nil || handler.rejected[key] != nil
   }
 
   func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
@@ -458,6 +477,9 @@ private final class ConsumeRun: ConsumerHost {
 
   private func judge() throws(Violation) {
     try judgeCause()
+    if queue.kind == .stream, hasIDs, isHandled(at: kept) {
+      throw Violation("the place that is kept is not behind what is handled", "\(kept)")
+    }
     if broker.hasStreamReturns { throw Violation("a stream is never requeued", queue.name) }
     guard !queue.isDeleted else { return }
     let contents = broker.contents(of: queue)
