@@ -15,7 +15,7 @@ struct AMQPBounds {
   private var consumers = 0
   private var hasConsumed = false
   private var isAcknowledged = false
-  /// How many messages a stream may bring beyond the prefetch: RabbitMQ before 3.12 sends the chunks of its log whole, and what counts
+  /// How many messages a stream may bring beyond the prefetch: RabbitMQ 3.10 sends the chunks of its log whole, and what counts
   /// the messages of one has 16 bits.
   private var chunk = 0
   /// The tags of deliveries that are not settled, in order.
