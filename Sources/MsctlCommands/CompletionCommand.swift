@@ -69,7 +69,8 @@ enum CompletionCommand: Verb {
     case .queue:
       guard let uri = options.broker.brokers.uris.first else { return [] }
       let path = "/queues/\(Percent.encode(uri.vhost))?columns=name"
-      let queues = try ManagementAPI.get(path, of: options.managementURL, beside: uri, within: options.patience, console)
+      let queues = try ManagementAPI.get(
+        path, of: options.managementURL, beside: uri, within: options.patience, console)
       return queues?.elements.compactMap { $0["name"]?.string } ?? []
     case nil: return []
     }
