@@ -726,7 +726,8 @@ extension CommandError {
     case .notDeadLettered(let message):
       Failure(
         .badInput, "\(message.name) was not dead-lettered: no x-death header names its first exchange and routing key",
-        hint: "It is requeued. Without '--origin' it can be taken out of the queue.")
+        hint: "It is requeued. Without '--origin' it can be taken out of the queue."
+      ).about(message)
     case .tooMuchOutput(let limit):
       Failure(.failed, "the command wrote more than \(limit >> 30) GiB; its output was dropped")
     case .unkeptOutput(let folder, let reason):

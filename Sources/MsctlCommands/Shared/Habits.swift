@@ -33,50 +33,50 @@ extension [Habit] {
     Habit(["-g", "--globoff"], "Only '{name}' is read, and only with '--each'."),
   ]
 
-  /// amqp-tools (amqp-publish(1)), kcat (https://github.com/edenhill/kcat), rabbitmqadmin.
-  static let publishing: Self = [
+  /// amqp-tools (amqp-publish(1)), kcat (https://github.com/edenhill/kcat), rabbitmqadmin: the way to a broker.
+  private static let brokers: Self = [
     Habit(
       ["-u", "--url", "-s", "--server", "--uri", "--host", "--port", "--vhost"], "Use '--broker URL', or set AMQP_URL."),
     Habit(
       ["--cacert", "--cert", "--key", "--ssl"],
       "Settings of TLS stand in the URL of '--broker': amqps://HOST/?cacertfile=FILE&certfile=FILE&keyfile=FILE."),
     Habit(["--user", "--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
-    Habit(["-r"], "Use '--routing-key KEY' with '--exchange NAME'; a QUEUE alone is the operand."),
-    Habit(
-      ["--body", "-d", "--data", "--payload", "-m"], "The message is the second operand: msctl publish QUEUE MESSAGE."),
-    Habit(["-b"], "The message is the second operand: msctl publish QUEUE MESSAGE. The broker is '--broker URL'."),
-    Habit(["-t", "--topic", "--queue", "-Q"], "The queue is the first operand: msctl publish QUEUE."),
-    Habit(["-p", "--persistent"], "Messages are persistent by themselves; '--transient' turns that off."),
-    Habit(["-C"], "Use '--content-type TYPE'."),
-    Habit(["-P"], "'msctl publish' is the producer: it needs no option for that."),
     Habit(["-X"], "Settings of the connection stand in the URL of '--broker': amqp://HOST/VHOST?heartbeat=30."),
-    Habit(
-      ["--timeout", "--max-time"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
-    Habit(["--json"], "A message is JSON by itself; '--text' takes any text."),
   ]
 
-  static let consuming: Self = [
-    Habit(
-      ["-u", "--url", "-s", "--server", "--uri", "--host", "--port", "--vhost"], "Use '--broker URL', or set AMQP_URL."),
-    Habit(
-      ["--cacert", "--cert", "--key", "--ssl"],
-      "Settings of TLS stand in the URL of '--broker': amqps://HOST/?cacertfile=FILE&certfile=FILE&keyfile=FILE."),
-    Habit(["--user", "--username", "--password"], "Use '--broker' or AMQP_URL, with the login in the URL."),
-    Habit(["--queue", "-t", "--topic", "-Q"], "The queue is an operand: msctl consume QUEUE."),
-    Habit(["-C"], "'msctl consume' is the consumer: it needs no option for that."),
-    Habit(["-c"], "Use '--count N'."),
-    Habit(["--exit"], "Use '--drain': it ends once the queue is empty."),
-    Habit(["-X"], "Settings of the connection stand in the URL of '--broker': amqp://HOST/VHOST?heartbeat=30."),
-    Habit(["-G", "--group"], "Consumers of one queue share its messages: no group is needed."),
-    Habit(["-J"], "Use '--envelope'."),
-    Habit(["-o"], "Use '--stream' with '--offset first', 'last', 'next' or a number."),
-    Habit(["-p"], "Use '--prefetch N'."),
-    Habit(["-A", "--no-ack"], "A message is acknowledged once its line is written; '--peek' puts it back."),
-    Habit(["-d", "--declare"], "A queue that is not there is declared by itself; '--passive' turns that off."),
-    Habit(["--timeout", "--max-time"], "Use '--for TIME' (the whole run) or '--idle TIME' (without a message)."),
-    Habit(
-      ["-f", "--format", "--json"], "Each message is a line of JSON by itself; '--envelope' has all that surrounds it."),
-  ]
+  static let publishing: Self =
+    brokers + [
+      Habit(["-r"], "Use '--routing-key KEY' with '--exchange NAME'; a QUEUE alone is the operand."),
+      Habit(
+        ["--body", "-d", "--data", "--payload", "-m"], "The message is the second operand: msctl publish QUEUE MESSAGE."
+      ),
+      Habit(["-b"], "The message is the second operand: msctl publish QUEUE MESSAGE. The broker is '--broker URL'."),
+      Habit(["-t", "--topic", "--queue", "-Q"], "The queue is the first operand: msctl publish QUEUE."),
+      Habit(["-p", "--persistent"], "Messages are persistent by themselves; '--transient' turns that off."),
+      Habit(["-C"], "Use '--content-type TYPE'."),
+      Habit(["-P"], "'msctl publish' is the producer: it needs no option for that."),
+      Habit(
+        ["--timeout", "--max-time"], "Use '--confirm-timeout TIME', '--reconnect-for TIME' or '--reply-timeout TIME'."),
+      Habit(["--json"], "A message is JSON by itself; '--text' takes any text."),
+    ]
+
+  static let consuming: Self =
+    brokers + [
+      Habit(["--queue", "-t", "--topic", "-Q"], "The queue is an operand: msctl consume QUEUE."),
+      Habit(["-C"], "'msctl consume' is the consumer: it needs no option for that."),
+      Habit(["-c"], "Use '--count N'."),
+      Habit(["--exit"], "Use '--drain': it ends once the queue is empty."),
+      Habit(["-G", "--group"], "Consumers of one queue share its messages: no group is needed."),
+      Habit(["-J"], "Use '--envelope'."),
+      Habit(["-o"], "Use '--stream' with '--offset first', 'last', 'next' or a number."),
+      Habit(["-p"], "Use '--prefetch N'."),
+      Habit(["-A", "--no-ack"], "A message is acknowledged once its line is written; '--peek' puts it back."),
+      Habit(["-d", "--declare"], "A queue that is not there is declared by itself; '--passive' turns that off."),
+      Habit(["--timeout", "--max-time"], "Use '--for TIME' (the whole run) or '--idle TIME' (without a message)."),
+      Habit(
+        ["-f", "--format", "--json"],
+        "Each message is a line of JSON by itself; '--envelope' has all that surrounds it."),
+    ]
 
   /// The consul command (https://developer.hashicorp.com/consul/commands).
   static let consul: Self = [

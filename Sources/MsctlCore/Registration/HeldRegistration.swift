@@ -138,7 +138,10 @@ package struct HeldRegistration: Sendable {
   package var isOver: Bool { if case .ended = state { true } else { false } }
 
   /// Whether the agent knows the instance and hands it out, as far as it has answered.
-  package var isReady: Bool { if case .up = state { isRegistered && !isAway } else { false } }
+  package var isReady: Bool {
+    guard case .up = state else { return false }
+    return isRegistered && !isAway
+  }
 
   /// Whether it was told of the command's end.
   package var isLeaving: Bool {

@@ -92,6 +92,7 @@ package struct RegisteringWorld: World {
   private mutating func run() throws(Violation) {
     var steps = 0
     try handle(.tick)
+    guard listens || hasRegistered else { throw Violation("who listens nowhere is registered at once", "") }
     while !machine.isOver {
       steps += 1
       guard steps < 20_000 else { throw Violation("a run ends", "\(steps) steps") }
