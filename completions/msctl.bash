@@ -93,11 +93,12 @@ _msctl() {
       fi ;;
     publish)
       case $prev in
+        --exchange-type) _msctl_offer direct fanout topic headers; return ;;
         --color) _msctl_offer auto always never; return ;;
-        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--window|--confirm-timeout|--failed-to|--reply-timeout|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
+        --content-type|--content-encoding|-H|--header|--priority|--correlation-id|--reply-to|--ttl|--message-id|--type|--user-id|--app-id|-x|--exchange|-k|--routing-key|--rate|--speed|--window|--confirm-timeout|--failed-to|--reply-timeout|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --routing-key --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
+        _msctl_offer --text --lines --raw --envelope --content-type --content-encoding --header --priority --correlation-id --reply-to --ttl --message-id --type --user-id --app-id --transient --exchange --exchange-type --routing-key --no-mandatory --rate --speed --window --confirm-timeout --tee --failed-to --dry-run --reply --reply-timeout --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
         _msctl_live queue
       fi ;;
@@ -105,10 +106,10 @@ _msctl() {
       case $prev in
         --on-error) _msctl_offer requeue reject stop; return ;;
         --color) _msctl_offer auto always never; return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--rate|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
+        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --rate --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
         _msctl_live queue
       fi ;;

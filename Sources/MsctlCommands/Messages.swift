@@ -366,7 +366,7 @@ extension Publisher.Cause {
     case .broker(let error):
       var failure = error.failure(uri)
       if case .channelClosed(code: 404) = error.kind {
-        failure.hint = "'msctl publish' does not declare exchanges; check the name."
+        failure.hint = "Check the name, or use '--exchange-type TYPE' to declare it."
       }
       return failure
     case .unconfirmed(let blocked):

@@ -117,6 +117,62 @@ struct PublisherTests {
     #expect(run.machine.wakeTime == .never)
   }
 
+  @Test("messages begin evenly, no more than the rate allows; a late one is made up for a little")
+  func rate() {
+    var run = Self.opened { $0.timing = .rate(Rate(10, per: .seconds(1))) }
+    #expect(run.send(1) == ["publish 1"])
+    #expect(run.send(2).isEmpty && !run.machine.wantsMessage)
+    #expect(run.machine.wakeTime == run.now + .milliseconds(100))
+    #expect(run.handle(.tick, after: .milliseconds(99)).isEmpty)
+    #expect(run.handle(.tick, after: .milliseconds(6)) == ["publish 2"])
+    run.send(3)
+    #expect(run.machine.wakeTime == run.now + .milliseconds(95))
+    #expect(run.handle(.tick, after: .seconds(10)) == ["publish 3"])
+    run.send(4)
+    #expect(run.machine.wakeTime == run.now + .milliseconds(90))
+
+    // The end of the input is not waited for, and what waits is left.
+    run.handle(.interrupted(2))
+    #expect(run.ack(3, multiple: true).count == 3)
+    #expect(run.machine.cause == .interrupted(2) && run.machine.left.map(\.message.number) == [4])
+  }
+
+  @Test("a blocked broker's time limit begins when a message is due")
+  func blockedBeforeDue() {
+    var run = Self.opened { $0.timing = .rate(Rate(1, per: .seconds(60))) }
+    run.send(1)
+    _ = run.ack(1)
+    run.handle(.broker(.blocked(reason: "low on disk")))
+    run.send(2)
+    #expect(run.machine.wakeTime == run.now + .seconds(60))
+    #expect(run.handle(.tick, after: .seconds(60)).isEmpty)
+    #expect(!run.machine.isEnded && run.machine.wakeTime == run.now + .seconds(30))
+  }
+
+  @Test("messages are replayed as far apart as their times are, divided by the speed")
+  func replay() {
+    var run = Self.opened { $0.timing = .replay(speed: 4) }
+    func replayed(_ number: Int, at time: UInt64?, precisely: Int64? = nil) -> Publisher.Event {
+      var message = AMQPMessage(body: [], exchange: "", routingKey: "q")
+      message.number = number
+      message.properties.timestamp = time
+      if let precisely { message.properties.headers = [AMQPField("timestamp_in_ms", .integer(precisely))] }
+      return .message(OutgoingMessage(message))
+    }
+    #expect(run.handle(replayed(1, at: nil)) == ["publish 1"])
+    #expect(run.handle(replayed(2, at: 1000)) == ["publish 2"])
+    #expect(run.handle(replayed(3, at: 1002)).isEmpty)
+    #expect(run.handle(.tick, after: .milliseconds(499)).isEmpty)
+    #expect(run.handle(.tick, after: .milliseconds(1)) == ["publish 3"])
+    #expect(run.handle(replayed(4, at: 990)) == ["publish 4"])
+    #expect(run.handle(replayed(5, at: 1002, precisely: 1_002_400)).isEmpty)
+    #expect(run.handle(.tick, after: .milliseconds(100)) == ["publish 5"])
+    // A time that no clock will show.
+    _ = run.ack(5, multiple: true)
+    #expect(run.handle(replayed(6, at: .max)).isEmpty)
+    #expect(run.machine.wakeTime > run.now + .seconds(1 << 30))
+  }
+
   @Test("what is settled behind a message without a confirm is not in doubt at a failed end")
   func settledBehind() {
     var run = Self.opened()

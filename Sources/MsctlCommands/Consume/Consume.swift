@@ -36,6 +36,7 @@ enum Consume: Verb {
     var consumerArguments: [NameValue] = []
     var prefetch: Int?
     var readyFile: String?
+    var rate: Rate?
     var children = ChildEnvironment()
     var broker = BrokerOptions()
     var output = OutputOptions()
@@ -59,7 +60,7 @@ enum Consume: Verb {
     /// Whether something is said of how messages are taken.
     fileprivate var takesMessages: Bool {
       endsByItself || exec != nil || through != nil || exchange != nil || isStream || format.asEnvelope || format.isRaw
-        || !consumerArguments.isEmpty || prefetch != nil
+        || !consumerArguments.isEmpty || prefetch != nil || rate != nil
     }
 
     var handling: Consumer.Handling {
@@ -72,9 +73,16 @@ enum Consume: Verb {
       prefetch == nil && handling == .filter(chooses: true) && endsByItself ? Consumer.mostHeld : nil
     }
 
+    /// With a rate, no more wait here than are handed on within some seconds: others may take them, and the broker limits the time that
+    /// a message is unacknowledged. A filter may need more before it answers the first.
+    private var pacedPrefetch: Int? {
+      guard let rate, through == nil else { return nil }
+      return max(parallel, min(Consumer.standardPrefetch, rate.count(within: .seconds(10))))
+    }
+
     func prefetch(_ countsReturns: Bool) -> Int {
       Consumer.prefetch(
-        prefetch ?? mostLeftOut, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
+        prefetch ?? mostLeftOut ?? pacedPrefetch, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
         countsReturns: countsReturns)
     }
   }
@@ -110,6 +118,7 @@ enum Consume: Verb {
     examples: [
       Example("msctl consume orders --count 2", "Two messages"),
       Example("msctl consume orders --drain | jq .id", "All ready messages"),
+      Example("msctl consume orders --drain --rate 10 --exec 'msctl publish archive'", "At most ten per second"),
       Example("msctl consume mails --exec 'sendmail -t' --max-attempts 3", "A command for each message"),
       Example(
         "msctl consume mails --exec 'sendmail -t' --ready-file ready", "In a container whose probe is 'test -e ready'"),
@@ -347,6 +356,8 @@ enum Consume: Verb {
           out chunks that hold no message with the header x-stream-filter-value of that VALUE; the others come whole, so filter \
           them again.
           """),
+      .value("rate", nil, "N", into: \.rate, "Handle at most N messages per second, evenly")
+        .details("N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, except by --through."),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """
@@ -457,6 +468,7 @@ enum Consume: Verb {
     plan.consumerArguments = amqpFields(options.consumerArguments)
     plan.limit = options.count
     (plan.sample, plan.keepsPlace) = (options.sample, options.resumeFile != nil)
+    plan.rate = options.rate
     (plan.idle, plan.time) = (options.idle, options.time)
     (plan.drains, plan.peeks, plan.requires) = (options.drains, options.peeks, options.requires)
     plan.reconnectFor = options.broker.reconnectFor

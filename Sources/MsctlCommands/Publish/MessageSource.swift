@@ -91,6 +91,7 @@ struct MessageSource {
   private func numbered(_ message: AMQPMessage) -> AMQPMessage {
     var message = message
     message.number = count
+    message.isMandatory = !options.isOptional
     if count > 1, let id = options.properties.messageID?.text { message.properties.messageID = "\(id)-\(count)" }
     return message
   }

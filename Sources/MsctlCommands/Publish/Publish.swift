@@ -16,7 +16,11 @@ enum Publish: Verb {
     var isDryRun = false
     var replyTimeout: Duration = .seconds(30)
     var exchange: ShortString?
+    var exchangeType: ShortString?
     var routingKey: ShortString?
+    var isOptional = false
+    var rate: Rate?
+    var speed: Speed?
     var window = 1024
     var confirmTimeout: Duration = .seconds(30)
     var properties = PropertyOptions()
@@ -35,13 +39,21 @@ enum Publish: Verb {
     /// The queue that must be there; with '--envelope', an empty QUEUE is none.
     var declaredQueue: String? { queue.flatMap { $0.isEmpty ? nil : $0 } }
 
+    /// The exchange that is declared.
+    var declaredExchange: AMQPExchange? {
+      guard let exchange, let exchangeType else { return nil }
+      return AMQPExchange(exchange.text, type: exchangeType.text)
+    }
+
     /// What the one who publishes has to know.
     var plan: Publisher.Options {
       var plan = Publisher.Options()
+      plan.exchange = declaredExchange
       plan.queue = declaredQueue
       plan.arguments = broker.declaredArguments
       plan.mayDeclare = !broker.isPassive
       plan.window = window
+      plan.timing = rate.map { .rate($0) } ?? speed.map { .replay(speed: $0.factor) } ?? .atOnce
       plan.confirmTimeout = confirmTimeout
       plan.wantsReplies = wantsReply
       plan.replyTimeout = replyTimeout
@@ -78,7 +90,20 @@ enum Publish: Verb {
       + PropertyOptions.flags.lifted(to: \.properties)
       + [
         .value("exchange", "x", "NAME", into: \.exchange, "Publish to this exchange instead of a queue"),
+        .value("exchange-type", nil, "TYPE", into: \.exchangeType, "Declare the exchange, durable and of this type")
+          .completed(by: .choices(["direct", "fanout", "topic", "headers"]))
+          .details("One that exists must be of this type. Without this option the exchange must exist."),
         .value("routing-key", "k", "KEY", into: \.routingKey, "Routing key for the exchange"),
+        .toggle("no-mandatory", nil, into: \.isOptional, "Allow messages that no queue gets")
+          .details("For events that may have no listener: the broker drops such a message and confirms it."),
+        .value("rate", nil, "N", into: \.rate, "Publish at most N messages per second, evenly")
+          .details("N/m is per minute, N/h per hour. What a broken connection left unconfirmed is sent again at once."),
+        .value("speed", nil, "Nx", into: \.speed, "Replay envelopes in the rhythm of their timestamps, N times as fast")
+          .details(
+            """
+            The first message is sent at once; one without a timestamp, or with an earlier one, directly after the one before it. \
+            AMQP's timestamps are in seconds; the header timestamp_in_ms, by RabbitMQ's message timestamp plugin, is more precise.
+            """),
         .number("window", nil, "N", in: 1...65535, into: \.window, "Maximum unconfirmed messages in flight"),
         .value("confirm-timeout", nil, "TIME", into: \.confirmTimeout, "Time limit for a confirm"),
         .toggle("tee", nil, into: \.tees, "Write each value to standard output once it is confirmed"),
@@ -106,6 +131,13 @@ enum Publish: Verb {
       Example("msctl publish orders '{\"id\":1,\"total\":9.90}'", "One message"),
       Example("jq -c '.[]' orders.json | msctl publish orders", "A stream of messages"),
       Example(
+        "msctl publish -x events --exchange-type topic -k order.created --no-mandatory '{\"id\":1}'",
+        "An event, whether or not anyone listens"),
+      Example("jq -c '.[]' orders.json | msctl publish orders --rate 50", "At most fifty per second"),
+      Example(
+        "msctl consume orders --drain --envelope | msctl publish replay --envelope --speed 100x",
+        "Replay, a hundred times as fast as it happened"),
+      Example(
         "msctl consume orders --drain --envelope --through 'msctl publish archive --envelope --tee'",
         "Move messages to another queue"),
     ],
@@ -125,6 +157,20 @@ enum Publish: Verb {
       if options.exchange == nil, options.routingKey != nil {
         throw ValueError("'--routing-key' requires '--exchange'")
       }
+      if options.exchangeType != nil, options.exchange?.text.isEmpty ?? true {
+        throw ValueError("'--exchange-type' requires '--exchange' with the name of one")
+      }
+      if options.exchangeType != nil, options.broker.isPassive {
+        throw ValueError("'--exchange-type' declares the exchange and cannot be combined with '--passive'")
+      }
+      if options.isOptional, options.declaredQueue != nil {
+        throw ValueError("'--no-mandatory' requires '--exchange': QUEUE gets every message")
+      }
+      if options.isOptional, options.wantsReply {
+        throw ValueError("'--no-mandatory' cannot be combined with '--reply'")
+      }
+      if options.speed != nil, !options.asEnvelope { throw ValueError("'--speed' requires '--envelope'") }
+      if options.speed != nil, options.rate != nil { throw ValueError("'--speed' cannot be combined with '--rate'") }
       if [options.isText, options.byLine, options.isRaw, options.asEnvelope].count(where: { $0 }) > 1 {
         throw ValueError("'--text', '--lines', '--raw' and '--envelope' cannot be combined")
       }
@@ -173,6 +219,7 @@ enum Publish: Verb {
     _ options: Options, _ first: AMQPMessage?, _ console: Console, _ loop: EventLoop, _ signals: Signals
   ) throws(Failure) -> AMQPConnection {
     var setup = AMQPConnection.Setup()
+    setup.exchange = options.declaredExchange
     setup.queue = options.declaredQueue
     setup.arguments = options.broker.declaredArguments
     if options.wantsReply { setup.consumer = .init(AMQPConnection.directReply, isAutomatic: true) }

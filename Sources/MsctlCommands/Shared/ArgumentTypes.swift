@@ -24,6 +24,38 @@ extension Duration: ArgumentValue {
   }
 }
 
+extension Rate: ArgumentValue {
+  private static let units: [(name: String, period: Duration)] = [
+    ("s", .seconds(1)), ("m", .seconds(60)), ("h", .seconds(3600)),
+  ]
+
+  /// `50`, `50/s`, `10/m`, `100/h`; a number alone is per second.
+  package init(argument: String) throws(ValueError) {
+    let (digits, unit) = argument.cut(at: "/").map { (String($0), String($1)) } ?? (argument, "s")
+    guard let count = Int(digits), (1...1_000_000).contains(count),
+      let period = Self.units.first(where: { $0.name.isSame(as: unit) })?.period
+    else { throw ValueError("is not a rate such as 50, 10/m or 100/h, of 1 to 1000000") }
+    self.init(count, per: period)
+  }
+
+  package var argumentText: String? { nil }
+}
+
+/// How many times as fast as it was: `1x`, `0.5x`; the `x` may be left out.
+struct Speed: ArgumentValue {
+  let factor: Double
+
+  init(argument: String) throws(ValueError) {
+    let digits = argument.utf8.last == UInt8(ascii: "x") ? String(argument.utf8.dropLast()) ?? "" : argument
+    guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) || $0 == UInt8(ascii: ".") }),
+      let factor = Double(digits), (1e-6...1e6).contains(factor)
+    else { throw ValueError("is not a speed such as 1x, 10x or 0.5x") }
+    self.factor = factor
+  }
+
+  var argumentText: String? { nil }
+}
+
 extension ConsulAddress: ArgumentValue {
   package init(argument: String) throws(ValueError) {
     guard let address = ConsulAddress(argument) else {

@@ -29,6 +29,8 @@ package final class AMQPConnection {
   /// What the channel is to be from the start. It is asked for together with the opening, in one flight, and the replies are read
   /// after that: one round trip in place of one for each method.
   package struct Setup: Sendable {
+    /// An exchange that is declared.
+    package var exchange: AMQPExchange?
     /// A queue that must exist or, with `arguments`, is declared.
     package var queue: String?
     package var arguments: [AMQPField]?

@@ -171,6 +171,7 @@ extension AMQPConnection {
 
   private func send(_ setup: Setup) throws(AMQPError) {
     try sendOpenChannel()
+    if let exchange = setup.exchange { try sendDeclareExchange(exchange) }
     if let queue = setup.queue { try sendDeclare(queue, isPassive: setup.arguments == nil, setup.arguments ?? []) }
     // Where returns are counted, the prefetch depends on the queue.
     if let consumer = setup.consumer, consumer.isAutomatic || !countsReturns {
@@ -189,6 +190,7 @@ extension AMQPConnection {
 
   private func readReplies(to setup: Setup) throws(AMQPError) {
     try awaitChannel()
+    if setup.exchange != nil { try awaitDeclareExchange() }
     if setup.queue != nil {
       _ = try awaitDeclare()
       self.setup.hasQueue = true

@@ -216,6 +216,7 @@ extension AMQPConnection {
   private func replyEvent(_ method: amqp_method_t) throws(AMQPError) -> AMQPEvent {
     switch method.id {
     case MSCTL_CHANNEL_OPEN_OK: .channelOpen
+    case MSCTL_EXCHANGE_DECLARE_OK: .exchange
     case MSCTL_QUEUE_BIND_OK: .bound
     case MSCTL_BASIC_QOS_OK: .prefetchSet
     case MSCTL_BASIC_CANCEL_OK: .consumerEnded

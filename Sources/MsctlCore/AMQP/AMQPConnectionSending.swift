@@ -41,6 +41,19 @@ extension AMQPConnection {
         nowait: 0, arguments: pool.table(arguments)))
   }
 
+  func sendDeclareExchange(_ exchange: AMQPExchange) throws(AMQPError) {
+    trace?("> exchange.declare \(exchange.name) (\(exchange.type))")
+    try send(
+      MSCTL_EXCHANGE_DECLARE,
+      amqp_exchange_declare_t(
+        ticket: 0, exchange: pool.bytes(exchange.name), type: pool.bytes(exchange.type), passive: 0, durable: 1,
+        auto_delete: 0, internal: 0, nowait: 0, arguments: amqp_table_t()))
+  }
+
+  func awaitDeclareExchange() throws(AMQPError) {
+    _ = try reply(MSCTL_EXCHANGE_DECLARE_OK, as: amqp_exchange_declare_ok_t.self)
+  }
+
   func awaitDeclare() throws(AMQPError) -> QueueState {
     let ok = try reply(MSCTL_QUEUE_DECLARE_OK, as: amqp_queue_declare_ok_t.self)
     return QueueState(ok)
@@ -54,6 +67,9 @@ extension AMQPConnection {
       forgetChannel()
       try sendOpenChannel()
       reply = MSCTL_CHANNEL_OPEN_OK
+    case .declareExchange(let exchange):
+      try sendDeclareExchange(exchange)
+      reply = MSCTL_EXCHANGE_DECLARE_OK
     case .declare(let name, let arguments):
       try sendDeclare(name, isPassive: false, arguments)
       reply = MSCTL_QUEUE_DECLARE_OK
@@ -247,8 +263,7 @@ extension AMQPConnection {
     _ = try reply(MSCTL_CONFIRM_SELECT_OK, as: amqp_confirm_select_ok_t.self)
   }
 
-  /// `basic.publish` with `mandatory`: a message that reaches no queue comes back. That it was sent says nothing of its
-  /// arrival; the confirm does.
+  /// `basic.publish`, with `mandatory` where the message says so. That it was sent says nothing of its arrival; the confirm does.
   /// - Throws: `invalid` where the message cannot be sent; the connection is as it was then.
   package func publish(_ message: AMQPMessage) throws(AMQPError) {
     if let obstacle = message.obstacle(frameMax: frameMax) { throw AMQPError(kind: .invalid, reason: obstacle) }
@@ -259,7 +274,7 @@ extension AMQPConnection {
     holdBack()
     var properties = message.properties.c(in: &pool)
     // A direct reply arrives, and yet the broker returns it as unroutable where it is mandatory.
-    let isMandatory: Int32 = message.routingKey.begins(with: Self.directReply + ".") ? 0 : 1
+    let isMandatory: Int32 = message.isMandatory && !message.routingKey.begins(with: Self.directReply + ".") ? 1 : 0
     let (exchange, routingKey) = (pool.bytes(message.exchange), pool.bytes(message.routingKey))
     defer { pool.recycle() }
     // librabbitmq fills frames up to the size in which it takes them in, which is above what was agreed.

@@ -98,6 +98,8 @@ public struct AMQPMessage: Sendable, Equatable {
   public var exchange: String
   /// The routing key; in the default exchange, the name of the queue.
   public var routingKey: String
+  /// Whether it comes back if it reaches no queue (`mandatory`); else the broker drops it and confirms it all the same.
+  public var isMandatory = true
   /// What the publisher knows it by; it is not sent.
   package var number = 0
 
@@ -108,6 +110,15 @@ public struct AMQPMessage: Sendable, Equatable {
     self.exchange = exchange
     self.routingKey = routingKey
   }
+}
+
+/// An exchange, as it is declared.
+package struct AMQPExchange: Sendable, Equatable {
+  package let name: String
+  /// `direct`, `fanout`, `topic`, `headers`, or a plug-in's.
+  package let type: String
+
+  package init(_ name: String, type: String) { (self.name, self.type) = (name, type) }
 }
 
 /// A message that a broker delivered (`basic.deliver`). A class, since it is handed from one to the next many times until it is
@@ -138,6 +149,8 @@ package enum AMQPEvent: Sendable, Equatable {
   case nack(tag: UInt64, multiple: Bool)
   /// `basic.cancel`: the queue is gone.
   case cancelled
+  /// `exchange.declare-ok`
+  case exchange
   /// `queue.declare-ok`
   case queue(AMQPConnection.QueueState)
   /// `channel.open-ok`
@@ -184,6 +197,7 @@ extension AMQPEvent {
     case .ack(let tag, let multiple): "basic.ack \(tag)\(multiple ? " and all before" : "")"
     case .nack(let tag, let multiple): "basic.nack \(tag)\(multiple ? " and all before" : "")"
     case .cancelled: "basic.cancel"
+    case .exchange: "exchange.declare-ok"
     case .queue(let state): "queue.declare-ok \(state.name): \(state.messages) ready"
     case .channelOpen: "channel.open-ok"
     case .bound: "queue.bind-ok"

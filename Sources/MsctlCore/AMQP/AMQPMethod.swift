@@ -3,6 +3,8 @@ package enum AMQPMethod: Sendable, Equatable {
   /// `channel.open`; also anew, where the broker has closed it. Consumers, confirms and unacknowledged messages of the old one
   /// are gone. The reply is `channelOpen`.
   case openChannel
+  /// `exchange.declare`: durable, made where it does not exist. The reply is `exchange`.
+  case declareExchange(AMQPExchange)
   /// `queue.declare`: a durable queue with these arguments, made where it does not exist. The reply is `queue`.
   case declare(String, arguments: [AMQPField])
   /// `queue.declare` of a queue that is this connection's own and goes with it; the broker names it where the name is empty. The reply
@@ -30,6 +32,6 @@ package enum AMQPMethod: Sendable, Equatable {
   case requeueAll
   /// `confirm.select`: from here on the broker confirms each message. The reply is `confirmsSelected`.
   case selectConfirms
-  /// `basic.publish` with `mandatory`: a message that reaches no queue comes back.
+  /// `basic.publish`, with `mandatory` where the message says so: one that reaches no queue comes back.
   indirect case publish(AMQPMessage)
 }

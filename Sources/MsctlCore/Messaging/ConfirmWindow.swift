@@ -68,7 +68,7 @@ struct ConfirmWindow: Sendable {
   /// Notes a return. It comes before the confirm of its message, and names it by nothing but its properties.
   mutating func returned(_ message: AMQPMessage, code: Int, text: String) {
     let place = entries.firstIndex {
-      $0.returned == nil && $0.outcome == nil
+      $0.returned == nil && $0.outcome == nil && $0.outgoing.message.isMandatory
         && areSame($0.outgoing.message.properties.messageID, message.properties.messageID)
         && $0.outgoing.message.routingKey.isSame(as: message.routingKey)
     }

@@ -114,6 +114,7 @@ package struct Consumer: Sendable {
 
   // Messages.
   var handler: HandlerState
+  var pace: Pace?
   /// Whether `taken` is to come.
   var isTaking = false
   /// Whether the handler was told that no more comes.
@@ -191,6 +192,7 @@ package struct Consumer: Sendable {
     traits = options.traits
     generator = SplitMix(seed: seed)
     prefetch = options.prefetch
+    pace = options.rate.map { Pace($0, at: now) }
     outage = Outage(limit: options.reconnectFor, first: options.connectFor, at: now)
     switch options.source {
     case .queue(let name), .bound(_, let name): queue = name
@@ -252,7 +254,8 @@ package struct Consumer: Sendable {
     case (.open, .running):
       if subscription == .cancelled { return true }
       // Once there was another connection, what is wanted may stand behind what is not.
-      return !isAskingElsewhere && (canTake || hasReconnected && waitingBytes < Self.waitingLimit)
+      let mayTake = canTake || hasRoom && waiting.isEmpty
+      return !isAskingElsewhere && (mayTake || hasReconnected && waitingBytes < Self.waitingLimit)
     case (.open, .ending(let ending)):
       return ending.step != .finishing || waitingBytes < Self.waitingLimit
     default: return false
@@ -266,6 +269,7 @@ package struct Consumer: Sendable {
     switch state {
     case .running where link == .open:
       time = min(time, end, idleEnd)
+      if let pace, pace.next > now { time = min(time, pace.next) }
       if options.drains || options.peeks {
         // After the last message, whether the queue is empty is asked at once.
         if turnTaken != taken { return now }

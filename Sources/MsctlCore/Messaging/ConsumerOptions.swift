@@ -76,6 +76,8 @@ extension Consumer {
     package var sample = 1
     /// Whether the place up to which a stream is handled is to be kept.
     package var keepsPlace = false
+    /// How many are handed on at most.
+    package var rate: Rate?
     /// How long it may go without a message and without work.
     package var idle: Duration?
     /// How long it may take.

@@ -10,7 +10,7 @@ extension Consumer {
     case .delivery(let delivery): arrived(delivery)
     case .cancelled: cancelled()
     case .queue, .consuming, .channelOpen, .bound, .prefetchSet, .consumerEnded, .confirmsSelected: answered(event)
-    case .returned, .ack, .nack, .blocked, .unblocked: break
+    case .exchange, .returned, .ack, .nack, .blocked, .unblocked: break
     }
   }
 
@@ -75,8 +75,14 @@ extension Consumer {
 
   // MARK: Handing on
 
-  /// Whether another message is wanted, and can be taken.
-  var canTake: Bool {
+  /// Whether another message is wanted now, and can be taken.
+  var canTake: Bool { hasRoom && isDue }
+
+  /// Whether the rate lets another message be handed on.
+  var isDue: Bool { pace.map { $0.next <= now } ?? true }
+
+  /// Whether another message is wanted, and can be taken as soon as one is due.
+  var hasRoom: Bool {
     guard isRunning, link == .open, !isTaking, written.isEmpty, subscription != .cancelled, !isAskingElsewhere,
       handler.hasRoom
     else { return false }
@@ -91,6 +97,7 @@ extension Consumer {
     if canTake, let delivery = waiting.popFirst() {
       waitingBytes -= delivery.message.body.count
       (isTaking, hasMoved) = (true, true)
+      pace?.began(at: now)
       taken += 1
       underWay.append(UnderWay(number: taken, delivery: delivery))
       actions.append(.take(taken, delivery))

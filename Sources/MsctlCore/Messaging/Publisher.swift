@@ -27,6 +27,7 @@ package struct Publisher: Sendable {
     static let queue = Replies(rawValue: 2)
     static let consumer = Replies(rawValue: 4)
     static let confirms = Replies(rawValue: 8)
+    static let exchange = Replies(rawValue: 16)
   }
 
   /// What a channel waits for before it is ready to publish.
@@ -268,6 +269,7 @@ package struct Publisher: Sendable {
     case .unblocked: blockedReason = nil
     case .delivery(let delivery): takeReply(delivery.message)
     case .channelOpen: replied(.channel)
+    case .exchange: replied(.exchange)
     case .queue: replied(.queue)
     case .consuming: replied(.consumer)
     case .confirmsSelected: replied(.confirms)
@@ -344,6 +346,7 @@ package struct Publisher: Sendable {
       preparation.replies.insert(reply)
     }
     if isDeclaring || occasion == .refusal { ask(.openChannel, .channel) }
+    if let exchange = options.exchange, occasion != .refusal { ask(.declareExchange(exchange), .exchange) }
     if let queue = options.queue, occasion != .refusal {
       let arguments = isDeclaring ? [] : options.arguments
       ask(arguments.map { .declare(queue, arguments: $0) } ?? .inspect(queue), .queue)

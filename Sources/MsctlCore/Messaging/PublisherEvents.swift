@@ -8,6 +8,8 @@ extension Publisher {
   }
 
   package struct Options: Sendable {
+    /// An exchange that is declared before anything is published.
+    package var exchange: AMQPExchange?
     /// A queue that must be there.
     package var queue: String?
     /// With what arguments it is declared at once; nil: it is looked for at first.

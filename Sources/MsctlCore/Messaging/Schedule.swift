@@ -34,6 +34,6 @@ struct Schedule: Sendable {
 
   private static func time(of message: AMQPMessage) -> Double? {
     if let precise = message.properties.header(preciseTime)?.wholeNumber { return Double(precise) / 1000 }
-    return message.properties.timestamp.map(Double.init)
+    return message.properties.timestamp.map { Double($0) }
   }
 }

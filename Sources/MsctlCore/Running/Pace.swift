@@ -5,6 +5,12 @@ package struct Rate: Sendable, Equatable {
 
   /// - Parameter count: at least 1.
   package init(_ count: Int, per period: Duration) { (self.count, self.period) = (max(1, count), period) }
+
+  /// How many fit into a time; at least 1.
+  package func count(within time: Duration) -> Int {
+    let interval = max(1, (period / count).nanoseconds)
+    return max(1, Int(clamping: time.nanoseconds / interval))
+  }
 }
 
 /// Lets one begin after the other, evenly and no more than a rate says.

@@ -67,6 +67,7 @@ private final class ConsumeRun: ConsumerHost {
   private var kept = 0
   /// When something was handed over or settled last, and how many are handed over and not settled.
   private var lastMove = Clock.start
+  private var pace: PaceRule?
   private var outstanding = 0
   /// The same when the handler was told that no more comes.
   private var finished: (time: Deadline, lastMove: Deadline, outstanding: Int, hasEnded: Bool)?
@@ -108,7 +109,10 @@ private final class ConsumeRun: ConsumerHost {
       // Some came back before, which looking at them must not end.
       for stored in queue.ready where choices.chance(30) { stored.age(returns: choices.pick(limit + 1)) }
     }
-    options = Self.options(end, handling, kind, total, limit, release, choices)
+    var options = Self.options(end, handling, kind, total, limit, release, choices)
+    if choices.chance(10) { options.rate = Rate(choices.pick(from: [1, 20, 500]), per: .seconds(1)) }
+    self.options = options
+    pace = options.rate.map { PaceRule($0) }
     handler = makeHandler(options, isStream: kind == .stream, timeline, choices, story)
     broker.onAcknowledged = { [unowned self] stored in acknowledge(stored) }
     story.tell(
@@ -254,6 +258,7 @@ private final class ConsumeRun: ConsumerHost {
   func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
     story.tell(timeline.now, "> take \(number): \(delivery.key), tag \(delivery.tag)")
     guard !isHandlerBroken else { throw Failure(.failed, "it cannot be started") }
+    do { try pace?.check(at: timeline.now) } catch { violation = violation ?? error }
     if !handler.state.hasRoom { violation = Violation("nothing is handed over without room for it", delivery.key) }
     if queue.kind == .stream, let offset = delivery.message.streamOffset {
       // It is read from its begin.

@@ -62,6 +62,11 @@ private final class PublishRun: PublisherHost {
   private var failed: [Int: Publisher.Reason] = [:]
   /// The messages whose confirm has been read.
   private var known: Set<Int> = []
+  /// The messages that were sent, and what their rate allows.
+  private var sent: Set<Int> = []
+  private var pace: PaceRule?
+  /// When the first message was taken, from which on those after it are replayed.
+  private var replayBegin: Deadline?
   /// Whether the connection is blocked, as far as the driver knows, and since when a message waits for that alone.
   private var isBlocked = false
   private var waitsSince: Deadline?
@@ -91,7 +96,15 @@ private final class PublishRun: PublisherHost {
     options.reconnectFor = choices.pick(from: [.seconds(60), .seconds(60), .seconds(3), .zero])
     options.wantsReplies = choices.chance(20)
     options.replyTimeout = choices.pick(from: [.seconds(30), .seconds(2)])
+    if choices.chance(10) { options.exchange = AMQPExchange("e", type: "topic") }
+    if choices.chance(10) {
+      options.timing = choices.pick(from: [
+        .rate(Rate(10, per: .seconds(1))), .rate(Rate(500, per: .seconds(1))), .rate(Rate(30, per: .seconds(60))),
+        .replay(speed: 1), .replay(speed: 2.5),
+      ])
+    }
     self.options = options
+    if case .rate(let rate) = options.timing { pace = PaceRule(rate) }
     diskSpace = choices.chance(50) ? choices.pick(from: [.max, .max, 0, 1, 3]) : nil
     endLimit = options.confirmTimeout * 3 + options.reconnectFor + .seconds(100)
     isOutputSlow = choices.chance(10)
@@ -106,6 +119,10 @@ private final class PublishRun: PublisherHost {
         body: Array("body \(number)\(isLarge ? ", much longer than others" : "")".utf8), exchange: "",
         routingKey: isLostOnTheWay ? "nowhere" : "q")
       if choices.chance(2) { message.properties.type = AMQPMessage.unsendable }
+      if !options.wantsReplies, choices.chance(10) { message.isMandatory = false }
+      if case .replay = options.timing, number == 1 || choices.chance(80) {
+        message.properties.timestamp = UInt64(clamping: 1_000_000_000 + number + choices.pick(5))
+      }
       if number == huge { message.body += [UInt8](repeating: 0x20, count: Publisher.safeSize) }
       message.number = number
       if isNamed { message.properties.messageID = "id \(number)" }
@@ -180,7 +197,7 @@ private final class PublishRun: PublisherHost {
     var first: OutgoingMessage?
     var opened: SimulatedConnection?
     if choices.chance(50) {
-      if choices.chance(50), available > 0, !options.wantsReplies {
+      if choices.chance(50), available > 0, !options.wantsReplies, options.timing == .atOnce {
         read = 1
         first = OutgoingMessage(input[0])
       }
@@ -191,6 +208,7 @@ private final class PublishRun: PublisherHost {
       if options.wantsReplies {
         asked.insert(.consume(AMQPConnection.directReply, arguments: [], isAutomatic: true), at: 0)
       }
+      if let exchange = options.exchange { asked.insert(.declareExchange(exchange), at: 0) }
       let opening = open(after: .zero, asking: asked, sending: first?.message)
       do throws(Failure) {
         repeat {
@@ -218,6 +236,7 @@ private final class PublishRun: PublisherHost {
         self.connection = connection
         connection.isUnsendable = { $0.isUnsendable }
         connection.onLoss = { [unowned self] in lost() }
+        connection.onSent = { [unowned self] message in checkTime(of: message) }
         connection.onRead = { [unowned self] event, messages in
           // After the end nothing is taken in.
           if !isEnded { for message in messages { known.insert(message.number) } }
@@ -256,6 +275,7 @@ private final class PublishRun: PublisherHost {
   func nextInput() -> Publisher.Event? {
     if read < available {
       read += 1
+      if replayBegin == nil { replayBegin = timeline.now }
       return .message(OutgoingMessage(input[read - 1]))
     }
     guard hasInput else { return nil }
@@ -326,6 +346,18 @@ private final class PublishRun: PublisherHost {
   func work(_ driver: PublisherDriver) {}
   func ended(_ driver: PublisherDriver) {}
   func addInterests(to polls: inout PollSet) {}
+
+  /// The first time that a message is sent, it is due.
+  private func checkTime(of message: AMQPMessage) {
+    guard sent.insert(message.number).inserted else { return }
+    do { try pace?.check(at: timeline.now) } catch { violation = violation ?? error }
+    guard case .replay(let speed) = options.timing, let begin = replayBegin, let time = message.properties.timestamp,
+      let first = input[0].properties.timestamp
+    else { return }
+    let distance = Duration.seconds((Double(time) - Double(first)) / speed)
+    guard timeline.now - begin < distance - .microseconds(1) else { return }
+    violation = Violation("a replay is no faster than asked for", "\(message.key) after \((timeline.now - begin).shown)")
+  }
 
   // MARK: What may happen
 
@@ -408,6 +440,8 @@ private final class PublishRun: PublisherHost {
       violation = Violation("each message has one outcome", message.key)
       return
     }
+    // Nobody is told where it is lost.
+    guard message.isMandatory else { return }
     // Who has replied to it has it.
     if options.wantsReplies, replies.contains(message.number) { return }
     guard message.routingKey == "q",
@@ -426,7 +460,7 @@ private final class PublishRun: PublisherHost {
     failed[message.number] = reason
     switch reason {
     case .returned:
-      if !broker.returned.contains(where: { $0.key == message.key }) {
+      if !message.isMandatory || !broker.returned.contains(where: { $0.key == message.key }) {
         violation = Violation("only what was returned is told to be", message.key)
       }
     case .refused, .tooLarge:
@@ -446,7 +480,8 @@ private final class PublishRun: PublisherHost {
     let contents = broker.contents(of: queue)
     var present: [String: Int] = [:]
     for stored in contents { present[stored.message.key, default: 0] += 1 }
-    for number in confirmed where present[input[number - 1].key] == nil && !replies.contains(number) {
+    for number in confirmed
+    where present[input[number - 1].key] == nil && !replies.contains(number) && input[number - 1].isMandatory {
       throw Violation("confirmed is a part of present", "\(input[number - 1].key) is not in the queue any more")
     }
     for message in input {

@@ -400,6 +400,7 @@ package final class SimulatedBroker {
     }
     switch method {
     case .openChannel: reply(.channelOpen, channel)
+    case .declareExchange: reply(.exchange, channel)
     case .declare(let name, _) where isAway(name), .inspect(let name) where isAway(name),
       .consume(let name, _, _) where isAway(name):
       refuse(
@@ -693,8 +694,10 @@ package final class SimulatedBroker {
     channel.published += 1
     let tag = channel.published
     guard let queue = queues[message.routingKey], message.exchange.isEmpty, !queue.isAway else {
-      returned.append(message)
-      channel.send(.returned(message, code: 312, text: "NO_ROUTE"))
+      if message.isMandatory {
+        returned.append(message)
+        channel.send(.returned(message, code: 312, text: "NO_ROUTE"))
+      }
       channel.unconfirmed.append((tag, nil, false))
       return scheduleConfirms(channel)
     }

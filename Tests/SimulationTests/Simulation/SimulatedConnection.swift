@@ -25,6 +25,8 @@ final class SimulatedConnection: BrokerConnection {
   private var isLossTold = false
   /// What was published on this channel and is not settled: the place of each, from 1, is its delivery tag.
   private var published: [AMQPMessage?] = []
+  /// Is told each message that is sent.
+  var onSent: (AMQPMessage) -> Void = { _ in }
   /// Is told each event when it is handed out, and which messages it confirms.
   var onRead: ((AMQPEvent, _ confirmed: [AMQPMessage]) -> Void)?
   /// Is told once that it broke, before anybody else hears of that.
@@ -77,7 +79,7 @@ final class SimulatedConnection: BrokerConnection {
       switch event {
       case .consuming(let tag): setup.consumer = tag
       case .queue: setup.hasQueue = true
-      case .prefetchSet, .confirmsSelected: break
+      case .prefetchSet, .confirmsSelected, .exchange: break
       default:
         events.append(event)
         continue
@@ -156,7 +158,9 @@ final class SimulatedConnection: BrokerConnection {
     // The kernel may know of the end before it is read.
     if let loss, !loss.isAboutChannel, network.choices.chance(50) { throw lost(loss) }
     network.send(method, on: link)
-    if case .publish(let message) = method { published.append(message) }
+    guard case .publish(let message) = method else { return }
+    published.append(message)
+    onSent(message)
   }
 
   func dropBodies() {}
