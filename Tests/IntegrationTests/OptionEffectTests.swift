@@ -120,12 +120,16 @@ struct OptionEffectTests {
       let least: Duration = .milliseconds(980)
       let published = try await time { try await Tool.run("publish", queue, "--rate", "240/m", input: "1 2 3 4 5") }
       let consumed = try await time { try await Tool.run("consume", queue, "--rate", "4", "--count", "5") }
-      let envelopes = (0...1).map { #"{"body":\#($0),"routingKey":"\#(queue)","properties":{"timestamp":\#(7 + $0 * 2)}}"# }
+      let envelopes = (0...1).map {
+        #"{"body":\#($0),"routingKey":"\#(queue)","properties":{"timestamp":\#(7 + $0 * 2)}}"#
+      }
       let input = envelopes.joined(separator: "\n")
       let replayed = try await time { try await Tool.run("publish", "-e", "--speed", "2x", input: input) }
       #expect(published >= least && consumed >= least && replayed >= least)
     }
-    for words in [["-e", "--rate", "1", "--speed", "1"], ["--speed", "1x"], ["--rate", "0"], ["-e", "--speed", "-1x"]] {
+    for words in [
+      ["-e", "--rate", "1", "--speed", "1"], ["--speed", "1x"], ["--rate", "0"], ["-e", "--speed", "-1x"],
+    ] {
       let output = try await RunningProcess(Tool.binary, ["publish", "q"] + words).end()
       #expect(output.status == 2, "\(words) \(output)")
     }

@@ -82,7 +82,8 @@ enum Consume: Verb {
 
     func prefetch(_ countsReturns: Bool) -> Int {
       Consumer.prefetch(
-        prefetch ?? mostLeftOut ?? pacedPrefetch, for: handling, limit: count, endsInTime: count != nil || time != nil || idle != nil,
+        prefetch ?? mostLeftOut ?? pacedPrefetch, for: handling, limit: count,
+        endsInTime: count != nil || time != nil || idle != nil,
         countsReturns: countsReturns)
     }
   }
@@ -357,7 +358,8 @@ enum Consume: Verb {
           them again.
           """),
       .value("rate", nil, "N", into: \.rate, "Handle at most N messages per second, evenly")
-        .details("N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, except by --through."),
+        .details(
+          "N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, except by --through."),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """

@@ -356,7 +356,8 @@ private final class PublishRun: PublisherHost {
     else { return }
     let distance = Duration.seconds((Double(time) - Double(first)) / speed)
     guard timeline.now - begin < distance - .microseconds(1) else { return }
-    violation = Violation("a replay is no faster than asked for", "\(message.key) after \((timeline.now - begin).shown)")
+    violation = Violation(
+      "a replay is no faster than asked for", "\(message.key) after \((timeline.now - begin).shown)")
   }
 
   // MARK: What may happen
