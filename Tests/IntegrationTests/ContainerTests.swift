@@ -75,7 +75,9 @@ struct ReadyFileTests {
       "register", "worker", "--ready-file", file, "--check", "ttl=3s", "--", "sleep", "10000",
       environment: agent.environment)
     try await eventually("it is registered") { isThere(file) }
-    #expect(try await Tool.run("discover", "worker", environment: agent.environment).status == 0)
+    try await eventually("it is passing") {
+      try await Tool.run("discover", "worker", environment: agent.environment).status == 0
+    }
     try await agent.kill()
     try await eventually("the agent is missed") { !isThere(file) }
     try await agent.start()

@@ -71,14 +71,18 @@ struct StreamPlaceTests {
       var lines: [String] = []
       for _ in 0..<5 {
         let run = try Tool.start("consume", stream, "--stream", "--resume", file)
-        try await eventually("something has come") { !run.out.isEmpty }
+        // On a busy machine an earlier run may have come to the end.
+        try await eventually("something has come") { !run.out.isEmpty || (try? offset(file)) == 3000 }
         run.signal(SIGKILL)
         lines += try await run.end().lines
       }
-      let last = try await Tool.run(
-        "consume", stream, "--stream", "--resume", file, "--count", "\(3000 - (try offset(file) ?? 0))")
-      #expect(last.status == 0, "\(last.err)")
-      lines += last.lines
+      // Killed before it had handled any, it has not made the file.
+      let left = 3000 - ((try? offset(file)) ?? 0)
+      if left > 0 {
+        let last = try await Tool.run("consume", stream, "--stream", "--resume", file, "--count", "\(left)")
+        #expect(last.status == 0, "\(last.err)")
+        lines += last.lines
+      }
       #expect(Set(lines) == Set((1...3000).map(String.init)))
       #expect(try offset(file) == 3000)
     }
@@ -160,8 +164,7 @@ struct LookingTests {
       }
       consumer.signal(SIGKILL)
       _ = try await consumer.end()
-      let messages = try await Services.messages(in: queue)
-      #expect(messages.count == 3)
+      try await eventually("all are ready again") { try await Services.messages(in: queue).count == 3 }
       let away = try await Tool.run(
         "consume", queue, "--stat", environment: ["MSCTL_MANAGEMENT_URL": "http://127.0.0.1:1/api"])
       #expect(away.status == 0 && away.lines.count == 1 && away.err.shows("note managementUnusable"), "\(away)")
