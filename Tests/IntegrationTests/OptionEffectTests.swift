@@ -107,6 +107,63 @@ struct OptionEffectTests {
     }
   }
 
+  @Test("publish: --rate, --speed: messages are sent no faster; consume: --rate: nor handed on")
+  func rate() async throws {
+    try await withQueue { queue in
+      func time(_ body: () async throws -> Output) async throws -> Duration {
+        let start = ContinuousClock.now
+        let output = try await body()
+        #expect(output.status == 0, "\(output)")
+        return ContinuousClock.now - start
+      }
+      // What is late by up to 10 ms may be made up for.
+      let least: Duration = .milliseconds(980)
+      let published = try await time { try await Tool.run("publish", queue, "--rate", "240/m", input: "1 2 3 4 5") }
+      let consumed = try await time { try await Tool.run("consume", queue, "--rate", "4", "--count", "5") }
+      let envelopes = (0...1).map {
+        #"{"body":\#($0),"routingKey":"\#(queue)","properties":{"timestamp":\#(7 + $0 * 2)}}"#
+      }
+      let input = envelopes.joined(separator: "\n")
+      let replayed = try await time { try await Tool.run("publish", "-e", "--speed", "2x", input: input) }
+      #expect(published >= least && consumed >= least && replayed >= least)
+    }
+    for words in [
+      ["-e", "--rate", "1", "--speed", "1"], ["--speed", "1x"], ["--rate", "0"], ["-e", "--speed", "-1x"],
+    ] {
+      let output = try await RunningProcess(Tool.binary, ["publish", "q"] + words).end()
+      #expect(output.status == 2, "\(words) \(output)")
+    }
+  }
+
+  @Test("publish: --exchange-type declares the exchange; --no-mandatory lets messages go that no queue gets")
+  func exchangeType() async throws {
+    let name = Services.uniqueName("exchange")
+    let declaring = ["publish", "-x", name, "-k", "a", "--exchange-type", "topic"]
+    let input = "1 2"
+    let returned = try await RunningProcess(Tool.binary, declaring, input: input).end()
+    #expect(returned.status == 7 && returned.err.shows("message returned by exchange"), "\(returned)")
+    let state = try await Services.management("GET", "/exchanges/%2F/\(name)")
+    #expect(state.contains(#""type":"topic""#) && state.contains(#""durable":true"#), "\(state)")
+    for words in [[], ["--exchange-type", "topic"]] {
+      let dropped = try await RunningProcess(
+        Tool.binary, ["publish", "-x", name, "-k", "a", "--no-mandatory"] + words, input: input
+      ).end()
+      #expect(dropped.status == 0 && dropped.err.shows("note confirmed", ["3": "2"]), "\(dropped)")
+    }
+    let other = try await Tool.run("publish", "-x", name, "-k", "a", "--exchange-type", "fanout", "1")
+    #expect(other.status == 1 && other.err.contains("PRECONDITION_FAILED"), "\(other)")
+    _ = try await Services.management("DELETE", "/exchanges/%2F/\(name)")
+    let missing = try await Tool.run("publish", "-x", name, "-k", "a", "1")
+    #expect(missing.status == 7 && missing.err.contains("--exchange-type"), "\(missing)")
+    for words in [
+      ["q", "--exchange-type", "topic"], ["q", "--no-mandatory"], ["-x", "", "--exchange-type", "topic"],
+      ["-x", name, "--exchange-type", "topic", "--passive"], ["-x", name, "--no-mandatory", "--reply"],
+    ] {
+      let output = try await RunningProcess(Tool.binary, ["publish"] + words).end()
+      #expect(output.status == 2, "\(words) \(output)")
+    }
+  }
+
   @Test("publish: -H NAME:=JSON is a header with a type")
   func typedHeaders() async throws {
     try await withQueue { queue in
