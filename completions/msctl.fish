@@ -107,6 +107,8 @@ complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_s
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l exec -x -d 'Run COMMAND for each message; exit code 0 acknowledges'
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l parallel -x -d 'Run N commands at a time'
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l on-error -x -a 'requeue reject stop' -d 'What to do with a message whose command failed'
+complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l reject-exit -x -d 'Reject a message at once if its command exits with one of these codes'
+complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l reply -d 'Send the output as the reply to each message'
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l through -x -d 'Pass all messages to one filter, one per line'
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l restart -d 'Restart a filter that has failed'
 complete -c msctl -n '__fish_seen_subcommand_from consume; and not __fish_seen_subcommand_from help' -l max-attempts -x -d 'Reject a message after N failures'

@@ -102,6 +102,10 @@ enum CommandNote {
   case confirmed(Int, unsent: Int, isInputLeft: Bool)
   /// - Parameter rejected: how many of them.
   case handled(Int, rejected: Int)
+  /// A message, by its id, does not say where its reply goes.
+  case noReplyTo(String?)
+  /// The queue of the reply does not exist any more.
+  case requesterGone(String)
   /// The file of what was not confirmed is the input, too.
   case unchangedFile(String)
   case savingRest(String)

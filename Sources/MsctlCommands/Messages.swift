@@ -486,7 +486,8 @@ extension MessageCommands.Verdict {
       failure.message += " (attempt \(attempt)); \(isStream ? "tried again" : "requeued") in \(delay.shown)"
       failure.message += names.attemptsLeft(message)
     case .rejected(let attempt):
-      failure.message += " (attempt \(attempt)); \(isStream ? "skipped" : "rejected")"
+      failure.message += " (attempt \(attempt)); "
+      failure.message += isStream ? "skipped" : "rejected: discarded unless the queue has a dead-letter exchange"
     case .abandoned: if !isStream { failure.message += "; the message is requeued" }
     }
     return failure
@@ -809,6 +810,8 @@ extension CommandNote {
         + (isInputLeft ? "; standard input was not read to its end" : "")
     case .handled(let count, let rejected):
       "\(counted(count)) handled" + (rejected == 0 ? "" : ", \(rejected) of them rejected")
+    case .noReplyTo(let id): (id.map { "message \($0)" } ?? "a message") + " has no reply_to; its output is not sent"
+    case .requesterGone(let queue): "nobody waits for the reply any more: no such queue: '\(queue)'"
     case .unchangedFile(let path): "'\(path)' is unchanged, since it is the input and was not read to its end"
     case .unreadPipe(let path): "waiting for a process to read the pipe '\(path)'"
     case .savingRest(let path): "saving the rest of standard input in '\(path)'; interrupt to stop"

@@ -57,7 +57,7 @@ struct ExampleTests {
       msctl consume refused -q -n 1 --exec false --on-error reject 2>/dev/null
       """
     for line in try Self.lines() {
-      let goesOn = ["--watch", "consume mails", "node server.js", "consume orders --through"].contains(
+      let goesOn = ["--watch", "consume mails", "consume sums", "node server.js", "consume orders --through"].contains(
         where: line.contains)
       let text = line.replacing(":3000/", with: ":\(server.port)/")
       let output = try await Tool.shell(

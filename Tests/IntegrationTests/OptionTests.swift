@@ -98,6 +98,8 @@ struct OptionTests {
     "consume --exec": "ConsumeSourceTests/exec",
     "consume --parallel": "ConsumeSourceTests/parallelCount",
     "consume --on-error": "ConsumeSourceTests/onError",
+    "consume --reject-exit": "ReplyTests/rejectExit",
+    "consume --reply": "ReplyTests/commands",
     "consume --through": "ConsumeSourceTests/through",
     "consume --restart": "ConsumeSourceTests/restart",
     "consume --max-attempts": "ConsumeSourceTests/attempts",

@@ -70,6 +70,33 @@ struct MessageCommandsTests {
     #expect(run.take(4, 7) == 1)
   }
 
+  @Test("what a command says of its message is done whatever else becomes of failures")
+  func rejectedExits() {
+    for onError in MessageCommands.OnError.allCases {
+      var run = Run { ($0.onError, $0.rejectedExits) = (onError, [4, 127]) }
+      for (number, status) in [(1, 4), (2, 127)] as [(Int, Int32)] {
+        #expect(run.take(number) == 1)
+        #expect(
+          run.handle(.failed(number, .exited(status)))
+            == [.report(message(number), .exited(status), .rejected(attempt: 1)), Self.settled(number, .reject)])
+      }
+      _ = run.take(3)
+      #expect(run.handle(.failed(3, .killed(4))).contains(Self.settled(3, .reject)) == (onError == .reject))
+    }
+  }
+
+  @Test("a message whose output cannot be passed on has failed, though its command succeeded")
+  func unpassed() {
+    var run = Run { $0.maxAttempts = 1 }
+    _ = run.take(1)
+    #expect(run.handle(.succeeded(1)) == [.passOn(1)])
+    let failure = Failure(.failed, "nacked")
+    #expect(
+      run.handle(.failed(1, .output(failure, status: 0)))
+        == [.report(message(1), .output(failure, status: 0), .rejected(attempt: 1)), Self.settled(1, .reject)])
+    #expect(run.handle(.passedOn(1)).isEmpty)
+  }
+
   @Test("what waits to go back goes back at once where no more comes")
   func finish() {
     var run = Run()

@@ -18,7 +18,9 @@ enum Consume: Verb {
     var through: String?
     var parallel = 1
     var onError = MessageCommands.OnError.requeue
+    var rejectedExits: ExitCodes?
     var maxAttempts: Int?
+    var replies = false
     var restarts = false
     var exchange: ShortString?
     var bindings: [ShortString] = []
@@ -120,7 +122,10 @@ enum Consume: Verb {
       Example("msctl consume orders --count 2", "Two messages"),
       Example("msctl consume orders --drain | jq .id", "All ready messages"),
       Example("msctl consume orders --drain --rate 10 --exec 'msctl publish archive'", "At most ten per second"),
-      Example("msctl consume mails --exec 'sendmail -t' --max-attempts 3", "A command for each message"),
+      Example(
+        "msctl consume mails --exec 'sendmail -t' --max-attempts 3",
+        "A command for each message; dead-lettered or discarded after 3 failures"),
+      Example("msctl consume sums --exec 'jq add' --reply", "A service that replies to each request"),
       Example(
         "msctl consume mails --exec 'sendmail -t' --ready-file ready", "In a container whose probe is 'test -e ready'"),
       Example(
@@ -166,8 +171,11 @@ enum Consume: Verb {
       if options.peeks, options.exec != nil || options.through != nil {
         throw ValueError("'--peek' cannot be combined with '--exec' or '--through'")
       }
-      if options.exec == nil, options.parallel != 1 || options.onError != .requeue {
-        throw ValueError("'--parallel' and '--on-error' require '--exec'")
+      if options.exec == nil, options.parallel != 1 || options.onError != .requeue || options.rejectedExits != nil {
+        throw ValueError("'--parallel', '--on-error' and '--reject-exit' require '--exec'")
+      }
+      if options.replies, options.exec == nil, options.through == nil {
+        throw ValueError("'--reply' requires '--exec' or '--through'")
       }
       if options.maxAttempts != nil, options.exec == nil, !options.restarts {
         throw ValueError("'--max-attempts' requires '--exec', or '--through' with '--restart'")
@@ -264,6 +272,23 @@ enum Consume: Verb {
           or by RabbitMQ's default (4.0 to 4.2: 20). msctl cannot see a limit set by a policy.
           """
         ),
+      .value(
+        "reject-exit", nil, "CODES", into: \.rejectedExits,
+        "Reject a message at once if its command exits with one of these codes"
+      )
+      .details(
+        """
+        Codes and ranges, separated by commas: 4,9 or 64-78. Other failures follow --on-error and --max-attempts. With \
+        --exec 'msctl call POST ...', code 4 is what the service refuses, and 9 what cannot be sent.
+        """),
+      .toggle("reply", nil, into: \.replies, "Send the output as the reply to each message")
+        .details(
+          """
+          The other side of 'publish --reply': the output of COMMAND, without the line feed at its end, goes to the queue in \
+          reply_to with the message's correlation_id, and the message is acknowledged once the broker has confirmed that. With \
+          --envelope and --through, the reply is the body of the envelope that the filter writes. A requester that is gone is no \
+          failure. The output for a message without reply_to is written to standard output, with a remark.
+          """),
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(
           """
@@ -284,7 +309,7 @@ enum Consume: Verb {
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
-          Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker DISCARDS it.
+          Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker discards it.
           """),
     ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
 
@@ -390,11 +415,12 @@ enum Consume: Verb {
       let plan = try queue.plan.get()
       for note in queue.notes { console.note(note) }
       let signals = Signals(children: true)
+      let replies = options.replies ? ReplySender(options, environment, console, loop) : nil
       let handler: any MessageHandler =
         if let command = options.exec {
-          ExecHandler(command, options, plan.traits, environment, console)
+          ExecHandler(command, options, plan.traits, replies, environment, console)
         } else if let command = options.through {
-          try FilterHandler(command, options, plan.traits, window: plan.prefetch, environment, console)
+          try FilterHandler(command, options, plan.traits, window: plan.prefetch, replies, environment, console)
         } else {
           OutputHandler(options.format, console)
         }
@@ -409,7 +435,7 @@ enum Consume: Verb {
         try loop.answer(to: saver)
         loop.remove(heartbeats)
       }
-      run = ConsumeRun(options, handler, saver, readyFile, resume, console, signals)
+      run = ConsumeRun(options, handler, replies, saver, readyFile, resume, console, signals)
       try run.run(plan, on: connection, loop)
     } catch {
       // Whatever was delivered goes back to the queue with this.

@@ -9,6 +9,7 @@ final class ConsumeRun: ConsumerHost {
   private let console: Console
   private let signals: Signals
   private let saver: SpentMessages?
+  private let replies: ReplySender?
   private let readyFile: ReadyFile?
   private let resume: ResumeFile?
   private var output: OutputFlow
@@ -18,10 +19,10 @@ final class ConsumeRun: ConsumerHost {
   private var taken = 0
 
   init(
-    _ options: Consume.Options, _ handler: any MessageHandler, _ saver: SpentMessages?, _ readyFile: ReadyFile?,
-    _ resume: ResumeFile?, _ console: Console, _ signals: Signals
+    _ options: Consume.Options, _ handler: any MessageHandler, _ replies: ReplySender?, _ saver: SpentMessages?,
+    _ readyFile: ReadyFile?, _ resume: ResumeFile?, _ console: Console, _ signals: Signals
   ) {
-    (self.options, self.handler, self.saver) = (options, handler, saver)
+    (self.options, self.handler, self.replies, self.saver) = (options, handler, replies, saver)
     (self.readyFile, self.resume) = (readyFile, resume)
     (self.console, self.signals) = (console, signals)
     output = OutputFlow(console)
@@ -38,6 +39,7 @@ final class ConsumeRun: ConsumerHost {
     readyFile?.isThere = false
     loop.remove(driver)
     if let saver { while !saver.isOver { loop.turn() } }
+    if let replies { while !replies.isOver { loop.turn() } }
     summarize(driver.consumer)
     if let cause = driver.consumer.cause { throw failure(cause, driver) }
   }
@@ -149,7 +151,10 @@ final class ConsumeRun: ConsumerHost {
 
   func report(_ cause: Consumer.Cause, _ driver: ConsumerDriver) { console.report(failure(cause, driver)) }
 
-  func ended(_ driver: ConsumerDriver) { saver?.close() }
+  func ended(_ driver: ConsumerDriver) {
+    saver?.close()
+    replies?.close()
+  }
 
   private func failure(_ cause: Consumer.Cause, _ driver: ConsumerDriver) -> Failure {
     cause.failure(names(driver))

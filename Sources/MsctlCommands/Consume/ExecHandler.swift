@@ -10,6 +10,7 @@ extension MessageCommands.OnError: ArgumentChoice {}
 final class ExecHandler: MessageHandler {
   private struct Run {
     let number: Int
+    let message: AMQPMessage
     let child: ChildProcess
     var input: ArraySlice<UInt8>
     let output: KeptOutput
@@ -32,6 +33,8 @@ final class ExecHandler: MessageHandler {
   private let environment: [String: String]
   private let temporaryFolder: String
   private let console: Console
+  /// Nil where what commands write is no reply.
+  private let replies: ReplySender?
   var traits: QueueTraits
   private var commands: MessageCommands
   private var runs: [Run] = []
@@ -42,9 +45,10 @@ final class ExecHandler: MessageHandler {
   private var failure: Failure?
 
   init(
-    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ environment: [String: String],
-    _ console: Console
+    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ replies: ReplySender?,
+    _ environment: [String: String], _ console: Console
   ) {
+    self.replies = replies
     self.command = command
     self.traits = traits
     format = options.format
@@ -55,6 +59,7 @@ final class ExecHandler: MessageHandler {
     self.console = console
     var plan = MessageCommands.Options()
     (plan.parallel, plan.onError, plan.maxAttempts) = (options.parallel, options.onError, options.maxAttempts)
+    plan.rejectedExits = Set(options.rejectedExits?.codes ?? [])
     commands = MessageCommands(plan)
   }
 
@@ -65,7 +70,7 @@ final class ExecHandler: MessageHandler {
     return state
   }
   var wakeTime: Deadline {
-    if failure != nil || !succeeded.isEmpty || !settled.isEmpty { return .now }
+    if failure != nil || !succeeded.isEmpty || !settled.isEmpty || replies?.hasOutcomes ?? false { return .now }
     return min(commands.wakeTime, runs.map(\.child.wakeTime).min() ?? .never)
   }
   func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
@@ -74,7 +79,8 @@ final class ExecHandler: MessageHandler {
       let child = try ChildProcess(shell: command, environment: variables(delivery, attempt))
       let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
       let output = KeptOutput(in: temporaryFolder, sharers: parallel)
-      runs.append(Run(number: number, child: child, input: input[...], output: output))
+      runs.append(
+        Run(number: number, message: delivery.message, child: child, input: input[...], output: output))
     } catch {
       // Another message may fit.
       guard error.isTooLarge else {
@@ -105,6 +111,9 @@ final class ExecHandler: MessageHandler {
     let ended = runs.filter { $0.child.status != nil }
     runs.removeAll { $0.child.status != nil }
     for run in ended { finish(run) }
+    for (number, failure) in replies?.takeOutcomes() ?? [] {
+      handle(failure.map { .failed(number, .output($0, status: 0)) } ?? .passedOn(number))
+    }
     writeOutput()
     if commands.wakeTime.isPast { handle(.tick) }
     defer { settled = [] }
@@ -113,7 +122,10 @@ final class ExecHandler: MessageHandler {
 
   func finish() { handle(.finish) }
 
-  func terminate() { handle(.terminate) }
+  func terminate() {
+    handle(.terminate)
+    replies?.giveUp()
+  }
 
   private func feed(_ index: Int) {
     while !runs[index].input.isEmpty {
@@ -142,12 +154,28 @@ final class ExecHandler: MessageHandler {
   private func finish(_ run: Run) {
     let status = run.child.status ?? 0
     if status == 0, run.fault == nil {
-      succeeded.append(run)
-      return handle(.succeeded(run.number))
+      handle(.succeeded(run.number))
+      if let replies, replies.isWanted(for: run.message) { reply(run, replies) } else { succeeded.append(run) }
+      return
     }
     if let output = try? run.output.tail(Self.shownOutput) { console.passOn(output) }
     let ended = run.child.wasKilled ? MessageCommands.Reason.killed(status) : .exited(status)
     handle(.failed(run.number, run.fault.map { .output($0, status: status) } ?? ended))
+  }
+
+  /// Sends what a command has written, without the line feed at its end.
+  private func reply(_ run: Run, _ replies: ReplySender) {
+    do throws(Failure) {
+      var body: [UInt8] = []
+      while case let piece = try run.output.next(), !piece.isEmpty {
+        guard body.count + piece.count <= ReplySender.sizeLimit else {
+          throw Failure(.tooMuchOutput(limit: ReplySender.sizeLimit))
+        }
+        body += piece
+      }
+      if body.last == 0x0A { body.removeLast() }
+      replies.send(body, to: run.message, number: run.number)
+    } catch { handle(.failed(run.number, .output(error, status: 0))) }
   }
 
   /// Passes on the output of what has succeeded, in parts. A message is acknowledged once all of its output is written.

@@ -1,3 +1,4 @@
+import DequeModule
 import Glibc
 import MsctlCore
 
@@ -27,13 +28,22 @@ final class FilterHandler: MessageHandler {
   private var now = Deadline.now
   private var actions: [MessageFilter.Action] = []
   private var settled: [Consumer.Settlement] = []
+  /// Nil where lines are no replies.
+  private let replies: ReplySender?
+  /// What waits for its line, where that is a reply.
+  private var requests: [Int: AMQPMessage] = [:]
+  /// Whose replies are not confirmed, or failed.
+  private var unconfirmed: Set<Int> = []
+  /// To be acknowledged, in their order, once their replies are confirmed.
+  private var owed = Deque<Int>()
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
 
   init(
-    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, window: Int,
+    _ command: String, _ options: Consume.Options, _ traits: QueueTraits, window: Int, _ replies: ReplySender?,
     _ environment: [String: String], _ console: Console
   ) throws(Failure) {
+    self.replies = replies
     self.command = command
     self.traits = traits
     format = options.format
@@ -52,13 +62,13 @@ final class FilterHandler: MessageHandler {
   var state: Consumer.HandlerState {
     var state = filter.handlerState
     if input.count - fed >= Self.inputLimit { state.hasRoom = false }
-    // A failure that is still to be told is not the end.
-    if failure != nil { state.isFinished = false }
+    // What is still to be told or settled is not the end.
+    if failure != nil || !settled.isEmpty || !owed.isEmpty && !hasFailedReply { state.isFinished = false }
     return state
   }
   var isRunning: Bool { child != nil }
   var wakeTime: Deadline {
-    if failure != nil || !settled.isEmpty { return .now }
+    if failure != nil || !settled.isEmpty || replies?.hasOutcomes ?? false { return .now }
     let time = min(filter.wakeTime, child?.wakeTime ?? .never)
     // Nothing tells when a pipe has been read.
     return isEndOfInputDue && !hasReadAll ? min(time, .after(.milliseconds(5))) : time
@@ -70,6 +80,7 @@ final class FilterHandler: MessageHandler {
 
   func take(_ number: Int, _ delivery: AMQPDelivery) {
     now = .now
+    if replies != nil { requests[number] = delivery.message }
     handle(.taken(number, delivery))
   }
 
@@ -83,6 +94,7 @@ final class FilterHandler: MessageHandler {
   func work() throws(Failure) -> [Consumer.Settlement] {
     if let failure = failure.take() { throw failure }
     now = .now
+    takeOutcomes()
     if let child { move(child) } else { handle(.turn(nil)) }
     defer { settled = [] }
     if settled.isEmpty, let failure = failure.take() { throw failure }
@@ -134,7 +146,48 @@ final class FilterHandler: MessageHandler {
     if let child { feed(child) }
   }
 
-  func terminate() { handle(.terminate) }
+  func terminate() {
+    handle(.terminate)
+    replies?.giveUp()
+  }
+
+  // MARK: Replies
+
+  private var hasFailedReply = false
+
+  /// Passes on a line: to who waits for a reply, or to standard output.
+  private func passOn(_ line: ArraySlice<UInt8>, _ number: Int) {
+    guard let replies, let request = requests.removeValue(forKey: number), replies.isWanted(for: request) else {
+      return console.write(line: Array(line))
+    }
+    unconfirmed.insert(number)
+    let answer =
+      format.asEnvelope
+      ? (try? JSONValue(parsing: line, keepsWhiteSpace: true)).flatMap { try? Envelope.read($0) } : nil
+    replies.send(
+      answer?.message.body ?? Array(line), contentType: answer?.message.properties.contentType, to: request,
+      number: number)
+  }
+
+  private func takeOutcomes() {
+    for (number, failure) in replies?.takeOutcomes() ?? [] {
+      if let failure {
+        // Its message goes back, and so do those after it.
+        if !hasFailedReply { self.failure = failure }
+        hasFailedReply = true
+      } else {
+        unconfirmed.remove(number)
+      }
+    }
+    settleOwed()
+  }
+
+  private func settleOwed() {
+    while let number = owed.first, !unconfirmed.contains(number) {
+      owed.removeFirst()
+      settled.append(Consumer.Settlement(number, .acknowledge))
+    }
+  }
 
   private func feed(_ child: ChildProcess) {
     while fed < input.count, let count = child.write(input[fed...]) {
@@ -167,9 +220,13 @@ final class FilterHandler: MessageHandler {
       case .write(let number, let delivery):
         input += format.value(delivery, number: number).text
         input.append(0x0A)
-      case .passOn: console.write(line: Array(line))
-      case .acknowledge(let number): settled.append(Consumer.Settlement(number, .acknowledge))
-      case .reject(let number): settled.append(Consumer.Settlement(number, .reject))
+      case .passOn(let number): passOn(line, number)
+      case .acknowledge(let number):
+        owed.append(number)
+        settleOwed()
+      case .reject(let number):
+        requests[number] = nil
+        settled.append(Consumer.Settlement(number, .reject))
       case .start: starts = true
       case .terminate: child?.terminate()
       case .note(let note): tell(note)

@@ -197,3 +197,22 @@ enum SecretSource: ArgumentValue {
     }
   }
 }
+
+/// Exit codes, separated by commas: `4,9`, or with ranges: `64-78`.
+struct ExitCodes: ArgumentValue {
+  let codes: [Int32]
+
+  init(argument: String) throws(ValueError) {
+    var codes: [Int32] = []
+    for part in argument.parts(between: ",") {
+      let ends = part.parts(between: "-").map { Int32($0) }
+      guard (1...2).contains(ends.count), let first = ends[0], let last = ends[ends.count - 1],
+        (1...255).contains(first), first <= last, last <= 255
+      else { throw ValueError("is not a list of exit codes from 1 to 255 such as 4,9 or 64-78") }
+      codes += first...last
+    }
+    self.codes = codes
+  }
+
+  var argumentText: String? { nil }
+}

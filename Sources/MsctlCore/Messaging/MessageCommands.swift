@@ -25,6 +25,8 @@ package struct MessageCommands: Sendable {
     package var onError = OnError.requeue
     /// After how many failures a message is rejected.
     package var maxAttempts: Int?
+    /// What a command exits with to have its message rejected at once.
+    package var rejectedExits: Set<Int32> = []
 
     package init() {}
   }
@@ -172,11 +174,17 @@ package struct MessageCommands: Sendable {
 
   private mutating func failed(_ run: Run, _ reason: Reason, _ now: Deadline, _ actions: inout [Action]) {
     let message = run.delivery.message
-    if Self.isUnrunnable(reason.status), !reason.isOfMessage { return stop(.unrunnable(reason.status), &actions) }
-    guard !isStopping, !isTerminated else { return actions.append(.report(message, reason, .abandoned)) }
-    guard options.onError != .stop else { return stop(.stopped(message, reason), &actions) }
+    let isRejected = if case .exited(let status) = reason { options.rejectedExits.contains(status) } else { false }
+    if Self.isUnrunnable(reason.status), !reason.isOfMessage, !isRejected {
+      return stop(.unrunnable(reason.status), &actions)
+    }
+    // What a command says of its message holds, unless it was ended by us.
+    guard !isStopping || isRejected, !isTerminated else {
+      return actions.append(.report(message, reason, .abandoned))
+    }
+    guard options.onError != .stop || isRejected else { return stop(.stopped(message, reason), &actions) }
     let count = attempts.add(message)
-    guard options.onError == .requeue, options.maxAttempts.map({ count < $0 }) ?? true else {
+    guard options.onError == .requeue, !isRejected, options.maxAttempts.map({ count < $0 }) ?? true else {
       attempts.forget(message)
       return actions += [
         .report(message, reason, .rejected(attempt: count)), .settle(Consumer.Settlement(run.number, .reject)),

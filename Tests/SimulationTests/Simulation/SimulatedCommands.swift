@@ -22,6 +22,9 @@ final class SimulatedCommands: SimulatedHandler {
   private let failures: Int
   private let poison: Int
   private let slowness: Int
+  /// Whether what commands write is sent as replies, each of which is confirmed after a while, or not.
+  private let replies: Bool
+  private var unconfirmed: [(number: Int, time: Deadline, isConfirmed: Bool)] = []
   private var running: [Command] = []
   private var keys: [Int: (key: String, place: String)] = [:]
   private var settled: [Consumer.Settlement] = []
@@ -43,6 +46,7 @@ final class SimulatedCommands: SimulatedHandler {
     failures = choices.pick(from: [0, 0, 20])
     poison = choices.pick(from: [0, 0, 30])
     slowness = choices.pick(from: [1, 20, 300])
+    replies = choices.chance(30)
     var options = MessageCommands.Options()
     options.parallel = parallel
     options.onError = choices.pick(from: [.requeue, .requeue, .reject, .stop])
@@ -66,7 +70,7 @@ final class SimulatedCommands: SimulatedHandler {
 
   var wakeTime: Deadline {
     if failure != nil || !settled.isEmpty { return timeline.now }
-    return min(machine.wakeTime, running.map(\.end).min() ?? .never)
+    return min(machine.wakeTime, running.map(\.end).min() ?? .never, unconfirmed.map(\.time).min() ?? .never)
   }
 
   private func isPoisonous(_ key: String) -> Bool {
@@ -125,6 +129,15 @@ final class SimulatedCommands: SimulatedHandler {
         handle(.succeeded(command.number), false, write)
       }
     }
+    for reply in unconfirmed where reply.time <= now {
+      unconfirmed.removeAll { $0.number == reply.number }
+      if reply.isConfirmed {
+        passedOn(reply.number, write)
+      } else {
+        isHindered = true
+        handle(.failed(reply.number, .output(Failure(.failed, "nacked"), status: 0)), isTerminated)
+      }
+    }
     if machine.wakeTime <= now { handle(.tick, false, write) }
     defer { settled = [] }
     return .success(settled)
@@ -135,6 +148,16 @@ final class SimulatedCommands: SimulatedHandler {
   func terminate() {
     isTerminated = true
     handle(.terminate)
+    for place in unconfirmed.indices {
+      (unconfirmed[place].time, unconfirmed[place].isConfirmed) = (timeline.now, false)
+    }
+  }
+
+  private func passedOn(_ number: Int, _ write: (Int, String) -> Void) {
+    write(number, keys[number]?.key ?? "")
+    written.insert(number)
+    if let place = keys[number]?.place { failed[place] = nil }
+    handle(.passedOn(number), false, write)
   }
 
   private func handle(
@@ -148,11 +171,10 @@ final class SimulatedCommands: SimulatedHandler {
         if choices.chance(1) {
           isHindered = true
           handle(.outputLost(number, Failure(.failed, "the file ends early")))
+        } else if replies {
+          unconfirmed.append((number, timeline.now + choices.time(slowness), !choices.chance(5)))
         } else {
-          write(number, keys[number]?.key ?? "")
-          written.insert(number)
-          if let place = keys[number]?.place { failed[place] = nil }
-          handle(.passedOn(number), false, write)
+          passedOn(number, write)
         }
       case .settle(let settlement): settle(settlement)
       case .terminate: end()
