@@ -106,10 +106,10 @@ _msctl() {
       case $prev in
         --on-error) _msctl_offer requeue reject stop; return ;;
         --color) _msctl_offer auto always never; return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--rate|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--reject-exit|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--rate|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --rate --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
+        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --reject-exit --reply --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --rate --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
         _msctl_live queue
       fi ;;
