@@ -154,12 +154,12 @@ struct HostileStreamTests {
     "a response for which there is no memory ends a call with a sentence and no trap",
     arguments: ["--envelope", "--each <<< '{}'", "--color always", ""])
   func responseMemory(_ words: String) async throws {
-    let size = 200_000_000
+    // In pieces that share their memory: a test that makes such a text at once keeps its client waiting.
+    let (piece, count) = (String(repeating: "x", count: 1 << 20), 200)
     let server = try TestServer { _ in
-      .init([
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: \(size)\r\n\r\n\""
-          + String(repeating: "x", count: size - 2) + "\""
-      ])
+      .init(
+        ["HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: \((count << 20) + 2)\r\n\r\n\""]
+          + Array(repeating: piece, count: count) + ["\""])
     }
     let output = try await Tool.shell(
       "ulimit -v 500000; msctl call GET \(server.url) \(words) | wc -c; exit ${PIPESTATUS[0]}")
