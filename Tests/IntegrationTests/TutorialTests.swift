@@ -100,6 +100,10 @@ struct TutorialTests {
   @Test("3: publish and subscribe: each subscriber of a fanout exchange has each message")
   func publishSubscribe() async throws {
     try await withExchange("fanout") { exchange in
+      // Declared by both sides alike.
+      let none = try await Tool.run(
+        "publish", "-x", exchange, "--exchange-type", "fanout", "--no-mandatory", "--text", "info: nobody listens yet")
+      #expect(none.status == 0)
       let subscriber = """
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(queue, sys.argv[1])
@@ -175,6 +179,30 @@ struct TutorialTests {
       defer { server.signal(SIGKILL) }
       let output = try await Tool.run("publish", queue, "--reply", input: "10 20\n")
       #expect(output.out == "55\n6765\n" && output.status == 0)
+    }
+  }
+
+  private static let client = """
+    replies = channel.queue_declare("", exclusive=True).method.queue
+    for n in sys.argv[2:]:
+      channel.basic_publish("", sys.argv[1], n, pika.BasicProperties(reply_to=replies, correlation_id="for " + n))
+    def answer(channel, method, properties, body): print(properties.correlation_id, body.decode(), flush=True)
+    channel.basic_consume(replies, answer, auto_ack=True)
+    channel.start_consuming()
+    """
+
+  @Test(
+    "6: remote procedure calls: pika asks, msctl answers, by a command for each or by a filter for all",
+    arguments: [["--exec", "jq -j '. * .'"], ["--through", "jq --unbuffered '. * .'"]])
+  func remoteAnswer(_ how: [String]) async throws {
+    try await withQueue(arguments: "{}") { queue in
+      let client = try pika(Self.client, queue, "3", "4")
+      defer { client.signal(SIGKILL) }
+      let server = try RunningProcess(Tool.binary, ["consume", queue, "--reply"] + how)
+      try await eventually("both are answered") { client.out == "for 3 9\nfor 4 16\n" }
+      server.signal(SIGTERM)
+      #expect(try await server.end().status == 128 + SIGTERM)
+      #expect(try await Services.messages(in: queue).isEmpty)
     }
   }
 

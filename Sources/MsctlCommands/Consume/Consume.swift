@@ -243,6 +243,7 @@ enum Consume: Verb {
       .toggle("envelope", "e", into: \.format.asEnvelope, "Wrap each body in exchange, routing key and properties")
         .details("'publish --envelope' publishes the same message from it."),
       .toggle("origin", nil, into: \.restoresOrigin, "Give a dead letter the exchange and routing key it first had")
+        .brief()
         .details(
           """
           They are those of its first death (the header x-death), and x-death, x-first-death-* and x-last-death-* are left out. A \
@@ -383,6 +384,7 @@ enum Consume: Verb {
           them again.
           """),
       .value("rate", nil, "N", into: \.rate, "Handle at most N messages per second, evenly")
+        .brief()
         .details(
           "N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, except by --through."),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
