@@ -223,6 +223,19 @@ struct OptionEffectTests {
     #expect(count.value == 3)
   }
 
+  @Test("consume: with --reconnect-for 0, a connection that breaks is the end")
+  func noReconnection() async throws {
+    try await withQueue { queue in
+      let proxy = try FaultProxy(to: brokerPort) { _ in .none }
+      let run = try Tool.start(
+        "consume", queue, "--reconnect-for", "0", environment: ["AMQP_URL": "amqp://127.0.0.1:\(proxy.port)"])
+      _ = try await Tool.run("publish", queue, "1")
+      try await eventually("it consumes") { run.out == "1\n" }
+      proxy.cutAll()
+      #expect(try await run.end().status == 6)
+    }
+  }
+
   @Test("--passive declares no queue; consume: --raw writes the bytes of a text")
   func passiveAndRaw() async throws {
     try await withQueue { queue in

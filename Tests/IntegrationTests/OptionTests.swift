@@ -119,7 +119,7 @@ struct OptionTests {
     "consume --rate": "OptionEffectTests/rate",
     "consume --prefetch": "HostileBrokerTests/prefetch",
     "consume --ready-file": "ReadyFileTests/consumer",
-    "consume --reconnect-for": "BrokenConsumerTests/oneOutage",
+    "consume --reconnect-for": "OptionEffectTests/noReconnection",
     "consume --passive": "OptionEffectTests/passiveAndRaw",
     "consume --queue-argument": "DeliveryLimitTests/attemptsLeft",
     "consume --for": "MessageTests/ends",

@@ -141,7 +141,8 @@ enum Consume: Verb {
         "msctl consume orders.dead --drain --envelope --origin --through 'msctl publish --envelope --tee'",
         "Redrive: dead letters back to where they were first published"),
       Example(
-        #"msctl consume orders --drain --envelope --through "jq -c --unbuffered 'select(.body.total>5)' | msctl publish archive --envelope --tee""#,  // lint-ok: the select of jq
+        "msctl consume orders --drain --envelope --through "
+          + #""jq -c --unbuffered 'select(.body.total>5)' | msctl publish archive --envelope --tee""#,  // lint-ok: jq's
         "Move some messages to another queue"),
     ],
     habits: .consuming,
