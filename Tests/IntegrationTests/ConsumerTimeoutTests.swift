@@ -72,7 +72,7 @@ struct ConsumerTimeoutTests {
     try await withQueue(arguments: #"{"x-queue-type":"\#(type)","x-consumer-timeout":1000}"#) { queue in
       _ = try await Tool.run("publish", queue, "--passive", "7")
       let output = try await Tool.shell(
-        "timeout 300 msctl consume \(queue) --exec 'echo begun >&2; sleep 15; cat; echo'")
+        "timeout 300 msctl consume \(queue) --exec 'echo begun >&2; sleep 5; cat; echo'")
       #expect(output.status == 8, "\(output.err)")
       #expect(output.out == "7\n")
       #expect(output.err.shows("consume consumerTimeout"), "\(output.err)")

@@ -125,6 +125,18 @@ struct FilterTests {
     }
   }
 
+  @Test(
+    "one that ends before the run does has failed, though it owes no line",
+    arguments: [["--drain"], ["--count", "10"], ["--drain", "--envelope"]])
+  func endsEarly(_ words: [String]) async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 10 | msctl publish \(queue) -q")
+      let output = try await RunningProcess(Tool.binary, ["consume", queue, "--through", "true"] + words).end()
+      #expect(output.status == 1 && output.err.contains("the filter 'true' exited with 0"), "\(output)")
+      #expect(try await bodies(in: queue) == (1...10).map(String.init))
+    }
+  }
+
   @Test("one that has not read everything has not looked at it: exit 0 of a pipe with a dead stage is a failure")
   func deadStage() async throws {
     try await withQueue { queue in

@@ -147,6 +147,10 @@ enum Consume: Verb {
     ],
     habits: .consuming,
     check: { options throws(ValueError) in
+      if options.isStream, options.isExclusive || options.expires != nil {
+        throw ValueError("'--exclusive' and '--expires' cannot be combined with '--stream'")
+      }
+      if options.resumeFile == "-" { throw ValueError("'--resume' requires a file") }
       if options.exchange == nil, options.queue == nil {
         throw ValueError("'consume' requires QUEUE, or '--exchange NAME' with '--bind KEY'")
       }

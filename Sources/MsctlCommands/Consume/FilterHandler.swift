@@ -55,6 +55,7 @@ final class FilterHandler: MessageHandler {
     (plan.restarts, plan.maxAttempts) = (options.restarts, options.maxAttempts)
     (plan.matches, plan.limit) = (options.format.asEnvelope, options.mostLeftOut)
     (plan.isFinite, plan.window) = (options.endsByItself, window)
+    plan.mustReachEnd = options.drains || options.count != nil
     filter = MessageFilter(plan)
     child = try start()
   }

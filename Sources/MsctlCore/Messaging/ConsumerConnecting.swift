@@ -140,8 +140,7 @@ extension Consumer {
   private mutating func existenceAnswered() {
     guard subscription == .cancelled else { return }
     subscription = .none
-    guard isRunning else { return }
-    guard outstanding > 0 else { return lost(Self.cancelError, unsent: nil, unread: []) }
+    guard isRunning, outstanding > 0 else { return lost(Self.cancelError, unsent: nil, unread: []) }
     leave(Self.cancelError, unread: [])
     end(.consumerTimeout(Self.cancelError.reason))
   }
@@ -170,10 +169,12 @@ extension Consumer {
     let isIdle = open == 0
     // It stood, and broke again before it was of use.
     let isOver = link == .opening && isLastAttempt
-    let isDeleted = isAsked(.existence) && error.kind == .channelClosed(code: 404) && !error.isTransient
+    let isGone = error.kind == .channelClosed(code: 404) && !error.isTransient
+    let isDeleted = isAsked(.existence) && isGone
+    let isDeletedInEnd = isAsked(.settlement) && isGone
     forgetUnsent(unsent)
     leave(error, unread: unread)
-    guard isRunning else { return lostInEnd(error) }
+    guard isRunning else { return isDeletedInEnd ? deletedInEnd() : lostInEnd(error) }
     if isDeleted { return end(.queueDeleted, mayReconnect: false) }
     guard hasConsumed || now < outage.deadline else { return end(.broker(error), mayReconnect: false) }
     if case .channelClosed(code: 406) = error.kind, error.reason.holds(text: "timed out") {
@@ -284,6 +285,13 @@ extension Consumer {
     guard options.reconnectFor > .zero, outage.broke(isIdle: true, at: now) else { return }
     if outage.isFirstBreak, let breakCause { actions.append(.note(.reconnecting(breakCause))) }
     pause()
+  }
+
+  /// A queue that is deleted with its last consumer takes with it what could have come again.
+  private mutating func deletedInEnd() {
+    (doubtful, unrejected) = (HandledMessages(), HandledMessages())
+    recent.trust()
+    ending?.mayReconnect = false
   }
 
   private mutating func lostInEnd(_ error: AMQPError) {

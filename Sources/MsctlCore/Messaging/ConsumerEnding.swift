@@ -28,8 +28,10 @@ extension Consumer {
     /// Whether a lost connection may be replaced once more, to acknowledge what is handled.
     var mayReconnect: Bool
     var step = Step.begun
-    /// How many more methods may settle single messages.
+    /// How many more methods may settle single messages once the consumer is cancelled.
     var settlementsLeft = Consumer.settlementsInEnd
+    /// Whether a reply of the queue must come between the end of the consumer and that of the channel, which takes in what it has put by.
+    var needsReply = false
   }
 
   var ending: Ending? {
@@ -139,6 +141,8 @@ extension Consumer {
       guard link == .open else { return link == .opening ? nil : .finishing }
       // What is handled or being handled may still have to come again.
       if hasReconnected, isAwaiting || outstanding > 0 || mayReturn { return .finishing }
+      // And what may be more than a channel takes at once is settled while there is a consumer.
+      if settlesSingly, outstanding > Self.settlementsInEnd { return .finishing }
       return stopConsumer() ? .stopping : nil
     case .stopping:
       guard link == .open else { return .finishing }
@@ -166,10 +170,16 @@ extension Consumer {
     case .recalling(let until):
       guard link == .open else { return .finishing }
       guard !isAwaiting && !mayReturn || now >= until || subscription == .none else { return nil }
+      if held.count > Self.settlementsInEnd { acknowledge(held.count) }
       return stopConsumer() ? .stoppingAtLast : nil
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
       guard isStopped, !isAsked(.settlement) else { return nil }
+      if self.ending?.needsReply ?? false {
+        self.ending?.needsReply = false
+        ask(.inspect(queue), .settlement)
+        return nil
+      }
       if settleAll() { return .settled }
       // More than a channel takes at once: those that were sent must have arrived first.
       ask(.inspect(queue), .settlement)
@@ -197,8 +207,15 @@ extension Consumer {
     case .active(let tag):
       ask(.cancel(consumer: tag), .cancel)
       subscription = .cancelling
+      let needsReply = settlesSingly && acknowledged > Self.settlementsInEnd
+      ending?.needsReply = needsReply
     }
     return true
+  }
+
+  /// Whether messages are settled one by one, since they are handled in any order.
+  private var settlesSingly: Bool {
+    (!options.handling.isInOrder || hasReconnected) && !traits.isStream && !options.peeks
   }
 
   /// Whether something is done with that must come again, so that it can be said.

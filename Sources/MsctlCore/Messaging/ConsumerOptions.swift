@@ -9,7 +9,7 @@ extension Consumer {
     /// As many commands at a time; they end in any order.
     case commands(parallel: Int)
 
-    var isFilter: Bool { if case .filter = self { true } else { false } }
+    package var isFilter: Bool { if case .filter = self { true } else { false } }
     /// Whether messages are settled in the order in which they were handed on.
     var isInOrder: Bool {
       switch self {

@@ -1,7 +1,8 @@
 extension Consumer {
   /// How many methods may settle messages one by one in the end. A channel of RabbitMQ puts by what it has above 32 under way to
   /// a quorum queue (`soft_limit` of rabbit_fifo_client.erl), and drops that when it is closed: acknowledgements, too. What
-  /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it.
+  /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it, and a reply of the queue after that for
+  /// what was put by. (The reply to a passive declaration alone waits for neither.)
   static let settlementsInEnd = 16
   /// How many settlements a channel has under way to a quorum queue.
   static let channelLimit = 32
@@ -165,16 +166,25 @@ extension Consumer {
     }
   }
 
+  /// Whether there is a consumer that was not told to end.
+  private var hasConsumer: Bool {
+    switch subscription {
+    case .asked, .active, .changing: true
+    case .none, .cancelling, .cancelled: false
+    }
+  }
+
   mutating func acknowledge(_ count: Int) {
     guard count > 0, link == .open else { return }
     // In order, one acknowledgement does for all.
     if options.handling.isInOrder, !hasReconnected, let last = held[..<count].last {
       send(.acknowledge(last.tag, multiple: true))
     } else {
-      // The others are settled together at last.
-      if let ending, ending.step != .begun, count > ending.settlementsLeft { return }
+      // After the end of the consumer the others are settled together at last.
+      let isLate = ending != nil && !hasConsumer
+      if isLate, let ending, count > ending.settlementsLeft { return }
       for delivery in held[..<count] { send(.acknowledge(delivery.tag, multiple: false)) }
-      ending?.settlementsLeft -= count
+      if isLate { ending?.settlementsLeft -= count }
     }
     noteAcknowledged(count)
   }

@@ -28,6 +28,8 @@ package struct MessageFilter: Sendable {
     package var matches = false
     /// Whether no more messages come after a while, by themselves.
     package var isFinite = false
+    /// Whether the run is over only when the filter has had all messages: to end by itself before that is a failure.
+    package var mustReachEnd = false
     /// How many messages may be taken and not settled.
     package var window = Consumer.standardPrefetch
     /// How many may be left without a line; nil: as many as there are.
@@ -401,7 +403,8 @@ package struct MessageFilter: Sendable {
       let cause = cause(end)
       self.end(&actions)
       if process.wasKilled || isTerminated, status != 0 { actions.append(.note(.ended(end))) }
-      if status != 0, !isTerminated { actions.append(.fail(cause)) }
+      let isEarly = options.mustReachEnd && !isFinishing
+      if status != 0 || isEarly, !isTerminated { actions.append(.fail(cause)) }
       return
     }
     // It was at the end of its input, and is content.

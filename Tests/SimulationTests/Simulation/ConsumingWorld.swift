@@ -482,7 +482,9 @@ private final class ConsumeRun: ConsumerHost {
 
   private func judge() throws(Violation) {
     try judgeCause()
-    if queue.kind == .stream, hasIDs, isHandled(at: kept) {
+    // The lines of a filter that has failed may be those of other messages.
+    let isInDoubt = cause != nil && options.handling.isFilter
+    if queue.kind == .stream, hasIDs, !isInDoubt, isHandled(at: kept) {
       throw Violation("the place that is kept is not behind what is handled", "\(kept)")
     }
     if broker.hasStreamReturns { throw Violation("a stream is never requeued", queue.name) }
@@ -509,8 +511,9 @@ private final class ConsumeRun: ConsumerHost {
       if hasIDs, handled[key, default: 0] > count, broker.reappeared.isEmpty || queue.kind == .stream {
         throw Violation("handled once in a run", "\(key) was handled \(handled[key, default: 0]) times")
       }
-      // Without ids, another one that the broker has brought back may be taken for the one in doubt.
-      if cause == nil, queue.kind != .stream, !isDoubtTold, hasIDs || broker.reappeared.isEmpty,
+      // Without ids, another one that the broker has brought back may be taken for the one in doubt; and what was in doubt when a
+      // connection broke is handled again, so that as many handlings are no proof that all of them are handled.
+      if cause == nil, queue.kind != .stream, !isDoubtTold, hasIDs || broker.reappeared.isEmpty && breaks == 0,
         handled[key, default: 0] >= count, present[key, default: 0] > reappeared(key)
       {
         throw Violation("nothing handled is left unacknowledged at a good end", "\(key)")

@@ -88,6 +88,7 @@ final class SimulatedFilter: SimulatedHandler {
     options.maxAttempts = options.restarts && !chooses ? choices.pick(from: [nil, 1, 3]) : nil
     options.matches = chooses
     options.isFinite = plan.limit != nil || plan.drains || plan.idle != nil || plan.time != nil
+    options.mustReachEnd = plan.limit != nil || plan.drains
     options.window = plan.prefetch
     self.options = options
     machine = MessageFilter(options)
@@ -104,12 +105,12 @@ final class SimulatedFilter: SimulatedHandler {
   var state: Consumer.HandlerState {
     var state = machine.handlerState
     if process.map({ $0.read.count >= Self.room }) ?? false { state.hasRoom = false }
-    if failure != nil { state.isFinished = false }
+    if failure != nil || !settled.isEmpty { state.isFinished = false }
     return state
   }
 
   var wakeTime: Deadline {
-    if failure != nil { return timeline.now }
+    if failure != nil || !settled.isEmpty { return timeline.now }
     var time = machine.wakeTime
     if let process, !process.isTold {
       time = min(time, process.lines.first?.time ?? .never, process.exit?.time ?? .never)
