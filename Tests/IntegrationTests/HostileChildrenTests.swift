@@ -19,6 +19,19 @@ struct ChildEnvironmentTests {
     ])
   }
 
+  @Test("the end of a child is noticed though the one who started msctl ignores SIGCHLD")
+  func ignoredSignal() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.run("publish", queue, "7")
+      let start =
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp('msctl', sys.argv[1:])"
+      let output = try await RunningProcess(
+        "/usr/bin/env", ["python3", "-c", start, "msctl", "consume", queue, "--count", "1", "--exec", "cat"]
+      ).end()
+      #expect(output.status == 0 && output.out == "7", "\(output)")
+    }
+  }
+
   @Test(
     "--clean-env leaves a command PATH, HOME, LANG, the trace and what msctl says of the message",
     arguments: [true, false])

@@ -91,8 +91,8 @@ package final class Signals {
     var caught = sigset_t()
     sigemptyset(&caught)
     for signal in signals {
-      // That stays so.
-      if Self.isIgnored(signal) { continue }
+      // That stays so; but with SIGCHLD ignored the end of a child could not be known.
+      if signal != SIGCHLD, Self.isIgnored(signal) { continue }
       sigaddset(&caught, signal)
       var action = sigaction()
       if signal == SIGCHLD || passing {
