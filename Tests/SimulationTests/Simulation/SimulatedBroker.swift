@@ -417,6 +417,8 @@ package final class SimulatedBroker {
         return refuse(channel, 404, "NOT_FOUND - no queue '\(name)' in vhost '/'")
       }
       channel.certain = channel.commands.count
+      // By now the channel has heard that all it had under way was taken in.
+      if channel.commands.isEmpty { goOn(channel) }
       reply(.queue(state(of: queue)), channel)
     case .declareExclusive(let name, _):
       let queue = makeQueue(name.isEmpty ? "amq.gen-\(id)-\(channel.generation)" : name, .classic)
@@ -436,8 +438,12 @@ package final class SimulatedBroker {
         channel.heldBack.append(method)
         return
       }
-      // It waits for the settlements that are under way.
-      runCommands(channel)
+      // It waits for the settlements that are under way. Those that are put by go on when the channel has heard of that.
+      while let command = channel.commands.popFirst() { command() }
+      channel.certain = 0
+      if !channel.stash.isEmpty {
+        timeline.after(choices.time(20)) { [self] in if channel.isOpen, channel.commands.isEmpty { goOn(channel) } }
+      }
       channel.consumers.removeAll { $0.tag == tag }
       reply(.consumerEnded, channel)
     case .acknowledge(let tag, let multiple):
@@ -627,7 +633,7 @@ package final class SimulatedBroker {
       apply(open)
       if let queue = open.first?.queue { deliver(from: queue) }
     }
-    if channel.commands.count < Self.softLimit {
+    if channel.commands.count < Self.softLimit, channel.stash.isEmpty {
       channel.commands.append(command)
     } else {
       channel.stash.append(command)
@@ -641,7 +647,16 @@ package final class SimulatedBroker {
   private func runCommand(_ channel: Channel) {
     channel.commands.popFirst()?()
     channel.certain = max(0, channel.certain - 1)
-    if let next = channel.stash.popFirst() { channel.commands.append(next) }
+    guard !channel.stash.isEmpty else { return }
+    // All that was put by goes on together.
+    let rest = channel.stash
+    channel.stash = []
+    channel.commands.append { for command in rest { command() } }
+  }
+
+  /// What is put by goes on, as one command.
+  private func goOn(_ channel: Channel) {
+    while let command = channel.stash.popFirst() { command() }
   }
 
   private func runCommands(_ channel: Channel) {
