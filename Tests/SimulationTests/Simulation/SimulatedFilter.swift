@@ -16,6 +16,10 @@ final class SimulatedFilter: SimulatedHandler {
     case writesMore
     /// It has no line for some messages: it may, where lines name their messages.
     case leavesOut
+    /// The same, and the lines that it writes come at the end of its input.
+    case choosesAtLast
+    /// It exits with 0 after some answers.
+    case leaves
     /// It reads no more, and stays.
     case closesInput
     case closesOutput
@@ -50,14 +54,13 @@ final class SimulatedFilter: SimulatedHandler {
     func hasExited(_ now: Deadline) -> Bool { exit.map { $0.time <= now } ?? false }
   }
 
-  /// How many messages its input takes.
-  private static let room = 50
-
   private let timeline: Timeline
   private let choices: Choices
   private let story: Story
   private let manner: Manner
   private let slowness: Int
+  /// How many messages its input takes.
+  private let room: Int
   /// How many messages of a hundred are left out.
   private let leftOut: Int
   private let options: MessageFilter.Options
@@ -82,7 +85,10 @@ final class SimulatedFilter: SimulatedHandler {
     (self.timeline, self.choices, self.story) = (timeline, choices, story)
     slowness = choices.pick(from: [1, 20, 300])
     leftOut = choices.pick(from: [20, 50])
-    manner = choices.chance(50) ? choices.pick(from: Manner.allCases) : .sound
+    room = choices.pick(from: [50, 100])
+    manner =
+      chooses && choices.chance(20)
+      ? .choosesAtLast : choices.chance(50) ? choices.pick(from: Manner.allCases) : .sound
     var options = MessageFilter.Options()
     options.restarts = choices.chance(30)
     options.maxAttempts = options.restarts && !chooses ? choices.pick(from: [nil, 1, 3]) : nil
@@ -104,7 +110,7 @@ final class SimulatedFilter: SimulatedHandler {
 
   var state: Consumer.HandlerState {
     var state = machine.handlerState
-    if process.map({ $0.read.count >= Self.room }) ?? false { state.hasRoom = false }
+    if process.map({ $0.read.count >= room }) ?? false { state.hasRoom = false }
     if failure != nil || !settled.isEmpty { state.isFinished = false }
     return state
   }
@@ -181,7 +187,7 @@ final class SimulatedFilter: SimulatedHandler {
       switch action {
       case .write(let number, _): read(number)
       case .passOn(let answered):
-        if answered != number, options.matches || manner != .leavesOut && manner != .writesMore {
+        if answered != number, options.matches || ![.leavesOut, .choosesAtLast, .writesMore].contains(manner) {
           violation = Violation("a line is the answer to its own message", "\(number)'s is taken for \(answered)'s")
         }
         written.insert(number)
@@ -229,6 +235,7 @@ final class SimulatedFilter: SimulatedHandler {
     var process = Process(number: starts, lastLine: timeline.now, answersLeft: .max)
     switch manner {
     case .dies, .closesInput, .closesOutput: process.answersLeft = choices.pick(6)
+    case .leaves: process.answersLeft = choices.pick(1...6)
     case .unrunnable: process.exit = (timeline.now + choices.time(20), 127)
     case .writesMore where choices.chance(50):
       process.lines.append(Line(number: 0, time: timeline.now + choices.time(20)))
@@ -271,12 +278,13 @@ final class SimulatedFilter: SimulatedHandler {
     }
     process.answersLeft -= 1
     switch manner {
-    case .silent, .holdsBack: return
+    case .silent, .holdsBack, .choosesAtLast: return
     case .dislikes where choices.chance(20): return exit(&process, 5, at: time)
     case .leavesOut where choices.chance(leftOut): return
     case .writesMore where choices.chance(20): process.lines.append(Line(number: 0, time: time))
     default: break
     }
+    if manner == .leaves, process.answersLeft == 0 { exit(&process, 0, at: time + .milliseconds(1)) }
     guard options.matches, choices.chance(30) else { return process.lines.append(Line(number: number, time: time)) }
     // Before others.
     process.lines.append(Line(number: number, time: timeline.now + choices.time(slowness)))
@@ -292,8 +300,10 @@ final class SimulatedFilter: SimulatedHandler {
     guard machine.isFinishing, var process, !process.hasEndOfInput else { return }
     process.hasEndOfInput = true
     let time = max(process.lastLine, timeline.now + choices.time(slowness))
-    if manner == .holdsBack {
-      for one in process.read { process.lines.append(Line(number: one.number, time: time)) }
+    if manner == .holdsBack || manner == .choosesAtLast {
+      for one in process.read where manner == .holdsBack || !choices.chance(leftOut) {
+        process.lines.append(Line(number: one.number, time: time))
+      }
     }
     if process.exit == nil {
       switch manner {
