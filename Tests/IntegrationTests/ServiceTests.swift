@@ -1,6 +1,5 @@
 import Foundation
 import Support
-import Synchronization
 import Testing
 
 @Suite("Calls by a service's name", .serialized)
@@ -94,13 +93,9 @@ struct ServiceTests {
 
   @Test("Retry-After is waited for, unless the call would be over by then")
   func retryAfter() async throws {
-    let count = Mutex(0)
+    let count = Counter()
     let server = try TestServer { _ in
-      let number = count.withLock {
-        $0 += 1
-        return $0
-      }
-      return number == 1 ? .status(429, "Slow down", "", headers: ["Retry-After: 1"]) : .ok("1")
+      count.next() == 1 ? .status(429, "Slow down", "", headers: ["Retry-After: 1"]) : .ok("1")
     }
     let output = try await Tool.run("call", server.url, "--retry", "1")
     #expect(output.out == "1\n" && output.status == 0)
@@ -124,13 +119,9 @@ struct ServiceTests {
 
   @Test("a retry that the deadline cuts off does not hide the answer before it, unless it has begun to answer")
   func cutOff() async throws {
-    let count = Mutex(0)
+    let count = Counter()
     let server = try TestServer { _ in
-      let number = count.withLock {
-        $0 += 1
-        return $0
-      }
-      return number == 1 ? .status(503, "Busy", "busy") : .silence
+      count.next() == 1 ? .status(503, "Busy", "busy") : .silence
     }
     let output = try await Tool.run("call", server.url, "--retry", "1", "--timeout", "5s")
     #expect(output.status == 5 && output.out == "busy")

@@ -34,16 +34,12 @@ struct AMQPBounds {
   }
 
   mutating func settle(_ tag: UInt64, multiple: Bool) {
-    var (low, high) = (0, unsettled.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if unsettled[middle] < tag { low = middle + 1 } else { high = middle }
-    }
-    let isFound = low < unsettled.count && unsettled[low] == tag
+    let place = unsettled.firstPlace(after: { $0 < tag })
+    let isFound = place < unsettled.count && unsettled[place] == tag
     if multiple {
-      unsettled.removeFirst(isFound ? low + 1 : low)
+      unsettled.removeFirst(isFound ? place + 1 : place)
     } else if isFound {
-      unsettled.remove(at: low)
+      unsettled.remove(at: place)
     }
   }
 

@@ -41,13 +41,14 @@ extension AMQPConnection {
         nowait: 0, arguments: pool.table(arguments)))
   }
 
-  func sendDeclareExchange(_ exchange: AMQPExchange) throws(AMQPError) {
-    trace?("> exchange.declare \(exchange.name) (\(exchange.type))")
+  /// - Parameter isPassive: whether it must exist, and is left as it is.
+  func sendDeclareExchange(_ exchange: AMQPExchange, isPassive: Bool = false) throws(AMQPError) {
+    trace?("> exchange.declare \(exchange.name) (\(isPassive ? "passive" : exchange.type))")
     try send(
       MSCTL_EXCHANGE_DECLARE,
       amqp_exchange_declare_t(
-        ticket: 0, exchange: pool.bytes(exchange.name), type: pool.bytes(exchange.type), passive: 0, durable: 1,
-        auto_delete: 0, internal: 0, nowait: 0, arguments: amqp_table_t()))
+        ticket: 0, exchange: pool.bytes(exchange.name), type: pool.bytes(exchange.type), passive: isPassive ? 1 : 0,
+        durable: 1, auto_delete: 0, internal: 0, nowait: 0, arguments: amqp_table_t()))
   }
 
   func awaitDeclareExchange() throws(AMQPError) {
@@ -142,9 +143,12 @@ extension AMQPConnection {
   /// AMQP has no method that tells it, but a broker says it when it refuses to declare the exchange with another type, which closes
   /// the channel. An exchange that does not exist is not declared by that: it is looked for first.
   package func exchangeType(_ name: String) throws(AMQPError) -> String? {
-    try declareExchange(name, type: "headers", isPassive: true)
+    let exchange = AMQPExchange(name, type: "headers")
+    try sendDeclareExchange(exchange, isPassive: true)
+    try awaitDeclareExchange()
     do throws(AMQPError) {
-      try declareExchange(name, type: "headers", isPassive: false)
+      try sendDeclareExchange(exchange)
+      try awaitDeclareExchange()
       return "headers"
     } catch {
       guard [.channelClosed(code: 406), .channelClosed(code: 403)].contains(error.kind) else { throw error }
@@ -154,16 +158,6 @@ extension AMQPConnection {
       guard error.reason.holds(text: "inequivalent arg 'type'") else { return "headers" }
       return error.reason.utf8.split(separator: UInt8(ascii: "'")).last.map { String(Substring($0)) }
     }
-  }
-
-  private func declareExchange(_ name: String, type: String, isPassive: Bool) throws(AMQPError) {
-    trace?("> exchange.declare \(name)\(isPassive ? " (passive)" : "")")
-    try send(
-      MSCTL_EXCHANGE_DECLARE,
-      amqp_exchange_declare_t(
-        ticket: 0, exchange: pool.bytes(name), type: pool.bytes(type), passive: isPassive ? 1 : 0, durable: 1,
-        auto_delete: 0, internal: 0, nowait: 0, arguments: amqp_table_t()))
-    _ = try reply(MSCTL_EXCHANGE_DECLARE_OK, as: amqp_exchange_declare_ok_t.self)
   }
 
   /// `queue.bind`: the queue gets what is published to the exchange with this routing key.

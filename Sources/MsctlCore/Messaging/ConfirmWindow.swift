@@ -47,13 +47,9 @@ struct ConfirmWindow: Sendable {
   /// Notes a confirm or, with `nacked`, a refusal.
   mutating func confirm(_ tag: UInt64, multiple: Bool, _ outcome: AMQPPublisher.Outcome) {
     // The first with this tag is the one that was sent under it.
-    var (low, high) = (0, entries.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if entries[middle].tag < tag { low = middle + 1 } else { high = middle }
-    }
-    guard low < entries.count, entries[low].tag == tag else { return }
-    for place in (multiple ? 0 : low)...low where entries[place].outcome == nil {
+    let last = entries.firstPlace(after: { $0.tag < tag })
+    guard last < entries.count, entries[last].tag == tag else { return }
+    for place in (multiple ? 0 : last)...last where entries[place].outcome == nil {
       entries[place].outcome = outcome == .confirmed ? entries[place].returned ?? .confirmed : outcome
     }
   }

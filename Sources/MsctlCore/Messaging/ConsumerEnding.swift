@@ -175,12 +175,9 @@ extension Consumer {
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
       guard isStopped, !isAsked(.settlement) else { return nil }
-      if self.ending?.needsReply ?? false {
-        self.ending?.needsReply = false
-        ask(.inspect(queue), .settlement)
-        return nil
-      }
-      if settleAll() { return .settled }
+      let needsReply = self.ending?.needsReply ?? false
+      self.ending?.needsReply = false
+      if !needsReply, settleAll() { return .settled }
       // More than a channel takes at once: those that were sent must have arrived first.
       ask(.inspect(queue), .settlement)
       return nil

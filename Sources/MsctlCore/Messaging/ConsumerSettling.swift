@@ -84,13 +84,9 @@ extension Consumer {
 
   /// The handler has done with what it took under this number.
   private mutating func finishWork(_ number: Int) -> AMQPDelivery? {
-    var (low, high) = (0, underWay.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if underWay[middle].number < number { low = middle + 1 } else { high = middle }
-    }
-    guard low < underWay.count, underWay[low].number == number else { return nil }
-    return underWay.remove(at: low).delivery
+    let place = underWay.firstPlace(after: { $0.number < number })
+    guard place < underWay.count, underWay[place].number == number else { return nil }
+    return underWay.remove(at: place).delivery
   }
 
   /// The handler is over: what it leaves is not handled.

@@ -307,12 +307,8 @@ package struct MessageFilter: Sendable {
   }
 
   private func place(of number: Int) -> Int? {
-    var (low, high) = (0, unanswered.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if unanswered[middle].number < number { low = middle + 1 } else { high = middle }
-    }
-    return low < unanswered.count && unanswered[low].number == number ? low : nil
+    let place = unanswered.firstPlace(after: { $0.number < number })
+    return place < unanswered.count && unanswered[place].number == number ? place : nil
   }
 
   private mutating func forget(_ number: Int, _ message: AMQPMessage) {

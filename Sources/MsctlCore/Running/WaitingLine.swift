@@ -28,13 +28,9 @@ struct WaitingLine<Element> {
 
   /// Gives up a place, if it is still there.
   mutating func remove(_ number: Int) {
-    var (low, high) = (0, places.count)
-    while low < high {
-      let middle = (low + high) / 2
-      if places[middle].number < number { low = middle + 1 } else { high = middle }
-    }
-    guard low < places.count, places[low].number == number, places[low].element != nil else { return }
-    places[low].element = nil
+    let place = places.firstPlace(after: { $0.number < number })
+    guard place < places.count, places[place].number == number, places[place].element != nil else { return }
+    places[place].element = nil
     gaps += 1
     closeGaps()
   }
