@@ -18,6 +18,8 @@ struct OptionTests {
     "call --attempt-timeout": "ServiceTests/stopped",
     "call --connect-timeout": "OptionEffectTests/connectTimeout",
     "call --retry": "ServiceTests/anotherInstance",
+    "call --retry-on": "StatusTests/until",
+    "call --ok": "StatusTests/accepted",
     "call --idempotency-key": "ServiceTests/idempotency",
     "call --unix-socket": "WatchTests/unixSocket",
     "call --cacert": "ServiceTests/overTLS",

@@ -35,11 +35,13 @@ enum Call: Verb {
     var timeout: Duration?
     var attemptTimeout: Duration?
     var retries = 0
+    var retried: [StatusSet] = []
     var sendsKey = false
     var unixSocket: String?
     var connectTimeout: Duration = .seconds(10)
     var follows = false
     var fails = true
+    var accepted: [StatusSet] = []
     var authorityFile: String?
     var isInsecure = false
     var isEach = false
@@ -77,15 +79,18 @@ enum Call: Verb {
     var keepsGoing: Bool { continues || failedFile != nil }
 
     /// Whether a response with this status is a failure.
-    func isFailure(_ status: Int) -> Bool { fails && !(200..<300).contains(status) }
+    func isFailure(_ status: Int) -> Bool { fails && !(200..<300).contains(status) && !accepted.contain(status) }
 
     /// Whether each value of `--each` is the body: it is, unless it fills the target of a request without one.
     var bodyIsValue: Bool {
       guard isEach else { return false }
       guard case .template? = target else { return true }
-      return ["POST", "PUT", "PATCH"].contains(method)
+      return method.map(Call.methodsWithBody.contains) ?? false
     }
   }
+
+  /// The methods whose requests have a body.
+  static let methodsWithBody = ["POST", "PUT", "PATCH", "QUERY"]
 
   static let command = Command<Options>(
     "call", "call a REST service, found by name or by URL",
@@ -104,7 +109,7 @@ enum Call: Verb {
     operands: [
       .optional(
         "METHOD", into: \.method, "GET, POST, PUT, PATCH, DELETE or another upper-case word",
-        completion: .choices(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+        completion: .choices(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "QUERY"])
       ) { word in
         !word.isEmpty && word.unicodeScalars.allSatisfy { ("A"..."Z").contains($0) }
       },
@@ -120,6 +125,10 @@ enum Call: Verb {
         "seq 100 | jq -c '{id:.}' | msctl call DELETE 'user-service/users/{id}' --each --failed-to failed",
         "Keep what failed; the next try reads 'jq -c .input failed'"),
       Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
+      Example("msctl call HEAD user-service/users/42 --envelope --no-fail | jq .status", "Only the status"),
+      Example("msctl call :3000/health --envelope | jq .headers", "Only the headers"),
+      Example("msctl call user-service/users/42 --retry 10 --retry-on 404", "Wait until it is there"),
+      Example("msctl call DELETE user-service/users/42 --ok 404", "Delete it if it is there"),
     ],
     habits: .curl,
     check: { options throws(ValueError) in
@@ -144,6 +153,8 @@ enum Call: Verb {
           throw ValueError("'--all' requires a TARGET of the form NAME/PATH and cannot be combined with '--each'")
         }
       }
+      if !options.retried.isEmpty, options.retries == 0 { throw ValueError("'--retry-on' requires '--retry'") }
+      if !options.accepted.isEmpty, !options.fails { throw ValueError("'--ok' cannot be combined with '--no-fail'") }
       if !options.isEach, !options.all, options.parallel != 1 {
         throw ValueError("'--parallel' requires '--each' or '--all'")
       }
@@ -201,10 +212,15 @@ enum Call: Verb {
         .details(
           """
           Retried with any method: attempts that sent no byte, and look-ups without a response from the Consul agent. With \
-          GET, HEAD, PUT, DELETE, OPTIONS or an Idempotency-Key also: responses that broke off or timed out, and the \
+          GET, HEAD, PUT, DELETE, OPTIONS, QUERY or an Idempotency-Key also: responses that broke off or timed out, and the \
           statuses 408, 429, 502, 503 and 504. Another instance is used if there is one. Pauses are random and grow from \
           100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together: where it ends a retry that \
           has no response yet, the response before it counts.
+          """),
+      .list("retry-on", nil, "STATUS", into: \.retried, "With '--retry', retry these statuses too: 404, 5xx")
+        .details(
+          """
+          Several are separated by commas. The method must be one that '--retry' repeats, or have an Idempotency-Key.
           """),
       .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so a POST can be retried")
         .details("Every attempt of a call sends the same key; the next call sends another."),
@@ -225,14 +241,20 @@ enum Call: Verb {
           """),
       .toggle("as-curl", nil, into: \.asCurl, "Print the equivalent curl command; do not call")
         .details("Secrets are masked."),
+      .list("ok", nil, "STATUS", into: \.accepted, "Count these statuses as success: 404, 4xx")
+        .details(
+          """
+          Several are separated by commas. They are not retried, unless '--retry-on' names them. FILE of '--output' gets their \
+          body.
+          """),
       .toggle("no-fail", nil, into: \.fails, to: false, "Exit 0 whatever the status of the response"),
     ].under("Response")
     + [
       .toggle("each", nil, into: \.isEach, "Make a call for each JSON value on standard input")
         .details(
           """
-          The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570, level 1 to 3); with POST, PUT \
-          or PATCH it does both. One line per successful call, in input order: the body (null if it is empty), or the \
+          The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570, level 1 to 3); with POST, PUT, \
+          PATCH or QUERY it does both. One line per successful call, in input order: the body (null if it is empty), or the \
           envelope. With --envelope, failed calls produce a line too.
           """),
       .number("parallel", "P", "N", in: 1...10000, into: \.parallel, "Run N calls at a time")
@@ -268,7 +290,7 @@ enum Call: Verb {
       }
       var sent = request
       if options.sendsKey { sent.addIdempotencyKey() }
-      for remark in CurlCommand.remarks(sent) { console.note(remark) }
+      for remark in CurlCommand.remarks(sent, options) { console.note(remark) }
       console.write(line: CurlCommand.text(sent, instance, options))
       return try console.flush()
     }

@@ -19,7 +19,8 @@ final class CallRun {
     self.http = http
     loop = EventLoop(http)
     self.console = console
-    policy = RetryPolicy(isIdempotent: options.sendsKey || request.isIdempotent)
+    policy = RetryPolicy(
+      isIdempotent: options.sendsKey || request.isIdempotent, accepting: options.accepted, retrying: options.retried)
     selection = options.selection
     agent = try options.agent.agent(
       over: http, console, options.lookUp, timeout: options.connectTimeout == .zero ? nil : options.connectTimeout)

@@ -41,6 +41,18 @@ extension Rate: ArgumentValue {
   package var argumentText: String? { nil }
 }
 
+extension StatusSet: ArgumentValue {
+  /// `404`, `4xx`, `404,5xx`.
+  package init(argument: String) throws(ValueError) {
+    guard let statuses = StatusSet(argument) else {
+      throw ValueError("is not a list of statuses or classes such as 404, 4xx or 404,5xx")
+    }
+    self = statuses
+  }
+
+  package var argumentText: String? { nil }
+}
+
 /// How many times as fast as it was: `1x`, `0.5x`; the `x` may be left out.
 struct Speed: ArgumentValue {
   let factor: Double

@@ -34,9 +34,15 @@ package struct RetryPolicy: Sendable {
 
   /// Whether the request may reach a service twice without doing its work twice.
   package let isIdempotent: Bool
+  /// Statuses that count as success, and so are not retried by themselves.
+  private let accepted: [StatusSet]
+  /// Statuses that are retried beside those that are so by themselves, also where they are accepted in the end.
+  private let retried: [StatusSet]
 
-  package init(isIdempotent: Bool) {
+  package init(isIdempotent: Bool, accepting accepted: [StatusSet] = [], retrying retried: [StatusSet] = []) {
     self.isIdempotent = isIdempotent
+    self.accepted = accepted
+    self.retried = retried
   }
 
   /// - Parameters:
@@ -50,7 +56,7 @@ package struct RetryPolicy: Sendable {
       if !attempt.hasSent, hasOthers { return .another }
       return hasRetries && (!attempt.hasSent || isIdempotent) ? .retry(after: nil) : .final
     case .success(let status):
-      guard hasRetries, isIdempotent, Self.isTransient(status) else { return .final }
+      guard hasRetries, isIdempotent, isTransient(status) else { return .final }
       // One instance that is busy says nothing of the others; too many requests are too many for all.
       return .retry(after: status == 429 || !hasOthers ? attempt.retryAfter : nil)
     }
@@ -58,7 +64,7 @@ package struct RetryPolicy: Sendable {
 
   /// Whether the response of an attempt counts, whatever else comes of it.
   package func isFinal(_ status: Int, hasRetries: Bool) -> Bool {
-    !(hasRetries && isIdempotent && Self.isTransient(status))
+    !(hasRetries && isIdempotent && isTransient(status))
   }
 
   /// - Parameters:
@@ -87,8 +93,8 @@ package struct RetryPolicy: Sendable {
   }
 
   /// Whether a status says that another try may fare better.
-  private static func isTransient(_ status: Int) -> Bool {
-    [408, 429, 502, 503, 504].contains(status)
+  private func isTransient(_ status: Int) -> Bool {
+    retried.contain(status) || [408, 429, 502, 503, 504].contains(status) && !accepted.contain(status)
   }
 
   /// Whether a failure says nothing of the next try.

@@ -130,9 +130,9 @@ public struct HTTPRequest: Sendable {
   /// (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
   package static let idempotencyKey = "Idempotency-Key"
 
-  /// Whether it may reach a service twice without doing its work twice (RFC 9110, section 9.2.2).
+  /// Whether it may reach a service twice without doing its work twice (RFC 9110, section 9.2.2; RFC 10008 for QUERY).
   package var isIdempotent: Bool {
-    ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"].contains(method) || header(Self.idempotencyKey) != nil
+    ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "QUERY"].contains(method) || header(Self.idempotencyKey) != nil
   }
 }
 
