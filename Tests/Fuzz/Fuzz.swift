@@ -50,7 +50,7 @@ private func fuzzReaders(_ bytes: [UInt8]) {
   }
   for value in whole { exercise(value) }
   let string = String(decoding: text, as: UTF8.self)
-  if let template = try? URITemplate(string) { _ = try? template.expanded { _ in string } }
+  if let template = try? URITemplate(string) { _ = try? template.expanded { _ in .text(string) } }
   _ = try? AMQPURI(string)
   _ = try? AMQPURI.list(string)
   _ = ConsulAddress(string)

@@ -73,7 +73,7 @@ struct SecretMemberTests {
 @Suite("Templates that data fills")
 struct HostileTemplateTests {
   private func filled(_ template: String, _ value: String) -> String? {
-    try? URITemplate(template).expanded { _ in value }
+    try? URITemplate(template).expanded { _ in .text(value) }
   }
 
   @Test("no segment becomes a dot segment by a value, however it is encoded")

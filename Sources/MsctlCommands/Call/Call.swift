@@ -122,6 +122,8 @@ enum Call: Verb {
       Example("msctl call POST order-service/orders user=42 'items:=[1,2]'", "A JSON body"),
       Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
       Example(
+        "jq -nc '{filter:{city:\"Ulm\",limit:9}}' | msctl call 'user-service/users{?filter*}' --each", "A query from an object"),
+      Example(
         "seq 100 | jq -c '{id:.}' | msctl call DELETE 'user-service/users/{id}' --each --failed-to failed",
         "Keep what failed; the next try reads 'jq -c .input failed'"),
       Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
@@ -253,8 +255,9 @@ enum Call: Verb {
       .toggle("each", nil, into: \.isEach, "Make a call for each JSON value on standard input")
         .details(
           """
-          The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570, level 1 to 3); with POST, PUT, \
-          PATCH or QUERY it does both. One line per successful call, in input order: the body (null if it is empty), or the \
+          The value is the body, or its fields fill the {placeholders} of TARGET (RFC 6570; {?filter*} is \
+          a query from an object, {/path*} a path from an array); with POST, PUT, PATCH or QUERY it does both. A missing or \
+          null field is an error in a path and left out of {?...}. One line per successful call, in input order: the body (null if it is empty), or the \
           envelope. With --envelope, failed calls produce a line too.
           """),
       .number("parallel", "P", "N", in: 1...10000, into: \.parallel, "Run N calls at a time")

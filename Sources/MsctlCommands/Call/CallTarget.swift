@@ -114,7 +114,7 @@ struct CallTemplate: Equatable, Sendable {
   init(_ text: String) throws {
     template = try URITemplate(text)
     // Filled with anything, it must make a target.
-    _ = try CallTarget(argument: template.expanded { _ in "1" })
+    _ = try CallTarget(argument: template.expanded { _ in .text("1") })
     let head = template.head
     var authority = head[...]
     if let (scheme, after) = head.cut(at: ":"), !scheme.holds("/"), !scheme.holds("?"),
