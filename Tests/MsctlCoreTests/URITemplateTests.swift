@@ -17,11 +17,13 @@ struct URITemplateTests {
   /// The examples of RFC 6570, section 3.2, in its order, but for those whose path has a variable that is not there or empty.
   private static let examples = [
     ("{count}", "one,two,three"), ("{count*}", "one,two,three"), ("{/count}", "/one,two,three"),
-    ("{/count*}", "/one/two/three"), ("{;count}", ";count=one,two,three"), ("{;count*}", ";count=one;count=two;count=three"),
+    ("{/count*}", "/one/two/three"), ("{;count}", ";count=one,two,three"),
+    ("{;count*}", ";count=one;count=two;count=three"),
     ("{?count}", "?count=one,two,three"), ("{?count*}", "?count=one&count=two&count=three"),
     ("{&count*}", "&count=one&count=two&count=three"),
     // Section 3.2.2
-    ("{var}", "value"), ("{hello}", "Hello%20World%21"), ("{half}", "50%25"), ("O{empty}X", "OX"), ("{x,y}", "1024,768"),
+    ("{var}", "value"), ("{hello}", "Hello%20World%21"), ("{half}", "50%25"), ("O{empty}X", "OX"),
+    ("{x,y}", "1024,768"),
     ("{x,hello,y}", "1024,Hello%20World%21,768"), ("?{x,empty}", "?1024,"), ("{var:3}", "val"), ("{var:30}", "value"),
     ("{list}", "red,green,blue"), ("{list*}", "red,green,blue"), ("{keys}", "semi,%3B,dot,.,comma,%2C"),
     ("{keys*}", "semi=%3B,dot=.,comma=%2C"),
@@ -38,17 +40,20 @@ struct URITemplateTests {
     ("{#path:6}/here", "#/foo/b/here"), ("{#list}", "#red,green,blue"), ("{#list*}", "#red,green,blue"),
     ("{#keys}", "#semi,;,dot,.,comma,,"), ("{#keys*}", "#semi=;,dot=.,comma=,"),
     // Section 3.2.5
-    ("{.who}", ".fred"), ("{.who,who}", ".fred.fred"), ("{.half,who}", ".50%25.fred"), ("www{.dom*}", "www.example.com"),
+    ("{.who}", ".fred"), ("{.who,who}", ".fred.fred"), ("{.half,who}", ".50%25.fred"),
+    ("www{.dom*}", "www.example.com"),
     ("X{.var}", "X.value"), ("X{.empty}", "X."), ("X{.var:3}", "X.val"), ("X{.list}", "X.red,green,blue"),
     ("X{.list*}", "X.red.green.blue"), ("X{.keys}", "X.semi,%3B,dot,.,comma,%2C"),
     ("X{.keys*}", "X.semi=%3B.dot=..comma=%2C"),
     // Section 3.2.6
     ("{/who}", "/fred"), ("{/who,who}", "/fred/fred"), ("{/half,who}", "/50%25/fred"), ("{/who,dub}", "/fred/me%2Ftoo"),
-    ("{/var}", "/value"), ("{/var,x}/here", "/value/1024/here"), ("{/var:1,var}", "/v/value"), ("{/list}", "/red,green,blue"),
+    ("{/var}", "/value"), ("{/var,x}/here", "/value/1024/here"), ("{/var:1,var}", "/v/value"),
+    ("{/list}", "/red,green,blue"),
     ("{/list*}", "/red/green/blue"), ("{/list*,path:4}", "/red/green/blue/%2Ffoo"),
     ("{/keys}", "/semi,%3B,dot,.,comma,%2C"), ("{/keys*}", "/semi=%3B/dot=./comma=%2C"),
     // Section 3.2.7
-    ("{;who}", ";who=fred"), ("{;half}", ";half=50%25"), ("{;empty}", ";empty"), ("{;v,empty,who}", ";v=6;empty;who=fred"),
+    ("{;who}", ";who=fred"), ("{;half}", ";half=50%25"), ("{;empty}", ";empty"),
+    ("{;v,empty,who}", ";v=6;empty;who=fred"),
     ("{;x,y}", ";x=1024;y=768"), ("{;x,y,empty}", ";x=1024;y=768;empty"), ("{;hello:5}", ";hello=Hello"),
     ("{;list}", ";list=red,green,blue"), ("{;list*}", ";list=red;list=green;list=blue"),
     ("{;keys}", ";keys=semi,%3B,dot,.,comma,%2C"), ("{;keys*}", ";semi=%3B;dot=.;comma=%2C"),
@@ -66,19 +71,22 @@ struct URITemplateTests {
 
   /// What the public suite (https://github.com/uri-templates/uritemplate-test) and other JSON add.
   private static let more = [
-    ("plain", "plain"), ("{user.id}", "7"), ("{last.name}", "Doe"), ("{flag}", "true"), ("/set{?number}", "/set?number=6"),
+    ("plain", "plain"), ("{user.id}", "7"), ("{last.name}", "Doe"), ("{flag}", "true"),
+    ("/set{?number}", "/set?number=6"),
     ("/loc{?long,flag}", "/loc?long=37.76&flag=true"), ("{number:1}", "6"),
     ("/lookup{?Stra%C3%9Fe}", "/lookup?Stra%C3%9Fe=Gr%C3%BCner%20Weg"),
     ("/lookup{?Straße}", "/lookup?Stra%C3%9Fe=Gr%C3%BCner%20Weg"),
     ("{greek:1}", "%CE%B1"), ("{+greek:2}", "%CE%B1%CE%B2"), ("{greek:30}", "%CE%B1%CE%B2%CE%B3%CE%B4%CE%B5"),
     ("{clef:1}", "%F0%9D%84%9E"), ("{var:9999}", "value"),
     ("{+encoded}", "admin%2F"), ("{encoded}", "admin%252F"), ("{+bad}", "%25foo"), ("{bad}", "%25foo"),
-    ("{+reserved}", "red%25,%2Fgreen,blue%20"), ("{reserved}", "red%2525,%252Fgreen,blue%20"), ("{?42*}", "?42=leet&42=as"),
+    ("{+reserved}", "red%25,%2Fgreen,blue%20"), ("{reserved}", "red%2525,%252Fgreen,blue%20"),
+    ("{?42*}", "?42=leet&42=as"),
     ("{?x,keys*}", "?x=1024&semi=%3B&dot=.&comma=%2C"), ("{?x}{&keys*}", "?x=1024&semi=%3B&dot=.&comma=%2C"),
     // What is missing, null or empty is left out of a query, and the first that is there begins it.
     ("a{?undef}", "a"), ("a{?missing,y}", "a?y=768"), ("a{?empty_list,empty_list*,empty_keys*,nulls,y}", "a?y=768"),
     ("a{&undef,missing*,x}", "a&x=1024"), ("a{?some*}", "a?some=a&some=b"), ("a{/some*}", "a/a/b"),
-    ("a{?gaps*}", "a?a=1&c="), ("a{;gaps*}", "a;a=1;c"), ("a{?blanks}", "a?blanks=,"), ("a{;blanks*}", "a;blanks;blanks"),
+    ("a{?gaps*}", "a?a=1&c="), ("a{;gaps*}", "a;a=1;c"), ("a{?blanks}", "a?blanks=,"),
+    ("a{;blanks*}", "a;blanks;blanks"),
   ]
 
   @Test("is expanded as RFC 6570 says", arguments: examples + more)
@@ -103,7 +111,8 @@ struct URITemplateTests {
   @Test(
     "is refused where it is none",
     arguments: [
-      "{}", "{a b}", "{ a}", "{a }", "{/?id}", "{var:prefix}", "{hello:2*}", "{??hello}", "{!hello}", "{=path}", "{$var}",
+      "{}", "{a b}", "{ a}", "{a }", "{/?id}", "{var:prefix}", "{hello:2*}", "{??hello}", "{!hello}", "{=path}",
+      "{$var}",
       "{|var*}", "{*keys?}", "{?empty=default,var}", "{-prefix|/-/|var}", "{example:color?}", "{?empty|foo=none}",
       "{#hello+}", "{hello+}", "{;keys:1*}", "{-join|&|var,list}", "{~thing}", "{?x, y}", "{var:0}", "{var:01}",
       "{var:+1}", "{var:10000}", "{var:}", "{x.}", "{x..y}", "{%2x}", "{%ff}", "{x**}", "{*}", "{:3}", "{x,}", "{,x}",
@@ -121,9 +130,11 @@ struct URITemplateTests {
   @Test(
     "is refused where a value does not fill it",
     arguments: [
-      ("{missing}", "has no field 'missing'"), ("{undef}", "has no field 'undef'"), ("a{/empty_list*}", "has no field 'empty_list'"),
+      ("{missing}", "has no field 'missing'"), ("{undef}", "has no field 'undef'"),
+      ("a{/empty_list*}", "has no field 'empty_list'"),
       ("a{/x,empty_keys}", "has no field 'empty_keys'"), ("a{.undef}", "has no field 'undef'"),
-      ("a{;x,nulls}", "has no field 'nulls'"), ("a{#undef}", "has no field 'undef'"), ("a{+undef}", "has no field 'undef'"),
+      ("a{;x,nulls}", "has no field 'nulls'"), ("a{#undef}", "has no field 'undef'"),
+      ("a{+undef}", "has no field 'undef'"),
       ("?q={undef}", "has no field 'undef'"),
       ("{keys:1}", "has a field 'keys' that is not text, which a prefix requires"),
       ("{+keys:1}", "has a field 'keys' that is not text, which a prefix requires"),

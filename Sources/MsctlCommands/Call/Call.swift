@@ -122,7 +122,8 @@ enum Call: Verb {
       Example("msctl call POST order-service/orders user=42 'items:=[1,2]'", "A JSON body"),
       Example("seq 100 | jq -c '{id:.}' | msctl call 'user-service/users/{id}' --each --parallel 8", "A hundred calls"),
       Example(
-        "jq -nc '{filter:{city:\"Ulm\",limit:9}}' | msctl call 'user-service/users{?filter*}' --each", "A query from an object"),
+        "jq -nc '{filter:{city:\"Ulm\",limit:9}}' | msctl call 'user-service/users{?filter*}' --each",
+        "A query from an object"),
       Example(
         "seq 100 | jq -c '{id:.}' | msctl call DELETE 'user-service/users/{id}' --each --failed-to failed",
         "Keep what failed; the next try reads 'jq -c .input failed'"),

@@ -71,7 +71,9 @@ enum CurlCommand {
   /// What curl does otherwise than msctl, and what the command does not show.
   static func remarks(_ request: HTTPRequest, _ options: Call.Options) -> [String] {
     var remarks: [String] = []
-    if !options.retried.isEmpty { remarks.append("curl cannot choose the statuses that it retries: '--retry-on' is left out") }
+    if !options.retried.isEmpty {
+      remarks.append("curl cannot choose the statuses that it retries: '--retry-on' is left out")
+    }
     if request.redirects > 0 {
       remarks.append("curl sends your headers to another host, too, and keeps '--request' after a redirect")
     }

@@ -255,7 +255,9 @@ package struct URITemplate: Sendable, Equatable {
     var (name, prefix, explodes) = (text, Int?.none, false)
     if let (before, digits) = text.cut(at: ":") {
       // No sign and no zero before it: `Int` alone would take both.
-      guard let number = Int(digits), (1..<10000).contains(number), String(number).isSame(as: digits) else { return nil }
+      guard let number = Int(digits), (1..<10000).contains(number), String(number).isSame(as: digits) else {
+        return nil
+      }
       (name, prefix) = (before, number)
     } else if text.ends(with: "*") {
       (name, explodes) = (text[..<text.utf8.index(before: text.endIndex)], true)
