@@ -7,9 +7,16 @@ package struct StatusSet: Sendable, Equatable {
   package init?(_ text: String) {
     var ranges: [ClosedRange<Int>] = []
     for part in text.parts(between: ",") {
-      let lowest = part.lowercasedASCII.ends(with: "xx") ? part.utf8.first.map { (Int($0) - 0x30) * 100 } : Int(part)
-      guard let lowest, part.utf8.count == 3, (100..<600).contains(lowest) else { return nil }
-      ranges.append(lowest...(Int(part) ?? lowest + 99))
+      guard part.utf8.count == 3 else { return nil }
+      if part.lowercasedASCII.ends(with: "xx"),
+        let hundreds = Int(String(decoding: part.utf8.prefix(1), as: UTF8.self)), (1...5).contains(hundreds)
+      {
+        ranges.append(hundreds * 100...hundreds * 100 + 99)
+      } else if let status = Int(part), (100..<600).contains(status) {
+        ranges.append(status...status)
+      } else {
+        return nil
+      }
     }
     self.ranges = ranges
   }
