@@ -8,10 +8,9 @@ package struct StatusSet: Sendable, Equatable {
     var ranges: [ClosedRange<Int>] = []
     for part in text.parts(between: ",") {
       guard part.utf8.count == 3 else { return nil }
-      if part.lowercasedASCII.ends(with: "xx"),
-        let hundreds = Int(String(decoding: part.utf8.prefix(1), as: UTF8.self)), (1...5).contains(hundreds)
-      {
-        ranges.append(hundreds * 100...hundreds * 100 + 99)
+      if let digit = part.utf8.first, ("1"..."5").contains(Unicode.Scalar(digit)), part.lowercasedASCII.ends(with: "xx") {
+        let lowest = Int(clamping: digit - 0x30) * 100
+        ranges.append(lowest...lowest + 99)
       } else if let status = Int(part), (100..<600).contains(status) {
         ranges.append(status...status)
       } else {
