@@ -8,7 +8,8 @@ package struct StatusSet: Sendable, Equatable {
     var ranges: [ClosedRange<Int>] = []
     for part in text.parts(between: ",") {
       guard part.utf8.count == 3 else { return nil }
-      if let digit = part.utf8.first, ("1"..."5").contains(Unicode.Scalar(digit)), part.lowercasedASCII.ends(with: "xx") {
+      if let digit = part.utf8.first, ("1"..."5").contains(Unicode.Scalar(digit)), part.lowercasedASCII.ends(with: "xx")
+      {
         let lowest = Int(clamping: digit - 0x30) * 100
         ranges.append(lowest...lowest + 99)
       } else if let status = Int(part), (100..<600).contains(status) {
