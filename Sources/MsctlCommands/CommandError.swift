@@ -57,6 +57,8 @@ enum CommandError {
   case unfitBinding(exchange: String, type: String, BindingMisfit)
   /// With `--origin`: it has none.
   case notDeadLettered(AMQPMessage)
+  /// - Parameter to: whose reply a line of the filter should be.
+  case replyNotEnvelope(_ filter: String, to: AMQPMessage, reason: String)
   case tooMuchOutput(limit: Int)
   case unkeptOutput(folder: String, reason: String)
   case unreadableOutput(folder: String, reason: String)

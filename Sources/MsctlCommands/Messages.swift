@@ -287,12 +287,23 @@ extension Publisher.Note {
     case .reconnecting(let error): "\(error.failure(uri).message); connecting again"
     case .reconnected: "connected again to RabbitMQ at \(uri.shown)"
     case .loginRefused(let failure): "\(failure.message); trying again"
+    case .blocked(let reason): "RabbitMQ at \(uri.shown) accepts no messages (\(reason)); waiting"
     }
   }
 }
 
 extension Publisher.Reason {
   func failure(of message: AMQPMessage) -> Failure {
+    let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
+    return failure(of: message, named: name).about(message)
+  }
+
+  /// Of a reply, which has no name of its own.
+  func failure(ofReply message: AMQPMessage) -> Failure {
+    failure(of: message, named: "the reply to '\(message.routingKey)'")
+  }
+
+  private func failure(of message: AMQPMessage, named name: String) -> Failure {
     let what: String
     var hint: String?
     switch self {
@@ -310,8 +321,7 @@ extension Publisher.Reason {
       what = "was not sent: it has \(message.body.count) bytes, and the broker takes \(limit)"
     case .unsendable(let error): what = "cannot be sent: \(error.reason)"
     }
-    let name = "message \(message.number)" + (message.properties.messageID.map { " (\($0))" } ?? "")
-    return Failure(.notDelivered, "\(name) \(what)", hint: hint).about(message)
+    return Failure(.notDelivered, "\(name) \(what)", hint: hint)
   }
 }
 
@@ -470,10 +480,12 @@ extension MessageCommands.Reason {
       case .exited(let status): "the command exited with \(status)"
       case .killed: killedText("the command")
       case .doesNotFit(let text): "its properties do not fit the environment of a command (\(text))"
-      case .output(let failure, _): failure.message
+      case .output(let failure, _), .unreplied(let failure): failure.message
       }
     // A command that has exited with 0 has failed all the same where its output could not be kept.
-    return Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)").about(message)
+    var failure = Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)").about(message)
+    if case .unreplied(let cause) = self { (failure.code, failure.hint) = (cause.code, cause.hint) }
+    return failure
   }
 }
 
@@ -486,8 +498,8 @@ extension MessageCommands.Verdict {
       failure.message += " (attempt \(attempt)); \(isStream ? "tried again" : "requeued") in \(delay.shown)"
       failure.message += names.attemptsLeft(message)
     case .rejected(let attempt):
-      failure.message += " (attempt \(attempt)); "
-      failure.message += isStream ? "skipped" : "rejected: discarded unless the queue has a dead-letter exchange"
+      if case .unreplied = reason {} else { failure.message += " (attempt \(attempt))" }
+      failure.message += isStream ? "; skipped" : "; rejected: discarded unless the queue has a dead-letter exchange"
     case .abandoned: if !isStream { failure.message += "; the message is requeued" }
     }
     return failure
@@ -729,6 +741,11 @@ extension CommandError {
         .badInput, "\(message.name) was not dead-lettered: no x-death header names its first exchange and routing key",
         hint: "It is requeued. Without '--origin' it can be taken out of the queue."
       ).about(message)
+    case .replyNotEnvelope(let filter, let request, let reason):
+      Failure(
+        .failed, "the filter '\(filter)' wrote a reply to \(request.name) that is not an envelope: it \(reason)",
+        hint: "With '--reply' and '--envelope', each line must be an envelope, whose body is the reply."
+      ).about(request)
     case .tooMuchOutput(let limit):
       Failure(.failed, "the command wrote more than \(limit >> 30) GiB; its output was dropped")
     case .unkeptOutput(let folder, let reason):

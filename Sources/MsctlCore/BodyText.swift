@@ -31,6 +31,12 @@ package struct BodyText: Sendable, Equatable {
     }
   }
 
+  /// What the bytes of a body are, where nobody wants its value.
+  package static func encoding(of bytes: [UInt8]) -> Encoding {
+    if (try? JSONValue(parsing: bytes)) != nil { return .json }
+    return String(validating: bytes, as: UTF8.self) != nil ? .text : .base64
+  }
+
   private static func isText(_ contentType: String?) -> Bool {
     guard let type = contentType?.lowercasedASCII else { return false }
     return type.begins(with: "text/") && !type.begins(with: "text/json")

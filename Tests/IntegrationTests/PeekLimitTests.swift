@@ -84,21 +84,6 @@ struct PeekLimitTests {
     }
   }
 
-  /// Runs as a user of its own.
-  private func withUser(writes: Bool, _ body: (_ uri: String, _ name: String) async throws -> Void) async throws {
-    let name = Services.uniqueName("user")
-    _ = try await Services.management("PUT", "/users/\(name)", body: #"{"password":"secret","tags":""}"#)
-    _ = try await Services.management(
-      "PUT", "/permissions/%2F/\(name)",
-      body: #"{"configure":".*","write":"\#(writes ? ".*" : "")","read":".*"}"#)
-    let uri = Services.broker.replacingOccurrences(of: "guest:guest", with: "\(name):secret")
-    do { try await body(uri, name) } catch {
-      _ = try? await Services.management("DELETE", "/users/\(name)")
-      throw error
-    }
-    _ = try await Services.management("DELETE", "/users/\(name)")
-  }
-
   @Test("a message that bears the name of another user is not lost")
   func otherUser() async throws {
     guard Services.promises.countsReturns else { return }

@@ -97,17 +97,113 @@ struct ReplyTests {
     }
   }
 
-  @Test("a message whose reply is not confirmed has failed", arguments: [["--exec", "cat"], ["--through", "cat"]])
+  /// What `consume` does with a queue whose dead letters go to another.
+  private func withDeadLetters(_ body: (_ queue: String, _ dead: String) async throws -> Void) async throws {
+    try await withQueue(arguments: "{}") { dead in
+      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
+        try await body($0, dead)
+      }
+    }
+  }
+
+  private func bodies(in queue: String) async throws -> [String] {
+    try await Services.messages(in: queue).compactMap { $0["payload"] as? String }
+  }
+
+  @Test(
+    "a request whose reply the broker does not take is rejected, and the service goes on",
+    arguments: [
+      ["--exec", "cat"], ["--exec", "cat", "--on-error", "stop"], ["--through", "cat"],
+      ["--envelope", "--through", "cat"],
+    ])
   func refusedReply(_ words: [String]) async throws {
-    try await withQueue(arguments: "{}") { queue in
+    try await withDeadLetters { queue, dead in
       try await withQueue(arguments: #"{"x-max-length":0,"x-overflow":"reject-publish"}"#) { full in
-        _ = try await Tool.run("publish", queue, "1", "--reply-to", full)
+        try await withQueue(arguments: "{}") { replies in
+          _ = try await Tool.run("publish", queue, "--passive", "1", "--reply-to", full, "--message-id", "m1")
+          _ = try await Tool.run("publish", queue, "--passive", "2", "--reply-to", replies)
+          let output = try await RunningProcess(
+            Tool.binary, ["consume", queue, "--count", "2", "--prefetch", "1", "--reply"] + words
+          ).end()
+          #expect(output.status == 1 && output.out == "", "\(output)")
+          #expect(output.err.shows("exec unreplied", ["id": "m1", "queue": full], hint: false), "\(output)")
+          #expect(try await bodies(in: dead) == ["1"])
+          #expect(try await bodies(in: replies) == ["2"])
+          #expect(try await Services.messages(in: queue).isEmpty)
+        }
+      }
+    }
+  }
+
+  @Test("a reply larger than the broker takes is about its request alone")
+  func tooLarge() async throws {
+    try await withDeadLetters { queue, dead in
+      try await withQueue(arguments: "{}") { replies in
+        _ = try await Tool.run("publish", queue, "--passive", "--reply-to", replies, input: "1 2 3")
+        let large = "head -c \(Services.promises.largestMessage + 1) /dev/zero"
+        let command = "read x; if [ $x = 2 ]; then \(large); else echo $x; fi"
+        let output = try await Tool.run("consume", queue, "--drain", "--reply", "--exec", command)
+        #expect(output.status == 1 && output.err.contains("refused by the broker: "), "\(output)")
+        #expect(try await bodies(in: dead) == ["2"])
+        #expect(try await bodies(in: replies) == ["1", "3"])
+      }
+    }
+  }
+
+  @Test(
+    "a user who may not reply loses no request, whatever follows a failure",
+    arguments: [["--exec", "cat", "--max-attempts", "1"], ["--exec", "cat", "--parallel", "3"], ["--through", "cat"]])
+  func denied(_ words: [String]) async throws {
+    try await withUser(writes: false) { uri, _ in
+      try await withDeadLetters { queue, dead in
+        _ = try await Tool.run("publish", queue, "--passive", "--reply-to", queue, input: "1 2 3")
         let output = try await RunningProcess(
-          Tool.binary,
-          ["consume", queue, "--drain", "--reply"] + words + (words[0] == "--exec" ? ["--on-error", "stop"] : [])
+          Tool.binary, ["consume", queue, "--drain", "--passive", "--reply"] + words, environment: ["AMQP_URL": uri]
         ).end()
-        #expect(output.status != 0 && output.err.contains("cannot reply: "), "\(output)")
-        #expect(try await Services.messages(in: queue).count == 1)
+        #expect(output.status == 6, "\(output)")
+        #expect(output.err.components(separatedBy: "cannot reply: ").count == 2, "\(output)")
+        #expect(try await bodies(in: queue).sorted() == ["1", "2", "3"])
+        #expect(try await Services.messages(in: dead).isEmpty)
+      }
+    }
+  }
+
+  @Test("a blocked broker is waited for, and a signal ends the run all the same")
+  func blocked() async throws {
+    let services = try [["--exec", "cat"], ["--through", "cat"]].map { words in
+      let broker = try FakeBroker { peer, method in
+        switch method.name {
+        case .consume:
+          peer.send(FakeBroker.consuming())
+          peer.send(FakeBroker.deliver(tag: 1, body: [0x31], messageID: "m1", replyTo: "replies"))
+        // From then on RabbitMQ does not read what comes on this connection.
+        case .publish: peer.send(FakeBroker.blocked("low on memory"))
+        case .connectionClose: return peer.publishes > 0
+        case .acknowledge, .reject: Issue.record("it has no reply")
+        default: return false
+        }
+        return true
+      }
+      let words = ["consume", "q", "--reply"] + words
+      return (broker, try RunningProcess(Tool.binary, words, environment: ["AMQP_URL": broker.uri]))
+    }
+    for (_, service) in services {
+      try await eventually("it waits") { service.err.shows("publish blocked", ["reason": "low on memory"]) }
+      service.signal(SIGTERM)
+    }
+    for (_, service) in services { #expect(try await service.end().status == 143) }
+  }
+
+  @Test("a line that is no envelope is no reply")
+  func notEnvelope() async throws {
+    try await withQueue(arguments: "{}") { queue in
+      try await withQueue(arguments: "{}") { replies in
+        _ = try await Tool.run("publish", queue, "--message-id", "m1", "--reply-to", replies, "1")
+        let output = try await Tool.run(
+          "consume", queue, "--drain", "--reply", "--envelope", "--through", "jq -c --unbuffered '{deliveryTag}'")
+        #expect(output.status == 1 && output.err.shows("replyNotEnvelope", ["id": "m1"]), "\(output)")
+        #expect(try await Services.messages(in: replies).isEmpty)
+        #expect(try await bodies(in: queue) == ["1"])
       }
     }
   }

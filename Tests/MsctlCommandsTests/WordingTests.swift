@@ -523,7 +523,8 @@ extension Publisher.Note: Sampled {
     case nil: .reconnecting(amqpError)
     case .reconnecting: .reconnected
     case .reconnected: .loginRefused(someFailure)
-    case .loginRefused: nil
+    case .loginRefused: .blocked(reason: "<reason>")
+    case .blocked: nil
     }
   }
 }
@@ -693,7 +694,8 @@ extension CommandError: Sampled {
     case .unfitBinding(_, _, .keyForAll): .unfitBinding(exchange: "<exchange>", type: "topic", .headersForKey)
     case .unfitBinding(_, _, .headersForKey): .unfitBinding(exchange: "<exchange>", type: "direct", .noKey)
     case .unfitBinding: .notDeadLettered(handledMessage)
-    case .notDeadLettered: .tooMuchOutput(limit: 1 << 30)
+    case .notDeadLettered: .replyNotEnvelope("<filter>", to: handledMessage, reason: "<reason>")
+    case .replyNotEnvelope: .tooMuchOutput(limit: 1 << 30)
     case .tooMuchOutput: .unkeptOutput(folder: "<path>", reason: "<reason>")
     case .unkeptOutput: .unreadableOutput(folder: "<path>", reason: "<reason>")
     case .unreadableOutput: .invalidPort(70000, service: "<service>")
@@ -801,7 +803,8 @@ extension MessageCommands.Reason: Sampled {
     case .exited: .killed(137)
     case .killed: .doesNotFit("<reason>")
     case .doesNotFit: .output(someFailure, status: 0)
-    case .output: nil
+    case .output: .unreplied(Publisher.Reason.nacked.failure(ofReply: AMQPMessage(body: [], exchange: "", routingKey: "<queue>")))
+    case .unreplied: nil
     }
   }
 }

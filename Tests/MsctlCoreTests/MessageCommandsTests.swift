@@ -85,16 +85,32 @@ struct MessageCommandsTests {
     }
   }
 
-  @Test("a message whose output cannot be passed on has failed, though its command succeeded")
-  func unpassed() {
-    var run = Run { $0.maxAttempts = 1 }
+  @Test("a message whose reply the broker does not take is rejected, whatever follows a failure", arguments: MessageCommands.OnError.allCases)
+  func unreplied(_ onError: MessageCommands.OnError) {
+    var run = Run { $0.onError = onError }
     _ = run.take(1)
     #expect(run.handle(.succeeded(1)) == [.passOn(1)])
-    let failure = Failure(.failed, "nacked")
+    let reason = MessageCommands.Reason.unreplied(Failure(.notDelivered, "nacked"))
     #expect(
-      run.handle(.failed(1, .output(failure, status: 0)))
-        == [.report(message(1), .output(failure, status: 0), .rejected(attempt: 1)), Self.settled(1, .reject)])
+      run.handle(.failed(1, reason)) == [.report(message(1), reason, .rejected(attempt: 1)), Self.settled(1, .reject)])
     #expect(run.handle(.passedOn(1)).isEmpty)
+  }
+
+  @Test("what has no reply because none can be sent is not settled, which ends the run once", arguments: MessageCommands.OnError.allCases)
+  func lostReplies(_ onError: MessageCommands.OnError) {
+    var run = Run { ($0.onError, $0.maxAttempts) = (onError, 1) }
+    for number in 1...2 { _ = run.take(number) }
+    for number in 1...2 { run.handle(.succeeded(number)) }
+    let denied = Failure(.denied, "access refused")
+    #expect(run.handle(.replyLost(1, denied)) == [.fail(.output(denied))])
+    #expect(run.handle(.replyLost(2, denied)).isEmpty)
+    #expect(run.machine.handlerState == .init(hasRoom: false, isFinished: true))
+
+    var late = Run()
+    _ = late.take(1)
+    late.handle(.succeeded(1))
+    late.handle(.terminate)
+    #expect(late.handle(.replyLost(1, denied)) == [.report(message(1), .unreplied(denied), .abandoned)])
   }
 
   @Test("what waits to go back goes back at once where no more comes")

@@ -117,6 +117,19 @@ struct PublisherTests {
     #expect(run.machine.wakeTime == .never)
   }
 
+  @Test("a blocked broker may be waited for without a limit, which begins again when it takes messages")
+  func waitsWhileBlocked() {
+    var run = Self.opened { $0.waitsWhileBlocked = true }
+    run.send(1)
+    #expect(run.handle(.broker(.blocked(reason: "low on disk"))) == ["blocked: low on disk"])
+    for _ in 1...100 { run.handle(.tick, after: .seconds(40)) }
+    #expect(!run.machine.isEnded && run.machine.wakeTime > run.now)
+    run.handle(.broker(.unblocked))
+    #expect(run.machine.wakeTime == run.now + .seconds(30))
+    run.handle(.tick, after: .seconds(30))
+    #expect(run.machine.cause == .unconfirmed(blocked: nil))
+  }
+
   @Test("messages begin evenly, no more than the rate allows; a late one is made up for a little")
   func rate() {
     var run = Self.opened { $0.timing = .rate(Rate(10, per: .seconds(1))) }
@@ -451,5 +464,6 @@ private func shown(_ action: Publisher.Action) -> String {
   case .note(.reconnecting): "reconnecting"
   case .note(.reconnected): "reconnected"
   case .note(.loginRefused): "login refused"
+  case .note(.blocked(let reason)): "blocked: \(reason)"
   }
 }

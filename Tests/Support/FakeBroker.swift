@@ -176,11 +176,12 @@ package final class FakeBroker: Sendable {
   }
 
   package static func deliver(
-    tag: UInt64, body: [UInt8], headers: [UInt8] = [], messageID: String? = nil, redelivered: Bool = false
+    tag: UInt64, body: [UInt8], headers: [UInt8] = [], messageID: String? = nil, replyTo: String? = nil,
+    redelivered: Bool = false
   ) -> [UInt8] {
     method(
       0x003C_003C, shortText("tag") + longLong(tag) + [redelivered ? 1 : 0] + shortText("") + shortText("q"))
-      + content(body, headers: headers, messageID: messageID)
+      + content(body, headers: headers, messageID: messageID, replyTo: replyTo)
   }
 
   package static func returned(body: [UInt8]) -> [UInt8] {
@@ -211,10 +212,12 @@ package final class FakeBroker: Sendable {
 
   /// A message's header and body, in frames as large as may be.
   /// - Parameter headers: the bytes of the header table, its length not counted.
-  package static func content(_ body: [UInt8], headers: [UInt8] = [], messageID: String? = nil) -> [UInt8] {
-    let flags: UInt16 = (headers.isEmpty ? 0 : 1 << 13) + (messageID == nil ? 0 : 1 << 7)
+  package static func content(
+    _ body: [UInt8], headers: [UInt8] = [], messageID: String? = nil, replyTo: String? = nil
+  ) -> [UInt8] {
+    let flags: UInt16 = (headers.isEmpty ? 0 : 1 << 13) + (replyTo == nil ? 0 : 1 << 9) + (messageID == nil ? 0 : 1 << 7)
     let table = headers.isEmpty ? [] : long(UInt32(headers.count)) + headers
-    let properties = short(flags) + table + (messageID.map(shortText) ?? [])
+    let properties = short(flags) + table + (replyTo.map(shortText) ?? []) + (messageID.map(shortText) ?? [])
     var bytes = frame(2, short(60) + short(0) + longLong(UInt64(body.count)) + properties)
     for start in stride(from: 0, to: body.count, by: 131_064) {
       bytes += frame(3, Array(body[start..<min(body.count, start + 131_064)]))

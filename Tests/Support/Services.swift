@@ -134,6 +134,21 @@ package func withQueue(
   try await Services.deleteQueue(queue)
 }
 
+/// A user of a test's own, who may not publish unless it says so.
+package func withUser(writes: Bool, _ body: (_ uri: String, _ name: String) async throws -> Void) async throws {
+  let name = Services.uniqueName("user")
+  _ = try await Services.management("PUT", "/users/\(name)", body: #"{"password":"secret","tags":""}"#)
+  _ = try await Services.management(
+    "PUT", "/permissions/%2F/\(name)",
+    body: #"{"configure":".*","write":"\#(writes ? ".*" : "")","read":".*"}"#)
+  let uri = Services.broker.replacingOccurrences(of: "guest:guest", with: "\(name):secret")
+  do { try await body(uri, name) } catch {
+    _ = try? await Services.management("DELETE", "/users/\(name)")
+    throw error
+  }
+  _ = try await Services.management("DELETE", "/users/\(name)")
+}
+
 /// A service of a test's own, whose instances are gone after it.
 package func withService(_ body: (String) async throws -> Void) async throws {
   let service = Services.uniqueName("service")

@@ -294,6 +294,11 @@ enum Consume: Verb {
           reply_to with the message's correlation_id, and the message is acknowledged once the broker has confirmed that. With \
           --envelope and --through, the reply is the body of the envelope that the filter writes. A requester that is gone is no \
           failure. The output for a message without reply_to is written to standard output, with a remark.
+
+          A reply that the broker refuses is the requester's fault: its queue is full (msctl tries \(ReplySender.attempts) times within a few \
+          seconds), or the reply is larger than the broker takes. That request is rejected, whatever --on-error says, and the others go on. If no \
+          reply can be sent, for lack of permission for example, the run fails and all requests without a reply are requeued. A \
+          broker that accepts no messages for now, since it is low on memory, is waited for; a run that ends by itself gives up after 30 s.
           """),
       .value("through", nil, "COMMAND", into: \.through, "Pass all messages to one filter, one per line")
         .details(

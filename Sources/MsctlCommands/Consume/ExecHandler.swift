@@ -111,8 +111,12 @@ final class ExecHandler: MessageHandler {
     let ended = runs.filter { $0.child.status != nil }
     runs.removeAll { $0.child.status != nil }
     for run in ended { finish(run) }
-    for (number, failure) in replies?.takeOutcomes() ?? [] {
-      handle(failure.map { .failed(number, .output($0, status: 0)) } ?? .passedOn(number))
+    for (number, outcome) in replies?.takeOutcomes() ?? [] {
+      switch outcome {
+      case .sent: handle(.passedOn(number))
+      case .refused(let failure): handle(.failed(number, .unreplied(failure)))
+      case .lost(let failure): handle(.replyLost(number, failure))
+      }
     }
     writeOutput()
     if commands.wakeTime.isPast { handle(.tick) }
@@ -165,17 +169,18 @@ final class ExecHandler: MessageHandler {
 
   /// Sends what a command has written, without the line feed at its end.
   private func reply(_ run: Run, _ replies: ReplySender) {
+    var body: [UInt8] = []
+    var held = HeldBytes(limit: ReplySender.sizeLimit)
     do throws(Failure) {
-      var body: [UInt8] = []
       while case let piece = try run.output.next(), !piece.isEmpty {
-        guard body.count + piece.count <= ReplySender.sizeLimit else {
-          throw Failure(.tooMuchOutput(limit: ReplySender.sizeLimit))
+        do { try held.check(body.count + piece.count, "the reply") } catch {
+          return handle(.failed(run.number, .unreplied(error)))
         }
         body += piece
       }
-      if body.last == 0x0A { body.removeLast() }
-      replies.send(body, to: run.message, number: run.number)
-    } catch { handle(.failed(run.number, .output(error, status: 0))) }
+    } catch { return handle(.outputLost(run.number, error)) }
+    if body.last == 0x0A { body.removeLast() }
+    replies.send(body, to: run.message, number: run.number)
   }
 
   /// Passes on the output of what has succeeded, in parts. A message is acknowledged once all of its output is written.

@@ -32,9 +32,11 @@ final class FilterHandler: MessageHandler {
   private let replies: ReplySender?
   /// What waits for its line, where that is a reply.
   private var requests: [Int: AMQPMessage] = [:]
-  /// Whose replies are not confirmed, or failed.
-  private var unconfirmed: Set<Int> = []
-  /// To be acknowledged, in their order, once their replies are confirmed.
+  /// Whose replies are not confirmed, or lost.
+  private var unconfirmed: [Int: AMQPMessage] = [:]
+  /// Whose replies the broker does not take.
+  private var refused: Set<Int> = []
+  /// To be settled, in their order, once it is known what became of their replies.
   private var owed = Deque<Int>()
   /// What went wrong once the settlements before it are carried out.
   private var failure: Failure?
@@ -64,7 +66,7 @@ final class FilterHandler: MessageHandler {
     var state = filter.handlerState
     if input.count - fed >= Self.inputLimit { state.hasRoom = false }
     // What is still to be told or settled is not the end.
-    if failure != nil || !settled.isEmpty || !owed.isEmpty && !hasFailedReply { state.isFinished = false }
+    if failure != nil || !settled.isEmpty || !owed.isEmpty && !hasLostReplies { state.isFinished = false }
     return state
   }
   var isRunning: Bool { child != nil }
@@ -154,39 +156,51 @@ final class FilterHandler: MessageHandler {
 
   // MARK: Replies
 
-  private var hasFailedReply = false
+  /// No more can be acknowledged.
+  private var hasLostReplies = false
 
   /// Passes on a line: to who waits for a reply, or to standard output.
   private func passOn(_ line: ArraySlice<UInt8>, _ number: Int) {
     guard let replies, let request = requests.removeValue(forKey: number), replies.isWanted(for: request) else {
       return console.write(line: Array(line))
     }
-    unconfirmed.insert(number)
-    let answer =
-      format.asEnvelope
-      ? (try? JSONValue(parsing: line, keepsWhiteSpace: true)).flatMap { try? Envelope.read($0) } : nil
-    replies.send(
-      answer?.message.body ?? Array(line), contentType: answer?.message.properties.contentType, to: request,
-      number: number)
+    unconfirmed[number] = request
+    guard format.asEnvelope else { return replies.send(Array(line), to: request, number: number) }
+    do {
+      let answer = try Envelope.read(JSONValue(parsing: line, keepsWhiteSpace: true)).message
+      replies.send(answer.body, contentType: answer.properties.contentType, to: request, number: number)
+    } catch {
+      loseReplies(Failure(.replyNotEnvelope(command, to: request, reason: (error as? EnvelopeError)?.reason ?? "\(error)")))
+    }
+  }
+
+  /// What has no reply goes back, and so does all that comes after it.
+  private func loseReplies(_ cause: Failure) {
+    if !hasLostReplies { failure = cause }
+    hasLostReplies = true
   }
 
   private func takeOutcomes() {
-    for (number, failure) in replies?.takeOutcomes() ?? [] {
-      if let failure {
-        // Its message goes back, and so do those after it.
-        if !hasFailedReply { self.failure = failure }
-        hasFailedReply = true
-      } else {
-        unconfirmed.remove(number)
+    for (number, outcome) in replies?.takeOutcomes() ?? [] {
+      switch outcome {
+      case .sent: unconfirmed[number] = nil
+      case .refused(let failure): refuse(number, failure)
+      case .lost(let failure): loseReplies(failure)
       }
     }
     settleOwed()
   }
 
+  private func refuse(_ number: Int, _ cause: Failure) {
+    guard let request = unconfirmed.removeValue(forKey: number) else { return }
+    refused.insert(number)
+    console.report(MessageCommands.Verdict.rejected(attempt: 1).failure(of: request, .unreplied(cause), names))
+  }
+
   private func settleOwed() {
-    while let number = owed.first, !unconfirmed.contains(number) {
+    while let number = owed.first, unconfirmed[number] == nil {
       owed.removeFirst()
-      settled.append(Consumer.Settlement(number, .acknowledge))
+      settled.append(Consumer.Settlement(number, refused.remove(number) == nil ? .acknowledge : .reject))
     }
   }
 

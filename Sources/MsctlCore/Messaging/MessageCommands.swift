@@ -40,10 +40,13 @@ package struct MessageCommands: Sendable {
     case doesNotFit(String)
     /// What it wrote cannot be kept.
     case output(Failure, status: Int32)
+    /// It has succeeded, and the broker does not take its reply. That is about this message alone, and would be so again.
+    case unreplied(Failure)
 
     package var status: Int32 {
       switch self {
       case .exited(let status), .killed(let status), .output(_, let status): status
+      case .unreplied: 0
       case .doesNotFit: 126
       }
     }
@@ -68,6 +71,8 @@ package struct MessageCommands: Sendable {
     case passedOn(Int)
     /// What the command wrote cannot be read again.
     case outputLost(Int, Failure)
+    /// The reply to this message was not sent, and no other can be: it says nothing of the message.
+    case replyLost(Int, Failure)
     /// No more messages come.
     case finish
     /// Time is up.
@@ -110,6 +115,7 @@ package struct MessageCommands: Sendable {
   /// No other command is started.
   private var isStopping = false
   private var isTerminated = false
+  private var hasLostReplies = false
 
   package init(_ options: Options) { self.options = options }
 
@@ -154,6 +160,8 @@ package struct MessageCommands: Sendable {
       actions.append(.settle(Consumer.Settlement(number, .acknowledge)))
     case .outputLost(let number, let failure):
       if end(number) != nil { stop(.output(failure), &actions) }
+    case .replyLost(let number, let failure):
+      if let run = end(number) { replyLost(run, failure, &actions) }
     case .finish:
       for message in delayed { actions.append(.settle(Consumer.Settlement(message.number, .requeue))) }
       delayed = []
@@ -174,7 +182,13 @@ package struct MessageCommands: Sendable {
 
   private mutating func failed(_ run: Run, _ reason: Reason, _ now: Deadline, _ actions: inout [Action]) {
     let message = run.delivery.message
-    let isRejected = if case .exited(let status) = reason { options.rejectedExits.contains(status) } else { false }
+    let isRejected =
+      switch reason {
+      case .exited(let status): options.rejectedExits.contains(status)
+      // To run the command again would not help, and neither would another run of ours.
+      case .unreplied: true
+      default: false
+      }
     if Self.isUnrunnable(reason.status), !reason.isOfMessage, !isRejected {
       return stop(.unrunnable(reason.status), &actions)
     }
@@ -193,6 +207,16 @@ package struct MessageCommands: Sendable {
     let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
     delayed.append((run.number, now + delay))
     actions.append(.report(message, reason, .requeued(attempt: count, after: delay)))
+  }
+
+  /// Its message goes back in the end, since nobody has the reply.
+  private mutating func replyLost(_ run: Run, _ failure: Failure, _ actions: inout [Action]) {
+    if isTerminated {
+      actions.append(.report(run.delivery.message, .unreplied(failure), .abandoned))
+    } else if !hasLostReplies {
+      hasLostReplies = true
+      stop(.output(failure), &actions)
+    }
   }
 
   private mutating func stop(_ cause: Cause, _ actions: inout [Action]) {

@@ -265,8 +265,8 @@ package struct Publisher: Sendable {
       window.confirm(tag, multiple: multiple, .nacked)
       settle()
     case .returned(let message, let code, let text): window.returned(message, code: code, text: text)
-    case .blocked(let reason): blockedReason = reason
-    case .unblocked: blockedReason = nil
+    case .blocked(let reason): blocked(reason)
+    case .unblocked: unblocked()
     case .delivery(let delivery): takeReply(delivery.message)
     case .channelOpen: replied(.channel)
     case .exchange: replied(.exchange)
@@ -275,6 +275,17 @@ package struct Publisher: Sendable {
     case .confirmsSelected: replied(.confirms)
     case .cancelled, .bound, .prefetchSet, .consumerEnded: break
     }
+  }
+
+  private mutating func blocked(_ reason: String) {
+    blockedReason = reason
+    if options.waitsWhileBlocked { actions.append(.note(.blocked(reason: reason))) }
+  }
+
+  private mutating func unblocked() {
+    blockedReason = nil
+    // What is in flight is taken only now.
+    if options.waitsWhileBlocked, !window.isEmpty { confirmEnd = now + options.confirmTimeout }
   }
 
   private mutating func settle() {
@@ -485,7 +496,9 @@ package struct Publisher: Sendable {
       guard now >= preparation.end else { return }
       lost(AMQPError(kind: .timedOut, reason: "no response within \(Self.replyTimeout.shown)"))
     case .open:
-      if now >= confirmEnd {
+      if now >= confirmEnd, blockedReason != nil, options.waitsWhileBlocked {
+        confirmEnd = now + options.confirmTimeout
+      } else if now >= confirmEnd {
         end(.unconfirmed(blocked: blockedReason))
       } else if let first = expected.first, now >= first.deadline {
         end(.noReply(number: first.number))

@@ -20,6 +20,8 @@ extension Publisher {
     package var window = 1024
     package var timing = Timing.atOnce
     package var confirmTimeout: Duration = .seconds(30)
+    /// Whether a broker that says that it takes no messages for now is waited for without a limit.
+    package var waitsWhileBlocked = false
     /// Whether each message has a reply, which names its `correlation_id`.
     package var wantsReplies = false
     package var replyTimeout: Duration = .seconds(30)
@@ -100,6 +102,8 @@ extension Publisher {
     case reconnected
     /// The login was refused, and is tried again.
     case loginRefused(Failure)
+    /// The broker takes no messages for now, which is waited for.
+    case blocked(reason: String)
   }
 
   /// Why a run failed.

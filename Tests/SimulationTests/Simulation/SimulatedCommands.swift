@@ -22,9 +22,14 @@ final class SimulatedCommands: SimulatedHandler {
   private let failures: Int
   private let poison: Int
   private let slowness: Int
+  /// What has become of a reply.
+  private enum Reply { case confirmed, refused, lost }
+
   /// Whether what commands write is sent as replies, each of which is confirmed after a while, or not.
   private let replies: Bool
-  private var unconfirmed: [(number: Int, time: Deadline, isConfirmed: Bool)] = []
+  private var unconfirmed: [(number: Int, time: Deadline, reply: Reply)] = []
+  /// Whose replies were refused.
+  private var unreplied: Set<Int> = []
   private var running: [Command] = []
   private var keys: [Int: (key: String, place: String)] = [:]
   private var settled: [Consumer.Settlement] = []
@@ -131,11 +136,15 @@ final class SimulatedCommands: SimulatedHandler {
     }
     for reply in unconfirmed where reply.time <= now {
       unconfirmed.removeAll { $0.number == reply.number }
-      if reply.isConfirmed {
-        passedOn(reply.number, write)
-      } else {
+      switch reply.reply {
+      case .confirmed: passedOn(reply.number, write)
+      case .refused:
         isHindered = true
-        handle(.failed(reply.number, .output(Failure(.failed, "nacked"), status: 0)), isTerminated)
+        unreplied.insert(reply.number)
+        handle(.failed(reply.number, .unreplied(Failure(.notDelivered, "nacked"))), isTerminated)
+      case .lost:
+        isHindered = true
+        handle(.replyLost(reply.number, Failure(.denied, "access refused")), isTerminated)
       }
     }
     if machine.wakeTime <= now { handle(.tick, false, write) }
@@ -149,7 +158,7 @@ final class SimulatedCommands: SimulatedHandler {
     isTerminated = true
     handle(.terminate)
     for place in unconfirmed.indices {
-      (unconfirmed[place].time, unconfirmed[place].isConfirmed) = (timeline.now, false)
+      (unconfirmed[place].time, unconfirmed[place].reply) = (timeline.now, .lost)
     }
   }
 
@@ -172,7 +181,8 @@ final class SimulatedCommands: SimulatedHandler {
           isHindered = true
           handle(.outputLost(number, Failure(.failed, "the file ends early")))
         } else if replies {
-          unconfirmed.append((number, timeline.now + choices.time(slowness), !choices.chance(5)))
+          let reply: Reply = choices.chance(95) ? .confirmed : choices.chance(50) ? .refused : .lost
+          unconfirmed.append((number, timeline.now + choices.time(slowness), reply))
         } else {
           passedOn(number, write)
         }
@@ -203,7 +213,9 @@ final class SimulatedCommands: SimulatedHandler {
       }
     case .requeue: requeued[key, default: 0] += 1
     case .reject:
-      if options.onError != .reject, failed[place, default: 0] < options.maxAttempts ?? .max {
+      if options.onError != .reject, !unreplied.contains(settlement.number),
+        failed[place, default: 0] < options.maxAttempts ?? .max
+      {
         violation = Violation("a message is rejected only after so many failures of its own", place)
       }
       failed[place] = nil
