@@ -152,7 +152,9 @@ struct ReplyTests {
 
   @Test(
     "a user who may not reply loses no request, whatever follows a failure",
-    arguments: [["--exec", "cat", "--max-attempts", "1"], ["--exec", "cat", "--parallel", "3"], ["--through", "cat"]])
+    arguments: [
+      ["--exec", "cat", "--max-attempts", "1"], ["--exec", "cat", "--parallel", "3"], ["--through", "cat"],
+    ])
   func denied(_ words: [String]) async throws {
     try await withUser(writes: false) { uri, _ in
       try await withDeadLetters { queue, dead in

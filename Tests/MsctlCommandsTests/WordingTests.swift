@@ -803,7 +803,8 @@ extension MessageCommands.Reason: Sampled {
     case .exited: .killed(137)
     case .killed: .doesNotFit("<reason>")
     case .doesNotFit: .output(someFailure, status: 0)
-    case .output: .unreplied(Publisher.Reason.nacked.failure(ofReply: AMQPMessage(body: [], exchange: "", routingKey: "<queue>")))
+    case .output:
+      .unreplied(Publisher.Reason.nacked.failure(ofReply: AMQPMessage(body: [], exchange: "", routingKey: "<queue>")))
     case .unreplied: nil
     }
   }

@@ -85,7 +85,9 @@ struct MessageCommandsTests {
     }
   }
 
-  @Test("a message whose reply the broker does not take is rejected, whatever follows a failure", arguments: MessageCommands.OnError.allCases)
+  @Test(
+    "a message whose reply the broker does not take is rejected, whatever follows a failure",
+    arguments: MessageCommands.OnError.allCases)
   func unreplied(_ onError: MessageCommands.OnError) {
     var run = Run { $0.onError = onError }
     _ = run.take(1)
@@ -96,7 +98,9 @@ struct MessageCommandsTests {
     #expect(run.handle(.passedOn(1)).isEmpty)
   }
 
-  @Test("what has no reply because none can be sent is not settled, which ends the run once", arguments: MessageCommands.OnError.allCases)
+  @Test(
+    "what has no reply because none can be sent is not settled, which ends the run once",
+    arguments: MessageCommands.OnError.allCases)
   func lostReplies(_ onError: MessageCommands.OnError) {
     var run = Run { ($0.onError, $0.maxAttempts) = (onError, 1) }
     for number in 1...2 { _ = run.take(number) }

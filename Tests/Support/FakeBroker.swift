@@ -215,7 +215,8 @@ package final class FakeBroker: Sendable {
   package static func content(
     _ body: [UInt8], headers: [UInt8] = [], messageID: String? = nil, replyTo: String? = nil
   ) -> [UInt8] {
-    let flags: UInt16 = (headers.isEmpty ? 0 : 1 << 13) + (replyTo == nil ? 0 : 1 << 9) + (messageID == nil ? 0 : 1 << 7)
+    let flags: UInt16 =
+      (headers.isEmpty ? 0 : 1 << 13) + (replyTo == nil ? 0 : 1 << 9) + (messageID == nil ? 0 : 1 << 7)
     let table = headers.isEmpty ? [] : long(UInt32(headers.count)) + headers
     let properties = short(flags) + table + (replyTo.map(shortText) ?? []) + (messageID.map(shortText) ?? [])
     var bytes = frame(2, short(60) + short(0) + longLong(UInt64(body.count)) + properties)

@@ -170,7 +170,8 @@ final class FilterHandler: MessageHandler {
       let answer = try Envelope.read(JSONValue(parsing: line, keepsWhiteSpace: true)).message
       replies.send(answer.body, contentType: answer.properties.contentType, to: request, number: number)
     } catch {
-      loseReplies(Failure(.replyNotEnvelope(command, to: request, reason: (error as? EnvelopeError)?.reason ?? "\(error)")))
+      loseReplies(
+        Failure(.replyNotEnvelope(command, to: request, reason: (error as? EnvelopeError)?.reason ?? "\(error)")))
     }
   }
 
