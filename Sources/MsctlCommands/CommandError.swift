@@ -94,6 +94,11 @@ enum CommandNote {
   /// A command did not end when it was asked to.
   case killed(command: String)
 
+  // MARK: call
+
+  /// Standard input has bytes, and a request that may have a body has none.
+  case unreadInput
+
   // MARK: publish and consume
 
   case waitingForBroker(Failure, upTo: Duration)

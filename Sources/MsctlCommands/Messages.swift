@@ -18,7 +18,11 @@ extension Failure {
       switch cause {
       case .amqp(let errors): errors.first?.hint
       case .http(let error, target: _):
-        error.kind == .tls ? "Give the CA certificate that signed the server's with '--cacert FILE'." : nil
+        switch error.kind {
+        case .tls: "Give the CA certificate that signed the server's with '--cacert FILE'."
+        case .certificate: "Check the files of '--cert' and '--key', in PEM, and the passphrase of '--pass'."
+        case .malformedURL, .unreachable, .timedOut, .broken, .tooLarge: nil
+        }
       case .consul(let error, agent: _): error.hint
       case .definition(.noName): "Write it as {\"service\": {\"name\": \"user-service\", \"port\": 3000}}."
       // Of an input; the size of a response is not the user's.
@@ -55,9 +59,12 @@ extension ConsulError {
   fileprivate var hint: String? {
     switch self {
     case .http(let error):
-      error.kind == .tls
-        ? "Set CONSUL_CACERT to the CA certificate that signed the agent's."
-        : "Start one with 'consul agent -dev', or set CONSUL_HTTP_ADDR to another one."
+      switch error.kind {
+      case .tls: "Set CONSUL_CACERT to the CA certificate that signed the agent's."
+      case .certificate: "Check the files of CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, in PEM."
+      case .malformedURL, .unreachable, .timedOut, .broken, .tooLarge:
+        "Start one with 'consul agent -dev', or set CONSUL_HTTP_ADDR to another one."
+      }
     case .returned(let status, method: _, path: _, _, isTransient: _):
       status == 429 ? "Wait, or raise the agent's limits for requests." : nil
     case .leaderless: "A leader is elected while most servers are up; 'consul operator raft list-peers' shows them."
@@ -816,6 +823,8 @@ extension CommandNote {
   var text: String {
     switch self {
     case .killed(let command): killedText("'\(command)'")
+
+    case .unreadInput: "standard input is not read; to send it as the body, add '--data -'"
 
     case .waitingForBroker(let failure, let time): "\(failure.message); waiting for up to \(time.shown)"
     case .declaredQueue(let queue): "declared the queue '\(queue)', which did not exist"

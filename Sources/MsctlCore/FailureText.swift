@@ -51,6 +51,7 @@ extension HTTPError {
     case .unreachable: "cannot connect to \(target): \(reason)"
     case .timedOut: "no response from \(target) in time: \(reason)"
     case .tls: "no trusted connection to \(target): \(reason)"
+    case .certificate: "cannot use the client certificate for \(target): \(reason)"
     case .broken: "the connection to \(target) broke: \(reason)"
     case .tooLarge: "\(target): \(reason)"
     }

@@ -128,6 +128,42 @@ struct TLSTests {
     }
   }
 
+  @Test("call proves who it is by a certificate, in one file or two, its key with a passphrase or without")
+  func callers() async throws {
+    let authority = try await TestAuthority()
+    let (server, port) = try await authority.server(.right, wantsClient: true)
+    let folder = authority.folder.path
+    let prepared = try await Tool.shell(
+      """
+      cd \(folder); cat client.pem client.key > both.pem; printf secret > pass
+      openssl rsa -aes256 -in client.key -out locked.key -passout pass:secret 2>/dev/null
+      """)
+    #expect(prepared.status == 0)
+    let call = ["call", "https://localhost:\(port)/", "--cacert", authority.authority]
+    func run(_ words: String...) async throws -> Output {
+      try await RunningProcess(Tool.binary, call + words, environment: ["PASS": "secret"]).end()
+    }
+    let pair = ["--cert", folder + "/client.pem", "--key", folder + "/client.key"]
+    #expect(try await run().status == 6)
+    #expect(try await run(pair[0], pair[1], pair[2], pair[3]).out == "\"ok\"\n")
+    #expect(try await run("--cert", folder + "/both.pem").out == "\"ok\"\n")
+    for source in ["env:PASS", "@" + folder + "/pass"] {
+      let locked = try await run("--cert", folder + "/client.pem", "--key", folder + "/locked.key", "--pass", source)
+      #expect(locked.out == "\"ok\"\n", "\(locked)")
+    }
+    // The passphrase is asked for nowhere, and a wrong one is not shown.
+    for words in [[], ["--pass", "env:HOME"]] {
+      let files = ["--cert", folder + "/client.pem", "--key", folder + "/locked.key"]
+      let refused = try await RunningProcess(Tool.binary, call + files + words).end()
+      #expect(refused.status == 2 && refused.err.shows("http certificate"), "\(refused)")
+    }
+    #expect(try await run("--cert", folder + "/selfSigned.pem", "--key", folder + "/selfSigned.key").status == 6)
+    #expect(try await run("--cert", folder + "/none.pem").status == 2)
+    #expect(try await run("--key", folder + "/client.key").status == 2)
+    #expect(try await run("--pass", "env:PASS").status == 2)
+    server.signal(SIGKILL)
+  }
+
   @Test("no secret is in anything that is printed, or in a list of processes")
   func secrets() async throws {
     let secret = "hunter2-" + UUID().uuidString

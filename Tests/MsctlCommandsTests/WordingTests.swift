@@ -255,7 +255,8 @@ extension HTTPError.Kind: Sampled {
     case .malformedURL: .unreachable
     case .unreachable: .timedOut
     case .timedOut: .tls
-    case .tls: .broken
+    case .tls: .certificate
+    case .certificate: .broken
     case .broken: .tooLarge
     case .tooLarge: nil
     }
@@ -739,7 +740,8 @@ extension CommandNote: Sampled {
     case .unchangedFile: .savingRest("<path>")
     case .savingRest: .restNotSaved("<path>")
     case .restNotSaved: .unreadPipe("<path>")
-    case .unreadPipe: .registered(registration, agent)
+    case .unreadPipe: .unreadInput
+    case .unreadInput: .registered(registration, agent)
     case .registered: .removed(["<id>"])
     case .removed: .notRegistered("<service>", agent)
     case .notRegistered: nil

@@ -32,6 +32,7 @@ enum Call: Verb {
     var headers: [HeaderArgument] = []
     var basic: SecretSource?
     var bearer: SecretSource?
+    var digest: SecretSource?
     var timeout: Duration?
     var attemptTimeout: Duration?
     var retries = 0
@@ -44,6 +45,9 @@ enum Call: Verb {
     var accepted: [StatusSet] = []
     var authorityFile: String?
     var isInsecure = false
+    var certificateFile: String?
+    var keyFile: String?
+    var passphrase: SecretSource?
     var isEach = false
     var all = false
     var parallel = 1
@@ -178,8 +182,12 @@ enum Call: Verb {
       if options.asCurl, options.isEach || options.all {
         throw ValueError("'--as-curl' cannot be combined with '--each' or '--all'")
       }
-      if options.basic != nil, options.bearer != nil {
-        throw ValueError("'--basic' cannot be combined with '--bearer'")
+      let logins = [(options.basic, "--basic"), (options.bearer, "--bearer"), (options.digest, "--digest")].filter {
+        $0.0 != nil
+      }
+      if logins.count > 1 { throw ValueError("'\(logins[0].1)' cannot be combined with '\(logins[1].1)'") }
+      if options.certificateFile == nil, options.keyFile != nil || options.passphrase != nil {
+        throw ValueError("'\(options.keyFile != nil ? "--key" : "--pass")' requires '--cert'")
       }
       if options.outputFile != nil, options.asEnvelope {
         throw ValueError("'--output' cannot be combined with '--envelope'; redirect the envelope with '>'")
@@ -196,6 +204,8 @@ enum Call: Verb {
       .toggle("form", "f", into: \.isForm, "Send the items as a form; name@file uploads"),
       .list("header", "H", "HEADER", into: \.headers, "Add a header, as 'Name: value'"),
       .value("basic", nil, "SOURCE", into: \.basic, "Log in with user:password from @FILE or env:NAME"),
+      .value("digest", nil, "SOURCE", into: \.digest, "Like '--basic', but by Digest authentication")
+        .details("The password is not sent; a request with a body is sent without it first, to get the server's challenge."),
       .value("bearer", nil, "SOURCE", into: \.bearer, "Send the bearer token from @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
         .details(
@@ -231,6 +241,12 @@ enum Call: Verb {
         .completed(by: .file),
       .value("cacert", nil, "FILE", into: \.authorityFile, "CA certificates to verify the server with")
         .completed(by: .file),
+      .value("cert", nil, "FILE", into: \.certificateFile, "Client certificate, in PEM, perhaps with its key")
+        .completed(by: .file)
+        .details("A redirect to another host does not get it."),
+      .value("key", nil, "FILE", into: \.keyFile, "Key of the client certificate, in PEM")
+        .completed(by: .file),
+      .value("pass", nil, "SOURCE", into: \.passphrase, "Passphrase of the key, from @FILE or env:NAME"),
       .toggle("insecure", "k", into: \.isInsecure, "Do not verify the server's certificate"),
     ].under("Request")
     + [
@@ -298,12 +314,20 @@ enum Call: Verb {
       console.write(line: CurlCommand.text(sent, instance, options))
       return try console.flush()
     }
+    defer { tellUnreadInput(request, options, console) }
     if options.isEach || options.all {
       var calls = try CallMany(options, request, http, console)
       if options.isEach { try calls.callEach() } else { try calls.callAll(target) }
     } else {
       try callOnce(target, request, options, http, console)
     }
+  }
+
+  /// Whoever pipes a body into a request without one does not see that it is not sent. The end of the call says more than its
+  /// beginning, when what writes to the pipe may not have started.
+  private static func tellUnreadInput(_ request: HTTPRequest, _ options: Options, _ console: Console) {
+    guard request.body == .none, !options.isEach, methodsWithBody.contains(request.method) else { return }
+    if StandardInput.isUnread { console.note(.unreadInput) }
   }
 
   /// Makes one call; the body goes out as it arrives.

@@ -1,6 +1,5 @@
 import CommandTable
 import MsctlCore
-import SystemPackage
 
 extension Call {
   /// Builds the request that the command line describes; reads the files that it names. Its URL is the target's, where that
@@ -26,6 +25,17 @@ extension Call {
     request.silence = options.timeout == nil ? ServiceCall.silence : nil
     request.tls.authorityFile = options.authorityFile
     request.tls.verifies = !options.isInsecure
+    if let file = options.certificateFile {
+      for file in [file, options.keyFile].compactMap({ $0 }) { try checkReadable(file, what: "the client certificate") }
+      request.tls.certificateFile = file
+      request.tls.keyFile = options.keyFile
+      request.tls.keyPassphrase = try options.passphrase?.read(environment)
+    }
+    if let source = options.digest {
+      let login = try source.read(environment)
+      let (user, password) = login.cut(at: ":") ?? (login[...], "")
+      request.digest = (String(user), String(password))
+    }
     return request
   }
 
@@ -109,9 +119,7 @@ extension Call {
         parts.append(HTTPFormPart(name: name, content: .bytes(try bytes(source))))
       case .upload(let name, let path):
         hasFile = true
-        do { try FileDescriptor.open(FilePath(path), .readOnly).close() } catch {
-          throw Failure(.unreadableFile(path, what: "the file of '\(name)'", reason: "\(error)"))
-        }
+        try checkReadable(path, what: "the file of '\(name)'")
         parts.append(HTTPFormPart(name: name, content: .file(path: path)))
       default: break
       }

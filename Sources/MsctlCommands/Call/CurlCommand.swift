@@ -56,6 +56,8 @@ enum CurlCommand {
     if let folder = request.tls.authorityFolder { words.add("--capath", folder) }
     if let file = request.tls.certificateFile { words.add("--cert", file) }
     if let file = request.tls.keyFile { words.add("--key", file) }
+    if request.tls.keyPassphrase != nil { words.add("--pass", SecretName.mask) }
+    if let (user, _) = request.digest { words.add("--digest", "--user", "\(user):\(SecretName.mask)") }
     if !request.tls.verifies { words.add("--insecure") }
     if let path = request.unixSocket { words.add("--unix-socket", path) }
     if let file = options.outputFile { words.add("--output", file) }
@@ -188,7 +190,8 @@ enum CurlCommand {
   // MARK: Secrets
 
   private static func hasSecrets(_ request: HTTPRequest) -> Bool {
-    if !shownURL(request.url).isSame(as: request.url) { return true }
+    if !shownURL(request.url).isSame(as: request.url) || request.digest != nil { return true }
+    if request.tls.keyPassphrase != nil { return true }
     if request.headers.contains(where: { !$0.shownValue.isSame(as: $0.value) }) { return true }
     return switch request.body {
     case .none: false

@@ -18,6 +18,13 @@ func readFile(_ path: String, what: String) throws(Failure) -> [UInt8] {
   }
 }
 
+/// Checks that a file can be read, where something else will read it later.
+func checkReadable(_ path: String, what: String) throws(Failure) {
+  do { try FileDescriptor.open(FilePath(path), .readOnly, options: .closeOnExec).close() } catch {
+    throw Failure(.unreadableFile(path, what: what, reason: "\(error)"))
+  }
+}
+
 private func readAll(_ file: FileDescriptor, _ name: String) throws -> [UInt8] {
   var bytes: [UInt8] = []
   var held = HeldBytes(limit: fileLimit)

@@ -40,6 +40,19 @@ struct StandardInput {
     held = HeldBytes(limit: kind == .lines || kind == .whole ? Self.limit : .max)
   }
 
+  /// Whether it is a file or a pipe that has bytes which nobody has read.
+  static var isUnread: Bool {
+    var status = stat()
+    guard fstat(STDIN_FILENO, &status) == 0 else { return false }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: return lseek(STDIN_FILENO, 0, SEEK_CUR) < status.st_size
+    case S_IFIFO:
+      var count: Int32 = 0
+      return ioctl(STDIN_FILENO, UInt(FIONREAD), &count) == 0 && count > 0
+    default: return false
+    }
+  }
+
   /// Reads what is there; `poll` has said that there is something. It may be gone again, where others read it, too, and
   /// standard input does not block.
   mutating func readMore() {

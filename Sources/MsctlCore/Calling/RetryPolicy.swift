@@ -101,7 +101,7 @@ package struct RetryPolicy: Sendable {
   private static func isTransient(_ error: HTTPError) -> Bool {
     switch error.kind {
     case .unreachable, .timedOut, .broken: true
-    case .malformedURL, .tls, .tooLarge: false
+    case .malformedURL, .tls, .certificate, .tooLarge: false
     }
   }
 }

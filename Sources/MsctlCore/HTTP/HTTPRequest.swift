@@ -86,8 +86,10 @@ public struct HTTPRequest: Sendable {
     public var authorityFolder: String?
     /// A file with the client's certificate, in PEM.
     public var certificateFile: String?
-    /// A file with its key.
+    /// A file with its key; nil: the key stands in the certificate's file.
     public var keyFile: String?
+    /// The passphrase of the key.
+    public var keyPassphrase: String?
     /// Whether peer and host name are verified.
     public var verifies = true
 
@@ -105,6 +107,8 @@ public struct HTTPRequest: Sendable {
   package var connectTo: (host: String, port: Int)?
   package var unixSocket: String?
   package var tls = TLS()
+  /// Whom to log in as where the server asks for it by a Digest challenge (RFC 7616).
+  package var digest: (user: String, password: String)?
   /// How long connecting may take; zero: as long as the whole may.
   package var connectTimeout: Duration = .seconds(10)
   /// When the transfer must be over, redirects included.
@@ -238,6 +242,8 @@ public struct HTTPError: Error, Sendable, Equatable {
     case timedOut
     /// The server could not prove who it is, or wants a certificate.
     case tls
+    /// The client's own certificate or its key cannot be used.
+    case certificate
     /// The connection broke, or what came is not HTTP.
     case broken
     case tooLarge
@@ -255,7 +261,7 @@ public struct HTTPError: Error, Sendable, Equatable {
 
   var code: Failure.Code {
     switch kind {
-    case .malformedURL: .usage
+    case .malformedURL, .certificate: .usage
     case .unreachable, .tls, .broken: .unreachable
     case .timedOut: .timedOut
     case .tooLarge: .failed

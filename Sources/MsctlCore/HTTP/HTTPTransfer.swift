@@ -114,6 +114,8 @@ package final class HTTPTransfer {
   private var status = 0
   private var reason = ""
   private var isRedirect = false
+  /// Whether the head that is there asks for a login that libcurl has: what comes next is the response to that.
+  private var isChallenge = false
   private var redirectsLeft: Int
   private var tooLarge = false
   /// Whether libcurl holds the body back until there is room.
@@ -194,6 +196,7 @@ package final class HTTPTransfer {
     headerLines = []
     headerBytes = 0
     isRedirect = false
+    isChallenge = false
     bytesBeforeRequest = nil
     wasStopped = false
     releaseLists()
@@ -225,6 +228,12 @@ package final class HTTPTransfer {
     }
     if !request.isIdempotent { try set(CURLOPT_MAXAGE_CONN, Self.freshness) }
     if isResent { try set(CURLOPT_FRESH_CONNECT, 1) }
+    if let (user, password) = request.digest {
+      // CURLAUTH_DIGEST
+      try set(CURLOPT_HTTPAUTH, 2)
+      try set(CURLOPT_USERNAME, user)
+      try set(CURLOPT_PASSWORD, password)
+    }
     try configureTLS()
     try configureBody()
 
@@ -265,6 +274,8 @@ package final class HTTPTransfer {
     if tls.verifies { try trust(tls) }
     if let file = tls.certificateFile { try set(CURLOPT_SSLCERT, file) }
     if let file = tls.keyFile { try set(CURLOPT_SSLKEY, file) }
+    // Without one OpenSSL would ask for it on the terminal.
+    if tls.certificateFile != nil { try set(CURLOPT_KEYPASSWD, tls.keyPassphrase ?? "") }
   }
 
   /// The CA certificates that the caller names, and no others; else the machine's.
@@ -343,6 +354,10 @@ package final class HTTPTransfer {
       return false
     }
     if line.starts(with: "HTTP/".utf8) {
+      if isChallenge {
+        isChallenge = false
+        head = nil
+      }
       headerLines = []
       headerLines.reserveCapacity(Self.usualHeaders)
       let words = line.prefix { !isLineBreak($0) }.split(separator: UInt8(ascii: " "), maxSplits: 2)
@@ -359,6 +374,11 @@ package final class HTTPTransfer {
       isRedirect =
         redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status) && head.header("Location") != nil
       if !isRedirect { self.head = head }
+      if status == 401, request.digest != nil {
+        // Nothing was done yet, and libcurl may send the request with the login.
+        isChallenge = true
+        bytesBeforeRequest = nil
+      }
     } else if head == nil {
       headerLines += line
     }
@@ -472,6 +492,8 @@ package final class HTTPTransfer {
       request.unixSocket = nil
       request.tls.certificateFile = nil
       request.tls.keyFile = nil
+      request.tls.keyPassphrase = nil
+      request.digest = nil
     }
     try configure()
   }
@@ -516,7 +538,9 @@ package final class HTTPTransfer {
         reason: String(text.unicodeScalars.prefix(1)).lowercasedASCII + String(text.unicodeScalars.dropFirst()))
     case CURLE_OPERATION_TIMEDOUT:
       return HTTPError(kind: .timedOut, reason: text)
-    case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,
+    case CURLE_SSL_CERTPROBLEM:
+      return HTTPError(kind: .certificate, reason: text)
+    case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CIPHER,
       CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR:
       return HTTPError(kind: .tls, reason: text)
     default:
