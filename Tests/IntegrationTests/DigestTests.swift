@@ -107,7 +107,8 @@ struct UnreadInputTests {
     let server = try TestServer { _ in .ok("1") }
     for words in [["GET"], ["DELETE"], ["POST", "a=1"], ["POST", "--data", ""], ["POST", "--data", "-"]] {
       let output = try await RunningProcess(
-        Tool.binary, ["call", words[0], server.url] + words.dropFirst(), input: "{\"a\":1}").end()
+        Tool.binary, ["call", words[0], server.url] + words.dropFirst(), input: "{\"a\":1}"
+      ).end()
       #expect(output.status == 0 && output.err == "", "\(words): \(output)")
     }
     #expect(try await Tool.run("call", "POST", server.url).err == "")

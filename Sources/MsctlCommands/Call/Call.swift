@@ -205,7 +205,8 @@ enum Call: Verb {
       .list("header", "H", "HEADER", into: \.headers, "Add a header, as 'Name: value'"),
       .value("basic", nil, "SOURCE", into: \.basic, "Log in with user:password from @FILE or env:NAME"),
       .value("digest", nil, "SOURCE", into: \.digest, "Like '--basic', but by Digest authentication")
-        .details("The password is not sent; a request with a body is sent without it first, to get the server's challenge."),
+        .details(
+          "The password is not sent; a request with a body is sent without it first, to get the server's challenge."),
       .value("bearer", nil, "SOURCE", into: \.bearer, "Send the bearer token from @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
         .details(
