@@ -326,20 +326,17 @@ struct ConsumeSourceTests {
 
   @Test("a command that fails has its message back in the queue, and a dead-letter queue gets it in the end")
   func attempts() async throws {
-    try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
-        queue in
-        _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
-        let output = try await Tool.run(
-          "consume", queue, "--drain", "--max-attempts", "2", "--exec", "read x; echo try $x; test $x != 2")
-        #expect(output.status == 1)
-        #expect(Set(output.lines) == ["try 1", "try 3"])
-        #expect(output.err.contains("the command exited with 1 (attempt 1); requeued in 200 ms"))
-        #expect(output.err.contains("the command exited with 1 (attempt 2); rejected"))
-        #expect(output.err.shows("consume rejected", ["3": "1"]))
-        #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
-        #expect(try await Services.messages(in: queue).isEmpty)
-      }
+    try await withDeadLetters { queue, dead in
+      _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
+      let output = try await Tool.run(
+        "consume", queue, "--drain", "--max-attempts", "2", "--exec", "read x; echo try $x; test $x != 2")
+      #expect(output.status == 1)
+      #expect(Set(output.lines) == ["try 1", "try 3"])
+      #expect(output.err.contains("the command exited with 1 (attempt 1); requeued in 200 ms"))
+      #expect(output.err.contains("the command exited with 1 (attempt 2); rejected"))
+      #expect(output.err.shows("consume rejected", ["3": "1"]))
+      #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
+      #expect(try await Services.messages(in: queue).isEmpty)
     }
   }
 
@@ -471,18 +468,15 @@ struct ConsumeSourceTests {
 
   @Test("--restart starts a filter again, and rejects the message that it dies on")
   func restart() async throws {
-    try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
-        queue in
-        _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
-        let output = try await Tool.run(
-          "consume", queue, "--drain", "--restart", "--max-attempts", "2", "--through",
-          "while read x; do test $x = 2 && exit 5; echo $x; done")
-        #expect(output.out == "1\n3\n")
-        #expect(output.status == 1)
-        #expect(output.err.contains("exited with 5, with 2 messages unprocessed\n       It is restarted in "))
-        #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
-      }
+    try await withDeadLetters { queue, dead in
+      _ = try await Tool.run("publish", queue, "--passive", input: "1 2 3")
+      let output = try await Tool.run(
+        "consume", queue, "--drain", "--restart", "--max-attempts", "2", "--through",
+        "while read x; do test $x = 2 && exit 5; echo $x; done")
+      #expect(output.out == "1\n3\n")
+      #expect(output.status == 1)
+      #expect(output.err.contains("exited with 5, with 2 messages unprocessed\n       It is restarted in "))
+      #expect(try await Services.messages(in: dead).map { $0["payload"] as? String } == ["2"])
     }
   }
 

@@ -22,21 +22,16 @@ struct RedriveTests {
 
   /// A queue that takes its messages from a topic exchange, and whose dead letters go over a second queue, where they expire, to a
   /// third.
-  private func withDeadLetters(
+  private func withTwoDeaths(
     _ arguments: String, _ body: (_ queue: String, _ dead: String) async throws -> Void
   ) async throws {
-    try await withQueue(arguments: "{}") { dead in
+    try await withDeadLetters([#""x-message-ttl":50"#, arguments]) { retry, dead in
       try await withQueue(
-        arguments:
-          #"{"x-message-ttl":50,"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)",\#(arguments)}"#
-      ) { retry in
-        try await withQueue(
-          arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(retry)",\#(arguments)}"#
-        ) { queue in
-          _ = try await Services.management(
-            "POST", "/bindings/%2F/e/amq.topic/q/\(queue)", body: #"{"routing_key":"\#(queue).#"}"#)
-          try await body(queue, dead)
-        }
+        arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(retry)",\#(arguments)}"#
+      ) { queue in
+        _ = try await Services.management(
+          "POST", "/bindings/%2F/e/amq.topic/q/\(queue)", body: #"{"routing_key":"\#(queue).#"}"#)
+        try await body(queue, dead)
       }
     }
   }
@@ -56,7 +51,7 @@ struct RedriveTests {
       #""x-queue-type":"quorum","x-dead-letter-strategy":"at-least-once","x-overflow":"reject-publish""#,
     ])
   func origin(_ arguments: String) async throws {
-    try await withDeadLetters(arguments) { queue, dead in
+    try await withTwoDeaths(arguments) { queue, dead in
       let envelopes = (1...3).map {
         #"{"body":{"n": \#($0)},"exchange":"amq.topic","routingKey":"\#(queue).k\#($0)","properties":{"messageId":"m\#($0)","deliveryMode":2,"headers":{"CC":["\#(queue).copy"],"n":\#($0)}}}"#
       }
@@ -80,24 +75,20 @@ struct RedriveTests {
 
   @Test("does not make a broker take the next death for a cycle, in which it would drop the message")
   func cycle() async throws {
-    try await withQueue(arguments: "{}") { dead in
-      try await withQueue(
-        arguments: #"{"x-message-ttl":50,"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#
-      ) { queue in
-        #expect(try await Tool.run("publish", queue, "1", "-q").status == 0)
-        for _ in 1...3 {
-          try await eventually("it is dead") { try await Services.messages(in: dead).count == 1 }
-          let moved = try await consume(dead, "--count", "1")
-          #expect(moved.status == 0, "\(moved)")
-        }
-        try await eventually("it is dead again") { try await Services.messages(in: dead).count == 1 }
+    try await withDeadLetters([#""x-message-ttl":50"#]) { queue, dead in
+      #expect(try await Tool.run("publish", queue, "1", "-q").status == 0)
+      for _ in 1...3 {
+        try await eventually("it is dead") { try await Services.messages(in: dead).count == 1 }
+        let moved = try await consume(dead, "--count", "1")
+        #expect(moved.status == 0, "\(moved)")
       }
+      try await eventually("it is dead again") { try await Services.messages(in: dead).count == 1 }
     }
   }
 
   @Test("ends at a message that is no dead letter, which stays, and what came before it is moved")
   func noDeadLetter() async throws {
-    try await withDeadLetters(#""x-queue-type":"classic""#) { queue, dead in
+    try await withTwoDeaths(#""x-queue-type":"classic""#) { queue, dead in
       #expect(try await Tool.run("publish", "-x", "amq.topic", "-k", queue, "1", "-q").status == 0)
       try await reject(1, queue, dead)
       #expect(try await Tool.run("publish", dead, "2", "--passive", "--message-id", "m2", "-q").status == 0)
@@ -117,7 +108,7 @@ struct RedriveTests {
   func kills() async throws {
     let seed = UInt64.random(in: .min ... .max)
     var generator = SplitMix(seed: seed)
-    try await withDeadLetters(#""x-queue-type":"quorum""#) { queue, dead in
+    try await withTwoDeaths(#""x-queue-type":"quorum""#) { queue, dead in
       let total = 300
       let keys = "-x amq.topic -k \(queue).k -q"
       #expect(try await Tool.shell("seq \(total) | msctl publish \(keys)").status == 0)

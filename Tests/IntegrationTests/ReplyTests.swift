@@ -212,21 +212,18 @@ struct ReplyTests {
 
   @Test("--reject-exit rejects at once what the command says so of, and the others are tried again")
   func rejectExit() async throws {
-    try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
-        queue in
-        _ = try await Tool.run("publish", queue, "--passive", input: "4 5 9")
-        let output = try await Tool.run(
-          "consume", queue, "--drain", "--reject-exit", "4,7-9", "--max-attempts", "2", "--exec", "read x; exit $x")
-        #expect(output.status == 1)
-        func attempts(_ text: String) -> Int { output.err.components(separatedBy: text).count - 1 }
-        #expect(attempts("exited with 4 ") == 1 && attempts("exited with 9 ") == 1, "\(output)")
-        #expect(attempts("exited with 5 ") == 2, "\(output)")
-        #expect(Set(try await Services.messages(in: dead).compactMap { $0["payload"] as? String }) == ["4", "5", "9"])
-        #expect(try await Tool.run("consume", queue, "--reject-exit", "4", "--through", "cat").status == 2)
-        for wrong in ["0", "256", "4,", "9-4", "x"] {
-          #expect(try await Tool.run("consume", queue, "--exec", "cat", "--reject-exit", wrong).status == 2, "\(wrong)")
-        }
+    try await withDeadLetters { queue, dead in
+      _ = try await Tool.run("publish", queue, "--passive", input: "4 5 9")
+      let output = try await Tool.run(
+        "consume", queue, "--drain", "--reject-exit", "4,7-9", "--max-attempts", "2", "--exec", "read x; exit $x")
+      #expect(output.status == 1)
+      func attempts(_ text: String) -> Int { output.err.components(separatedBy: text).count - 1 }
+      #expect(attempts("exited with 4 ") == 1 && attempts("exited with 9 ") == 1, "\(output)")
+      #expect(attempts("exited with 5 ") == 2, "\(output)")
+      #expect(Set(try await Services.messages(in: dead).compactMap { $0["payload"] as? String }) == ["4", "5", "9"])
+      #expect(try await Tool.run("consume", queue, "--reject-exit", "4", "--through", "cat").status == 2)
+      for wrong in ["0", "256", "4,", "9-4", "x"] {
+        #expect(try await Tool.run("consume", queue, "--exec", "cat", "--reject-exit", wrong).status == 2, "\(wrong)")
       }
     }
   }

@@ -149,6 +149,17 @@ package func withUser(writes: Bool, _ body: (_ uri: String, _ name: String) asyn
   _ = try await Services.management("DELETE", "/users/\(name)")
 }
 
+/// A queue, and another one that gets its dead letters.
+/// - Parameter arguments: of the first queue, beside those that say so.
+package func withDeadLetters(
+  _ arguments: [String] = [], _ body: (_ queue: String, _ dead: String) async throws -> Void
+) async throws {
+  try await withQueue(arguments: "{}") { dead in
+    let all = [#""x-dead-letter-exchange":"""#, #""x-dead-letter-routing-key":"\#(dead)""#] + arguments
+    try await withQueue(arguments: "{\(all.joined(separator: ","))}") { queue in try await body(queue, dead) }
+  }
+}
+
 /// A service of a test's own, whose instances are gone after it.
 package func withService(_ body: (String) async throws -> Void) async throws {
   let service = Services.uniqueName("service")
