@@ -78,6 +78,17 @@ struct MessageFilterTests {
     #expect(run.machine.handlerState.isFinished)
   }
 
+  @Test(
+    "one line too many leaves what is held unacknowledged, also where the run is told of its end after the filter's")
+  func tooManyAtEnd() {
+    var run = Run { $0.isFinite = true }
+    run.take(1...2)
+    for _ in 1...2 { run.handle(.line(.next)) }
+    #expect(run.handle(.line(.next)) == [.terminate, .fail(.tooManyLines(Self.doubt(1, 2)))])
+    #expect(run.end(143).isEmpty)
+    #expect(run.handle(.finish).isEmpty)
+  }
+
   @Test("messages are acknowledged where there are as many lines as messages")
   func count() {
     var run = Run()

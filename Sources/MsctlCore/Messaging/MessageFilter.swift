@@ -169,6 +169,14 @@ package struct MessageFilter: Sendable {
       case .pausing, .starting, .ended: false
       }
     }
+
+    /// Whether there is none, and will be one.
+    var isBetween: Bool {
+      switch self {
+      case .pausing, .starting: true
+      case .running, .over, .terminated, .ended: false
+      }
+    }
   }
 
   private let options: Options
@@ -234,7 +242,7 @@ package struct MessageFilter: Sendable {
     case .notStarted(let failure): fail(.notStarted(failure), &actions)
     case .finish:
       isFinishing = true
-      if !state.hasProcess, unanswered.isEmpty { end(&actions) }
+      if state.isBetween, unanswered.isEmpty { end(&actions) }
     case .terminate:
       isTerminated = true
       if state.hasProcess {
