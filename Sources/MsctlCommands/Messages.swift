@@ -577,6 +577,12 @@ extension MessageFilter.Cause {
       return Failure(
         .failed, "the filter '\(names.command)' left \(counted(count)) without a line, as many as can be held",
         hint: names.traits.isStream ? nil : "They are requeued. Limit the run with '--count'.")
+    case .halfLine(let unanswered, let doubt):
+      return Failure(
+        .failed,
+        "the filter '\(names.command)' ended its output with half a line, with \(counted(unanswered)) unprocessed",
+        hint: "Each line must end with a line feed."
+          + (names.traits.isStream ? "" : " " + (doubt?.text(unanswered) ?? "They are requeued.")))
     case .ended(let end, let unanswered, let doubt):
       if end.isUnrunnable, var failure = SpawnError(names.command, shellStatus: end.status)?.failure {
         if !names.traits.isStream, unanswered > 0 { failure.hint = "Its messages are requeued." }

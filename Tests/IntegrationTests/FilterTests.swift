@@ -65,6 +65,52 @@ struct FilterTests {
     }
   }
 
+  @Test("one that leaves out lines of more messages than are held at a time sees them all, fails, and loses none")
+  func leavesOutMany() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 250 | msctl publish \(queue) --message-id m -q")
+      let output = try await RunningProcess(Tool.binary, ["consume", queue, "--drain", "--through", Self.select]).end()
+      #expect(output.status == 1 && output.lines == (6...250).map(String.init), "\(output)")
+      #expect(output.err.contains("250 messages are requeued, from message 1 (m) on"), "\(output)")
+      try await eventually("all are back") { try await bodies(in: queue).count == 250 }
+    }
+  }
+
+  @Test("one that answers at the end of its input gets more messages than are held at a time")
+  func collects() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 250 | msctl publish \(queue) -q")
+      let output = try await RunningProcess(Tool.binary, ["consume", queue, "--drain", "--through", "tac"]).end()
+      #expect(output.status == 0 && output.lines == (1...250).reversed().map(String.init), "\(output)")
+      #expect(try await bodies(in: queue).isEmpty)
+    }
+  }
+
+  @Test("the bodies of answered messages are not held for a count")
+  func countOfLargeOnes() async throws {
+    try await withQueue { queue in
+      let published = try await Tool.shell(
+        #"for i in $(seq 60); do printf '"%08000000d"\n' $i; done | msctl publish \#(queue) -q"#)
+      #expect(published.status == 0, "\(published)")
+      let output = try await Tool.shell(
+        "ulimit -v 400000; msctl consume \(queue) --count 60 --through cat | wc -lc | xargs; exit ${PIPESTATUS[0]}")
+      #expect(output.status == 0 && output.out == "60 \(60 * 8_000_003)\n", "\(output)")
+      #expect(try await bodies(in: queue).isEmpty)
+    }
+  }
+
+  @Test("half a line at the end is a failure, and its message goes back", arguments: [["--envelope"], []])
+  func halfLine(_ words: [String]) async throws {
+    try await withQueue { queue in
+      _ = try await Tool.run("publish", queue, input: "1 2 3")
+      let output = try await RunningProcess(
+        Tool.binary, ["consume", queue, "--drain", "--through", "cat | head -c -1"] + words
+      ).end()
+      #expect(output.status == 1 && output.err.contains("half a line"), "\(output)")
+      #expect(try await bodies(in: queue).count == (words.isEmpty ? 3 : 1))
+    }
+  }
+
   /// Envelopes with ids, without, and with one that all share.
   private static let properties = [#"{"messageId":"m\(.)"}"#, "{}", #"{"messageId":"same"}"#]
 

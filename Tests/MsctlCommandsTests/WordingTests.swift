@@ -849,7 +849,9 @@ extension MessageFilter.Cause: Sampled {
     case .unnamedLine: .unknownMessage
     case .unknownMessage: .sharedID("<id>")
     case .sharedID: .tooManyLeft(3)
-    case .tooManyLeft: nil
+    case .tooManyLeft: .halfLine(unanswered: 2, nil)
+    case .halfLine(_, nil): .halfLine(unanswered: 2, doubt(3))
+    case .halfLine: nil
     }
   }
 }

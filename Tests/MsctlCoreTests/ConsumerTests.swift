@@ -75,6 +75,42 @@ struct ConsumerTests {
     #expect(rig.consumer.taken == 1)
   }
 
+  @Test("a filter that has read as many as may be under way, and is silent, gets more")
+  func roomForSilence() {
+    var rig = Rig {
+      ($0.handling, $0.prefetch, $0.drains) = (.filter(chooses: false), 2, true)
+      $0.roomForSilence = 50
+    }
+    let silent = Consumer.HandlerState(isFinished: false, wantsMore: true)
+    rig.deliver(1, "a")
+    rig.hand(.handler(silent))
+    #expect(rig.sent().isEmpty)
+    rig.hand(.handler(.init(isFinished: false)))
+    rig.deliver(2, "b")
+    #expect(rig.sent().isEmpty)
+    rig.hand(.handler(silent))
+    #expect(rig.sent() == [.cancel(consumer: "c")])
+    rig.reply(.consumerEnded)
+    #expect(rig.sent().first == .setPrefetch(50))
+    rig.reply(.prefetchSet, .consuming(tag: "d"))
+    rig.hand(.handler(silent))
+    #expect(rig.sent().isEmpty)
+  }
+
+  @Test("bodies that are only compared are not held, and a message is known again all the same")
+  func withoutBodies() {
+    let body = String(repeating: "a", count: 100_000)
+    var rig = Rig { $0.handling = .filter(chooses: false) }
+    rig.deliver(1, body)
+    rig.lose()
+    rig.connectAgain()
+    rig.deliver(1, body, redelivered: true)
+    #expect(rig.consumer.taken == 1 && rig.actions.contains { if case .renew = $0 { true } else { false } })
+    rig.deliver(2, body + "b", redelivered: true)
+    #expect(rig.consumer.taken == 2)
+    #expect(rig.consumer.underWay.allSatisfy { $0.delivery.message.body.isEmpty })
+  }
+
   @Test("a queue of its own is asked for again while the broker still takes it for that of the connection before")
   func ownQueue() {
     let binding = Consumer.Options.Binding(.exclusive(arguments: []), to: "e", keys: ["k"])

@@ -202,6 +202,41 @@ struct MessageFilterTests {
   }
 
   @Test(
+    "where lines are counted, one that is silent and has read all wants more, and is ended where no more can be held")
+  func wantsMore() {
+    for takesMore in [false, true] {
+      var run = Run { ($0.isFinite, $0.limit) = (true, 3) }
+      run.take(1...2)
+      run.handle(.line(.next))
+      #expect(run.handle(.turn(run.process)).isEmpty && !run.machine.handlerState.wantsMore)
+      run.process.hasReadAll = false
+      #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 1))])
+      #expect(!run.machine.handlerState.wantsMore)
+      run.process.hasReadAll = true
+      #expect(run.handle(.turn(run.process)).isEmpty && run.machine.handlerState.wantsMore)
+      if takesMore {
+        run.take(3...3)
+        #expect(run.handle(.turn(run.process)) == [.terminate, .fail(.tooManyLeft(2))])
+      } else {
+        #expect(run.handle(.line(.next)) == [.passOn(2)])
+        #expect(!run.machine.handlerState.wantsMore)
+      }
+    }
+  }
+
+  @Test(
+    "half a line at the end of its output is nobody's answer, and no sign that the rest was left out",
+    arguments: [true, false])
+  func halfLine(_ matches: Bool) {
+    var run = Run { $0.matches = matches }
+    run.take(1...3)
+    run.handle(.line(matches ? .number(1) : .next))
+    run.handle(.finish)
+    run.process.endsLine = false
+    #expect(run.end(0) == [.fail(.halfLine(unanswered: 2, matches ? nil : Self.doubt(1, 3)))])
+  }
+
+  @Test(
     "a line names its message by deliveryTag or messageId",
     arguments: [
       (#"{"body":1,"deliveryTag":7,"properties":{"messageId":"a"}}"#, .number(7)),

@@ -71,9 +71,10 @@ enum Consume: Verb {
     }
 
     /// How many messages a filter may leave without a line in a run that ends by itself: those it does not choose are held until then.
-    var mostLeftOut: Int? {
-      prefetch == nil && handling == .filter(chooses: true) && endsByItself ? Consumer.mostHeld : nil
-    }
+    var mostLeftOut: Int? { prefetch == nil && handling.isFilter && endsByItself ? Consumer.mostHeld : nil }
+    /// One that names its messages has them from the start. Where lines are counted, so many are only for a filter that is silent.
+    private var roomForChoice: Int? { handling == .filter(chooses: true) ? mostLeftOut : nil }
+    fileprivate var roomForSilence: Int? { drains ? mostLeftOut : nil }
 
     /// With a rate, no more wait here than are handed on within some seconds: others may take them, and the broker limits the time that
     /// a message is unacknowledged. A filter may need more before it answers the first.
@@ -84,7 +85,7 @@ enum Consume: Verb {
 
     func prefetch(_ countsReturns: Bool) -> Int {
       Consumer.prefetch(
-        prefetch ?? mostLeftOut ?? pacedPrefetch, for: handling, limit: count,
+        prefetch ?? roomForChoice ?? pacedPrefetch, for: handling, limit: count,
         endsInTime: count != nil || time != nil || idle != nil,
         countsReturns: countsReturns)
     }
@@ -305,7 +306,9 @@ enum Consume: Verb {
           """
           Without --envelope, lines are counted: messages are acknowledged when there are as many lines as messages, in a run that \
           ends by itself at its end, or else after at most \(MessageFilter.patience.shown) or --prefetch messages. A filter that exits at the end of its \
-          input with fewer lines than messages, or writes more, fails, and all that was not acknowledged is requeued.
+          input with fewer lines than messages, or writes more, fails, and all that was not acknowledged is requeued. With --drain, a \
+          filter that has read \(Consumer.standardPrefetch) messages and writes nothing for \(MessageFilter.patience.shown) gets up to \
+          \(Consumer.mostHeld) of them, unless --prefetch is given; one that leaves so many without a line fails.
 
           With --envelope, the filter's input has a deliveryTag in each envelope. Each line of its output must be an object with \
           that deliveryTag, or with the messageId of its message (in properties or at its top), in any order. What has no line when \
@@ -314,9 +317,13 @@ enum Consume: Verb {
 
           A filter that closes its input or output, leaves a process running that holds its output, or does not \
           exit at the end of its input although it has written a line for each message, is terminated once it has been silent \
-          for 10 s, and killed after another 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB. \(ChildEnvironment.note)
+          for 10 s, and killed after another 10 s. A line may have up to \(FilterHandler.lineLimit >> 20) MiB and must end with \
+          a line feed. \(ChildEnvironment.note)
           """),
-      .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed").brief(),
+      .toggle("restart", nil, into: \.restarts, "Restart a filter that has failed").brief()
+        .details(
+          "It gets again what it wrote no line for; the bodies of those messages are kept, up to \(MessageFilter.sizeLimit >> 20) MiB."
+        ),
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
@@ -531,6 +538,7 @@ enum Consume: Verb {
     }
     let countsReturns = connection.countsReturns && plan.traits.deliveryLimit != nil
     plan.prefetch = options.prefetch(countsReturns)
+    plan.roomForSilence = options.roomForSilence
     if let asked = options.prefetch, asked > plan.prefetch, countsReturns, options.count == nil {
       queue.notes.append(.lowPrefetch(plan.prefetch, asked: asked))
     }

@@ -118,6 +118,7 @@ final class FilterHandler: MessageHandler {
     process.readsInput = !hasClosedInput
     process.hasReadAll = !hasClosedInput && input.isEmpty && hasReadAll
     process.hasOutput = child.output >= 0
+    process.endsLine = partial.isEmpty
     if process.status != nil, !process.hasOutput { self.child = nil }
     handle(.turn(process))
   }

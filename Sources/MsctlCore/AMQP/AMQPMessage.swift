@@ -102,6 +102,8 @@ public struct AMQPMessage: Sendable, Equatable {
   public var isMandatory = true
   /// What the publisher knows it by; it is not sent.
   package var number = 0
+  /// A hash of the body, where that is left out.
+  private var bodyHash: Int?
 
   /// A message; the default exchange has the empty name.
   public init(body: [UInt8], properties: AMQPProperties = .init(), exchange: String, routingKey: String) {
@@ -109,6 +111,26 @@ public struct AMQPMessage: Sendable, Equatable {
     self.properties = properties
     self.exchange = exchange
     self.routingKey = routingKey
+  }
+}
+
+extension AMQPMessage {
+  /// Keeps of the body only what it is compared by.
+  package mutating func leaveOutBody() {
+    bodyHash = hash
+    body = []
+  }
+
+  /// Whether both have the same body, as far as it is kept.
+  package func hasBody(of other: AMQPMessage) -> Bool {
+    bodyHash == nil && other.bodyHash == nil ? body == other.body : hash == other.hash
+  }
+
+  private var hash: Int {
+    if let bodyHash { return bodyHash }
+    var hasher = Hasher()
+    body.withUnsafeBytes { hasher.combine(bytes: $0) }
+    return hasher.finalize()
   }
 }
 

@@ -41,12 +41,15 @@ extension Consumer {
     package var hasEnded: Bool
     /// How many are answered, and settled only once it is sure that the answers are theirs.
     package var answered: Int
+    /// Whether it is silent, and may need more than it was given before it answers.
+    package var wantsMore: Bool
 
     package init(
-      hasRoom: Bool = true, failed: Int = 0, isFinished: Bool = false, hasEnded: Bool = false, answered: Int = 0
+      hasRoom: Bool = true, failed: Int = 0, isFinished: Bool = false, hasEnded: Bool = false, answered: Int = 0,
+      wantsMore: Bool = false
     ) {
       (self.hasRoom, self.failed, self.isFinished, self.hasEnded) = (hasRoom, failed, isFinished, hasEnded)
-      self.answered = answered
+      (self.answered, self.wantsMore) = (answered, wantsMore)
     }
   }
 

@@ -88,6 +88,8 @@ extension Consumer {
     package var requires = false
     /// How many deliveries may be unacknowledged at first; 0: no bound.
     package var prefetch = standardPrefetch
+    /// How many may be for a filter that has read so many and is silent; nil: no more than that.
+    package var roomForSilence: Int?
     /// How long the first connection may be tried for, where it is the driver that opens it.
     package var connectFor: Duration = .zero
     /// How long an outage may last; 0: there is no other connection.

@@ -99,7 +99,7 @@ extension Consumer {
       (isTaking, hasMoved) = (true, true)
       pace?.began(at: now)
       taken += 1
-      underWay.append(UnderWay(number: taken, delivery: delivery))
+      underWay.append(UnderWay(number: taken, delivery: kept(delivery)))
       actions.append(.take(taken, delivery))
       if delivery.redelivered { requeued = max(0, requeued - 1) }
     }
@@ -115,9 +115,29 @@ extension Consumer {
     consumeAnew(tag, limit > UInt16.max ? 0 : limit - 1)
   }
 
+  /// A filter may hold many, which it keeps itself: here their bodies are only to be compared.
+  private func kept(_ delivery: AMQPDelivery) -> AMQPDelivery {
+    options.handling.isFilter ? delivery.withoutBody : delivery
+  }
+
+  private mutating func makeRoom() {
+    makeRoomForSilence()
+    makeRoomForFailed()
+  }
+
+  /// A filter that writes nothing may be slow, leave messages out, or want all of them before it answers the first. Only with more
+  /// messages the last two come to an end; and a slow one should not have them from the start, since others may handle them, and the
+  /// broker limits the time that a message is unacknowledged.
+  private mutating func makeRoomForSilence() {
+    guard handler.wantsMore, let most = options.roomForSilence, prefetch < most, open >= prefetch, isRunning,
+      link == .open, !traits.isStream, case .active(let tag) = subscription
+    else { return }
+    consumeAnew(tag, most)
+  }
+
   /// With a limit few messages may be under way, and the last ones are held. Those that have failed and wait must not keep the
   /// others from coming: then some are taken that may not be wanted in the end.
-  private mutating func makeRoom() {
+  private mutating func makeRoomForFailed() {
     guard handler.failed > 0, holdsLast, options.limit != nil, isRunning, link == .open, !traits.isStream,
       case .active(let tag) = subscription
     else { return }
@@ -167,7 +187,7 @@ extension Consumer {
   /// Whether the same message is under way, delivered by an earlier connection: then this delivery takes its place.
   private mutating func adopt(_ delivery: AMQPDelivery) -> Bool {
     guard let place = underWay.firstIndex(where: { delivery.isAgain($0.delivery) }) else { return false }
-    underWay[place].delivery = delivery
+    underWay[place].delivery = kept(delivery)
     actions.append(.renew(underWay[place].number, delivery))
     return true
   }

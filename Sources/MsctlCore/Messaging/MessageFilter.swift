@@ -14,8 +14,8 @@ package struct MessageFilter: Sendable {
   /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
   /// before it is ended.
   package static let patience: Duration = .seconds(10)
-  /// How much may be left without a line, in bytes of bodies.
-  private static let sizeLimit = 256 << 20
+  /// How much is kept for a filter that is started again and left without a line, in bytes of bodies.
+  package static let sizeLimit = 256 << 20
   private static let shortestPause: Duration = .milliseconds(200)
   private static let longestPause: Duration = .seconds(30)
 
@@ -49,6 +49,8 @@ package struct MessageFilter: Sendable {
     package var hasOutput = true
     /// Whether it has read all that it was given, as far as is known.
     package var hasReadAll = true
+    /// Whether what it has written ends with a whole line.
+    package var endsLine = true
 
     package init() {}
   }
@@ -151,6 +153,8 @@ package struct MessageFilter: Sendable {
     case sharedID(String)
     /// It has left so many messages without a line that no more can be held.
     case tooManyLeft(Int)
+    /// At the end of its input it has written half a line last, with so many messages unanswered: of them it may be one's.
+    case halfLine(unanswered: Int, Doubt?)
   }
 
   private enum State {
@@ -185,16 +189,20 @@ package struct MessageFilter: Sendable {
   private var unanswered = Deque<(number: Int, delivery: AMQPDelivery)>()
   /// The numbers of those that have an id, where lines name their messages.
   private var numbers: [ByteKey: [Int]] = [:]
-  /// How large the bodies of those are that are not answered.
+  /// How large their bodies are, as far as they are kept.
   private var unansweredBytes = 0
   /// Answered and not acknowledged, until the number of lines is right.
-  private var held = Deque<(number: Int, delivery: AMQPDelivery)>()
+  private var held = Deque<(number: Int, id: String?)>()
   private var heldSince = Deadline.never
   /// The first of those that were acknowledged last.
   private var lastSettled: (number: Int, id: String?)?
   private var attempts = Attempts()
   private var pause = shortestPause
   private var remarkTime = Deadline.never
+  /// Whether there was a remark since its last line.
+  private var isSilent = false
+  /// Whether it had read all that it was given at the last turn.
+  private var hasReadAll = false
   /// Its output is of no use any more.
   private var isBroken = false
   private var isTerminated = false
@@ -210,7 +218,8 @@ package struct MessageFilter: Sendable {
     let hasEnded = if case .ended = state { true } else { false }
     let isRunning = if case .running = state { true } else { false }
     return Consumer.HandlerState(
-      hasRoom: isRunning && !isFinishing, isFinished: hasEnded, hasEnded: hasEnded, answered: held.count)
+      hasRoom: isRunning && !isFinishing, isFinished: hasEnded, hasEnded: hasEnded, answered: held.count,
+      wantsMore: isRunning && isSilent && hasReadAll)
   }
 
   /// Whether its lines are of use.
@@ -237,6 +246,7 @@ package struct MessageFilter: Sendable {
     case .turn(let process): turned(process, now, &actions)
     case .started:
       state = .running
+      isSilent = false
       if !unanswered.isEmpty { remarkTime = now + Self.patience }
       for message in unanswered { actions.append(.write(message.number, message.delivery)) }
     case .notStarted(let failure): fail(.notStarted(failure), &actions)
@@ -258,13 +268,15 @@ package struct MessageFilter: Sendable {
     _ number: Int, _ delivery: AMQPDelivery, _ now: Deadline, _ actions: inout [Action]
   ) {
     if unanswered.isEmpty { remarkTime = now + Self.patience }
-    unanswered.append((number, delivery))
-    if options.matches {
-      if let id = delivery.message.idKey { numbers[id, default: []].append(number) }
-      unansweredBytes += delivery.message.body.count
-      guard unanswered.count < options.limit ?? .max, unansweredBytes <= Self.sizeLimit else {
-        return giveUp(.tooManyLeft(unanswered.count), &actions)
-      }
+    // Bodies are kept only for a filter that is given them again.
+    let kept = options.restarts ? delivery : delivery.withoutBody
+    unanswered.append((number, kept))
+    unansweredBytes += kept.message.body.count
+    if options.matches, let id = delivery.message.idKey { numbers[id, default: []].append(number) }
+    if options.matches && unanswered.count >= options.limit ?? .max
+      || options.limit != nil && unansweredBytes > Self.sizeLimit
+    {
+      return giveUp(.tooManyLeft(unanswered.count), &actions)
     }
     if state.hasProcess { actions.append(.write(number, delivery)) }
   }
@@ -279,6 +291,8 @@ package struct MessageFilter: Sendable {
     case .failure(let wrong): return giveUp(wrong.cause, &actions)
     }
     let (number, delivery) = unanswered.remove(at: place)
+    unansweredBytes -= delivery.message.body.count
+    isSilent = false
     switch state {
     case .running: remarkTime = unanswered.isEmpty ? .never : now + Self.patience
     case .over: state = .over(until: now + Self.patience)
@@ -292,7 +306,7 @@ package struct MessageFilter: Sendable {
       actions.append(.acknowledge(number))
     } else {
       if held.isEmpty { heldSince = now }
-      held.append((number, delivery))
+      held.append((number, delivery.message.properties.messageID))
     }
   }
 
@@ -320,7 +334,6 @@ package struct MessageFilter: Sendable {
   }
 
   private mutating func forget(_ number: Int, _ message: AMQPMessage) {
-    unansweredBytes -= message.body.count
     guard let id = message.idKey else { return }
     numbers[id]?.removeAll { $0 == number }
     if numbers[id]?.isEmpty ?? false { numbers[id] = nil }
@@ -337,8 +350,9 @@ package struct MessageFilter: Sendable {
   private var doubt: Doubt? {
     guard !options.matches else { return nil }
     let count = held.count + unanswered.count
-    if let first = held.first ?? unanswered.first {
-      return Doubt(number: first.number, id: first.delivery.message.properties.messageID, count: count)
+    if let (number, id) = held.first ?? unanswered.first.map({ ($0.number, $0.delivery.message.properties.messageID) })
+    {
+      return Doubt(number: number, id: id, count: count)
     }
     return lastSettled.map { Doubt(number: $0.number, id: $0.id, count: 0) }
   }
@@ -356,7 +370,7 @@ package struct MessageFilter: Sendable {
   }
 
   private mutating func acknowledgeHeld(_ actions: inout [Action]) {
-    if let first = held.first { lastSettled = (first.number, first.delivery.message.properties.messageID) }
+    if let first = held.first { lastSettled = first }
     for message in held { actions.append(.acknowledge(message.number)) }
     held = []
   }
@@ -373,10 +387,16 @@ package struct MessageFilter: Sendable {
     }
     if now >= remarkTime {
       remarkTime = .never
+      isSilent = true
       actions.append(.note(.silent(unanswered: unanswered.count)))
     }
+    hasReadAll = process.hasReadAll
     if let status = process.status, !process.hasOutput { return ended(status, process, now, &actions) }
     settleWhenRight(now, &actions)
+    // Nothing more can come before it answers, and it waits for more.
+    if isSilent, hasReadAll, !isFinishing, !isBroken, held.count + unanswered.count >= options.limit ?? .max {
+      return giveUp(.tooManyLeft(unanswered.count), &actions)
+    }
     if process.status != nil || !process.hasOutput || !process.readsInput || isFinishing && unanswered.isEmpty {
       pressForEnd(process, now, &actions)
     }
@@ -413,6 +433,9 @@ package struct MessageFilter: Sendable {
     }
     // It was at the end of its input, and is content.
     let isContent = status == 0 && isFinishing && process.hasReadAll
+    if isContent, !process.endsLine {
+      return fail(.halfLine(unanswered: unanswered.count, doubt), &actions)
+    }
     if isContent, options.matches {
       actions.append(.note(.leftOut(unanswered.count)))
       return self.end(&actions)
@@ -440,6 +463,7 @@ package struct MessageFilter: Sendable {
       attempts.add(delivery.message) >= maxAttempts
     else { return }
     unanswered.removeFirst()
+    unansweredBytes -= delivery.message.body.count
     attempts.forget(delivery.message)
     if options.matches { forget(number, delivery.message) }
     actions += [.note(.rejected(delivery.message, attempts: maxAttempts, end)), .reject(number)]

@@ -178,6 +178,17 @@ extension AMQPMessage {
 }
 
 extension AMQPDelivery {
+  /// How large a body may be to be kept where it is only compared.
+  private static let smallBody = 1 << 10
+
+  /// The same, with a hash in place of a larger body, for what is held in large numbers and compared alone.
+  package var withoutBody: AMQPDelivery {
+    guard message.body.count > Self.smallBody else { return self }
+    var message = message
+    message.leaveOutBody()
+    return AMQPDelivery(message: message, tag: tag, connection: connection, redelivered: redelivered)
+  }
+
   /// Whether this is the same message on another connection.
   package func isAgain(_ other: AMQPDelivery) -> Bool {
     connection != other.connection && message.isSame(as: other.message)
@@ -193,7 +204,7 @@ extension AMQPMessage {
   /// Whether both are one message, or cannot be told apart: an id may be that of several messages, so all of it is compared.
   package func isSame(as other: AMQPMessage) -> Bool {
     // By bytes: names that look the same need not be.
-    (properties.messageID ?? "").isSame(as: other.properties.messageID ?? "") && body == other.body
+    (properties.messageID ?? "").isSame(as: other.properties.messageID ?? "") && hasBody(of: other)
       && exchange.isSame(as: other.exchange) && routingKey.isSame(as: other.routingKey)
       && properties.uncounted == other.properties.uncounted
   }

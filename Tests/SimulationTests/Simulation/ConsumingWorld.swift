@@ -133,7 +133,9 @@ private final class ConsumeRun: ConsumerHost {
     options.traits.deliveryLimit = kind == .quorum && countsReturns ? limit ?? (release == .v40 ? 20 : nil) : nil
     options.reconnectFor = .seconds(60)
     switch end {
-    case .drain: options.drains = true
+    case .drain:
+      options.drains = true
+      if handling == .filter(chooses: false), choices.chance(80) { options.roomForSilence = Consumer.mostHeld }
     case .count:
       options.limit = choices.pick(1...max(1, total))
     case .time: options.time = .milliseconds(choices.pick(1...3000))
