@@ -97,15 +97,6 @@ struct ReplyTests {
     }
   }
 
-  /// What `consume` does with a queue whose dead letters go to another.
-  private func withDeadLetters(_ body: (_ queue: String, _ dead: String) async throws -> Void) async throws {
-    try await withQueue(arguments: "{}") { dead in
-      try await withQueue(arguments: #"{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"\#(dead)"}"#) {
-        try await body($0, dead)
-      }
-    }
-  }
-
   private func bodies(in queue: String) async throws -> [String] {
     try await Services.messages(in: queue).compactMap { $0["payload"] as? String }
   }
