@@ -43,7 +43,9 @@ struct HostileCompletionTests {
         # Where Tab offered nothing, a quote is open still, and the shell waits for its end.
         read_until(lambda: os.path.exists(name) or b'unclosed>' in seen[before:])
         if not os.path.exists(name):
+          before = len(seen)
           os.write(terminal, b'\\x03')
+          read_until(lambda: b'ready>' in seen[before:])
           open(name, 'x').close()
       print(seen.decode(errors='replace'))
       os.kill(child, 9)
@@ -83,7 +85,7 @@ struct HostileCompletionTests {
   private static let shells: [(shell: String, setUp: String)] = [
     (
       "bash",
-      "bind 'set enable-bracketed-paste off'; PS2='un''closed>'; keep() { local f=$1; shift; printf '%s\\0' \"$@\" > $f.new; mv $f.new $f; }; "
+      "bind 'set enable-bracketed-paste off'; PS1='rea''dy>'; PS2='un''closed>'; keep() { local f=$1; shift; printf '%s\\0' \"$@\" > $f.new; mv $f.new $f; }; "
         + "source \(ShellTests.root)/completions/msctl.bash"
     ),
     (
