@@ -140,6 +140,36 @@ struct ConsumerTests {
     #expect(!rig.consumer.isRunning)
   }
 
+  @Test("what a queue of its own held does not come again, so that nothing is in doubt")
+  func ownQueueGone() {
+    let binding = Consumer.Options.Binding(.brokerNamed, to: "e", keys: ["k"])
+    var rig = Rig { $0 = Consumer.Options(.bound(binding, queue: "q")) }
+    rig.deliver(1, "a")
+    rig.deliver(2, "b")
+    rig.deliver(3, "c")
+    rig.settle(1...1)
+    rig.hand(.flushed)
+    #expect(rig.sent() == [.acknowledge(1, multiple: true)])
+    rig.lose()
+    rig.settle(2...2)
+    rig.hand(.flushed)
+    rig.hand(.settled([.init(3, .reject)], .init(isFinished: true)))
+    rig.hand(.flushed)
+    rig.now = max(rig.now, rig.consumer.wakeTime)
+    rig.hand(.turn(hasMore: false))
+    rig.connection += 1
+    rig.hand(.connected(.init(id: rig.connection, heartbeat: .seconds(10))))
+    rig.reply(
+      .queue(.init(name: "q2", messages: 0, consumers: 0)), .bound, .prefetchSet, .consuming(tag: "c"))
+    rig.hand(.interrupted(15), .handler(.init(isFinished: true)))
+    rig.reply(.consumerEnded, .prefetchSet)
+    rig.hand(.closed)
+    #expect(rig.consumer.isEnded && rig.consumer.handled == 3 && rig.consumer.rejected == 1)
+    #expect(rig.consumer.cause == .interrupted(15))
+    let doubts = rig.actions.contains { if case .note(.unacknowledged) = $0 { true } else { false } }
+    #expect(!doubts)
+  }
+
   @Test("a message is acknowledged when it is flushed, not when it is written")
   func flushes() {
     var rig = Rig()

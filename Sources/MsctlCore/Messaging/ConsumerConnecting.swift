@@ -224,6 +224,15 @@ extension Consumer {
     open = 0
     saved = []
     hasReconnected = hasConsumed
+    if !comesAgain { forgetReturning() }
+  }
+
+  /// Whether what is not acknowledged comes again on another connection. A queue of its own goes with its connection.
+  var comesAgain: Bool { !(binding?.isExclusive ?? false) }
+
+  private mutating func forgetReturning() {
+    (doubtful, unrejected) = (HandledMessages(), HandledMessages())
+    recent.trust()
   }
 
   private mutating func reconnect(after error: AMQPError, _ isIdle: Bool, _ isOver: Bool) {
@@ -289,8 +298,7 @@ extension Consumer {
 
   /// A queue that is deleted with its last consumer takes with it what could have come again.
   private mutating func deletedInEnd() {
-    (doubtful, unrejected) = (HandledMessages(), HandledMessages())
-    recent.trust()
+    forgetReturning()
     ending?.mayReconnect = false
   }
 

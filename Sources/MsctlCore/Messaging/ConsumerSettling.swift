@@ -104,7 +104,7 @@ extension Consumer {
       if options.peeks { return }
       if isCurrent(delivery) {
         held.append(delivery)
-      } else if !traits.isStream {
+      } else if !traits.isStream, comesAgain {
         doubtful.add(delivery.message)
       }
     case .reject where traits.isStream:
@@ -113,7 +113,10 @@ extension Consumer {
       finishStreamed(delivery)
       if isCurrent(delivery) { held.append(delivery) }
     case .reject where isCurrent(delivery): reject(delivery)
-    case .reject: unrejected.add(delivery.message)
+    case .reject where comesAgain: unrejected.add(delivery.message)
+    case .reject:
+      handled += 1
+      rejected += 1
     case .requeue where isCurrent(delivery):
       if traits.isStream {
         waiting.prepend(delivery)
