@@ -114,7 +114,10 @@ final class ConsumeRun: ConsumerHost {
     try handler.take(number, original)
   }
   func keepPlace(_ offset: Int64) throws(Failure) { try resume?.write(offset) }
-  func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
+  func renew(_ number: Int, _ delivery: AMQPDelivery) {
+    // It is the same message, whose origin is known.
+    handler.renew(number, options.restoresOrigin ? delivery.atOrigin ?? delivery : delivery)
+  }
   func finish() { handler.finish() }
   func terminate() { handler.terminate() }
 
