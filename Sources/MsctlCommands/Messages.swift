@@ -295,6 +295,7 @@ extension Publisher.Note {
     case .reconnected: "connected again to RabbitMQ at \(uri.shown)"
     case .loginRefused(let failure): "\(failure.message); trying again"
     case .blocked(let reason): "RabbitMQ at \(uri.shown) accepts no messages (\(reason)); waiting"
+    case .waiting(let time): "'--speed': the next message is due in \(time.shown)"
     }
   }
 }

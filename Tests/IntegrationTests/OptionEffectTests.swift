@@ -136,6 +136,35 @@ struct OptionEffectTests {
   }
 
   @Test("publish: --exchange-type declares the exchange; --no-mandatory lets messages go that no queue gets")
+  @Test("publish: --speed tells of a long wait, once")
+  func longWait() async throws {
+    try await withQueue { queue in
+      let publisher = try Tool.start("publish", queue, "-e", "--speed", "1x", input: nil)
+      for time in [1, 1000, 2000] {
+        try publisher.write(#"{"body":\#(time),"properties":{"timestamp":\#(time)}}"#)
+      }
+      try publisher.closeInput()
+      try await eventually("it is told") { publisher.err.shows("publish waiting") }
+      publisher.signal(SIGTERM)
+      let output = try await publisher.end()
+      #expect(output.status == 143, "\(output)")
+      #expect(output.err.components(separatedBy: "'--speed'").count == 2, "\(output)")
+      #expect(try await Tool.run("consume", queue, "--drain").out == "1\n")
+    }
+  }
+
+  @Test("call: --stats counts the time of one call, too")
+  func oneCall() async throws {
+    let server = try TestServer { _ in
+      TestServer.Answer(["HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", "1"]) { _ in
+        Thread.sleep(forTimeInterval: 0.3)
+      }
+    }
+    let output = try await Tool.run("call", server.url, "--stats", "--json-errors")
+    let seconds = try #require(JSONValue(parsing: output.err.utf8)["summary"]?["seconds"])
+    #expect(Double(String(decoding: seconds.text, as: UTF8.self)) ?? 0 >= 0.29, "\(output)")
+  }
+
   func exchangeType() async throws {
     let name = Services.uniqueName("exchange")
     let declaring = ["publish", "-x", name, "-k", "a", "--exchange-type", "topic"]

@@ -525,7 +525,8 @@ extension Publisher.Note: Sampled {
     case .reconnecting: .reconnected
     case .reconnected: .loginRefused(someFailure)
     case .loginRefused: .blocked(reason: "<reason>")
-    case .blocked: nil
+    case .blocked: .waiting(.seconds(90))
+    case .waiting: nil
     }
   }
 }

@@ -182,7 +182,7 @@ struct PublisherTests {
     #expect(run.handle(.tick, after: .milliseconds(100)) == ["publish 5"])
     // A time that no clock will show.
     _ = run.ack(5, multiple: true)
-    #expect(run.handle(replayed(6, at: .max)).isEmpty)
+    #expect(run.handle(replayed(6, at: .max)).map { $0.prefix(7) } == ["waiting"])
     #expect(run.machine.wakeTime > run.now + .seconds(1 << 30))
   }
 
@@ -465,5 +465,6 @@ private func shown(_ action: Publisher.Action) -> String {
   case .note(.reconnected): "reconnected"
   case .note(.loginRefused): "login refused"
   case .note(.blocked(let reason)): "blocked: \(reason)"
+  case .note(.waiting(let time)): "waiting \(time.shown)"
   }
 }

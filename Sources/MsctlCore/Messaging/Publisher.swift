@@ -11,6 +11,8 @@ package struct Publisher: Sendable {
   package static let safeSize = 1 << 20
   /// How long the broker may take to respond to a method.
   private static let replyTimeout = AMQPConnection.replyTimeout
+  /// A longer wait for the time of a message is told, once.
+  private static let silence: Duration = .seconds(10)
 
   /// Why a channel is prepared.
   private enum Occasion: Equatable {
@@ -77,6 +79,7 @@ package struct Publisher: Sendable {
   private var next: OutgoingMessage?
   /// When it may be sent.
   private var dueTime: Deadline
+  private var isWaitTold = false
   /// To be sent again, before anything new, and when.
   private var again = Deque<OutgoingMessage>()
   private var retryTime: Deadline
@@ -183,6 +186,9 @@ package struct Publisher: Sendable {
   private mutating func take(_ message: OutgoingMessage) {
     next = message
     dueTime = schedule.due(message.message, at: now)
+    guard case .replay = options.timing, dueTime > now + Self.silence, !isWaitTold else { return }
+    isWaitTold = true
+    actions.append(.note(.waiting(dueTime - now)))
   }
 
   /// Sends what can be sent, and ends where nothing is left to do.

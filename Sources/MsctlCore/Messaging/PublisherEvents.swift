@@ -104,6 +104,8 @@ extension Publisher {
     case loginRefused(Failure)
     /// The broker takes no messages for now, which is waited for.
     case blocked(reason: String)
+    /// The next message is due only after this time.
+    case waiting(Duration)
   }
 
   /// Why a run failed.
