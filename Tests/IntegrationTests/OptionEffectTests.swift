@@ -1,4 +1,5 @@
 import Foundation
+import MsctlCore
 import Support
 import Testing
 
@@ -135,7 +136,6 @@ struct OptionEffectTests {
     }
   }
 
-  @Test("publish: --exchange-type declares the exchange; --no-mandatory lets messages go that no queue gets")
   @Test("publish: --speed tells of a long wait, once")
   func longWait() async throws {
     try await withQueue { queue in
@@ -165,6 +165,7 @@ struct OptionEffectTests {
     #expect(Double(String(decoding: seconds.text, as: UTF8.self)) ?? 0 >= 0.29, "\(output)")
   }
 
+  @Test("publish: --exchange-type declares the exchange; --no-mandatory lets messages go that no queue gets")
   func exchangeType() async throws {
     let name = Services.uniqueName("exchange")
     let declaring = ["publish", "-x", name, "-k", "a", "--exchange-type", "topic"]

@@ -342,6 +342,7 @@ enum Call: Verb {
     let output = console.outputReadiness
     run.loop.add(output)
     if let signals { run.loop.add(signals) }
+    var statistics = CallStatistics()
     var progress = Progress(console)
     var received = 0
     call.start()
@@ -386,7 +387,6 @@ enum Call: Verb {
     if options.asEnvelope { console.write(value: call.value) }
     try console.flush()
     if options.showsStatistics {
-      var statistics = CallStatistics()
       statistics.add(call)
       statistics.tell(console)
     }
