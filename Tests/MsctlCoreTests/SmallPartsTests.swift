@@ -17,6 +17,11 @@ struct SmallPartsTests {
     #expect(TraceContext(trace.traceparent) == trace)
   }
 
+  @Test("two workers have two ids, though both processes have the same number in their containers")
+  func workers() {
+    #expect(ServiceRegistration(name: "w", port: 0).id != ServiceRegistration(name: "w", port: 0).id)
+  }
+
   /// RFC 4648, section 10.
   @Test(
     "Base64 goes there and back",

@@ -87,7 +87,7 @@ enum Register: Verb {
         .details("With 0, COMMAND must listen on $PORT."),
       .value("address", nil, "HOST", into: \.address, "Address to register (default: the node's address)"),
       .value("id", nil, "ID", into: \.id, "Id of the instance (default: NAME-HOST-PORT)")
-        .details("Without a port, the default is NAME-HOST-PID."),
+        .details("Without a port, the default ends in a random number."),
       .list("tag", nil, "TAG", into: \.tags, "Add a tag"),
       .list("meta", nil, "NAME=VALUE", into: \.meta, "Add a value to the service's metadata"),
       .number("weight", nil, "N", in: 1...65535, into: \.weight, "Weight of the instance while it is passing"),

@@ -69,7 +69,7 @@ public struct ServiceRegistration: Sendable, Equatable {
 
   /// - Parameters:
   ///   - name: the name of the service.
-  ///   - id: nil: one of name, address (or this machine's name) and port (or this process's number).
+  ///   - id: nil: one of name, address (or this machine's name) and port (or a random number).
   ///   - address: empty: callers take the node's.
   ///   - port: the port; 0: none.
   public init(name: String, id: String? = nil, address: String = "", port: Int) {
@@ -81,7 +81,8 @@ public struct ServiceRegistration: Sendable, Equatable {
 
   /// Ids are unique an agent, so the name alone would let a second instance take the place of the first.
   package static func usualID(_ name: String, _ address: String, _ port: Int) -> String {
-    let number = port == 0 ? String(getpid()) : String(port)
+    // The number of the process may be that of another in another container, under the same name of the machine.
+    let number = port == 0 ? String(randomUUID().prefix(8)) : String(port)
     return "\(name)-\(address.isEmpty ? hostName() : address)-\(number)"
   }
 
