@@ -49,6 +49,32 @@ struct HostileFileTests {
     #expect(try await Tool.run("call", server.url, "-o", "-", "-e").status == 2)
   }
 
+  @Test("a second signal leaves no half of a file behind")
+  func secondSignal() async throws {
+    let long = "\"" + String(repeating: "x", count: 1 << 20) + "\""
+    let server = try TestServer { _ in .ok(long) }
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(Services.uniqueName("drafts"))
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    func files() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: folder.path) }
+    // Once a signal has come, it waits a while for who reads its output.
+    let call = try RunningProcess(
+      "/bin/bash",
+      [
+        "-c",
+        "mkfifo $HOME/p; exec 5<>$HOME/p; exec msctl call \(server.url) --each --failed-to \(folder.path)/f > $HOME/p",
+      ], input: nil)
+    try call.write("{}{}")
+    try await eventually("the output is full") { try server.requests.count == 2 && !files().isEmpty }
+    try await eventually("it has ended") {
+      call.signal(SIGINT)
+      return !call.isRunning
+    }
+    #expect(try await call.end().status == 130)
+    // The file is there where the second signal came late.
+    #expect(try files().filter { $0 != "f" } == [])
+  }
+
   @Test("a signal ends a write into a pipe that nobody reads")
   func fullPipe() async throws {
     let server = try TestServer { _ in .ok(String(repeating: "x", count: 1 << 20), type: "text/plain") }

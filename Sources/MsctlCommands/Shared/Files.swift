@@ -77,10 +77,16 @@ struct WholeFile: ~Copyable {
         place = .stream(try StreamOutput(opening: name))
       case .file(let name, let permissions, _):
         let draft = FilePath("\(name).msctl-\(randomUUID().prefix(8))")
-        let file = try FileDescriptor.open(
-          draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
-          permissions: permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
-        place = .draft(draft, file, target: name)
+        draft.withPlatformString { DraftFiles.add($0) }
+        do {
+          let file = try FileDescriptor.open(
+            draft, .writeOnly, options: [.create, .exclusiveCreate, .closeOnExec],
+            permissions: permissions ?? [.ownerReadWrite, .groupRead, .otherRead])
+          place = .draft(draft, file, target: name)
+        } catch {
+          draft.withPlatformString { DraftFiles.remove($0) }
+          throw error
+        }
       }
     } catch {
       throw Self.failure(path, error)
@@ -92,6 +98,7 @@ struct WholeFile: ~Copyable {
     guard case .draft(let draft, let file, _) = place else { return }
     if isOpen { try? file.close() }
     if !isKept { unlink(draft) }
+    draft.withPlatformString { DraftFiles.remove($0) }
   }
 
   /// What goes on writing in a loop; nil where nothing is waited for.

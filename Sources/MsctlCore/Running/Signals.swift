@@ -35,6 +35,38 @@ enum ProcessGroups {
   }
 }
 
+/// The paths of files that must not stay when a second signal ends msctl at once; a path that begins with 0 is a free place.
+nonisolated(unsafe) private var drafts: UnsafeMutablePointer<CChar>?
+/// More files than any verb writes at a time.
+private let draftLimit = 8
+private let pathSize = Int(PATH_MAX)
+
+/// The files that are not whole yet, under names of their own.
+package enum DraftFiles {
+  /// Notes one that is about to be created.
+  package static func add(_ path: UnsafePointer<CChar>) {
+    let length = strlen(path)
+    if drafts == nil {
+      drafts = .allocate(capacity: draftLimit * pathSize)
+      drafts?.initialize(repeating: 0, count: draftLimit * pathSize)
+    }
+    guard length > 0, length < pathSize, let place = places.first(where: { $0.pointee == 0 }) else { return }
+    // A signal may come at any moment: it is there with its first byte.
+    strcpy(place + 1, path + 1)
+    place.pointee = path.pointee
+  }
+
+  /// It is in its place, or removed.
+  package static func remove(_ path: UnsafePointer<CChar>) {
+    places.first { strcmp($0, path) == 0 }?.pointee = 0
+  }
+
+  fileprivate static var places: [UnsafeMutablePointer<CChar>] {
+    guard let drafts else { return [] }
+    return (0..<draftLimit).map { drafts + $0 * pathSize }
+  }
+}
+
 /// Wakes the wait on the pipe.
 private func note(_ number: Int32) {
   let saved = errno
@@ -51,6 +83,9 @@ private func noteOnce(_ number: Int32) {
     return note(number)
   }
   if let groups { for place in 0..<groupLimit where groups[place] != 0 { kill(-groups[place], SIGKILL) } }
+  if let drafts {
+    for place in 0..<draftLimit where drafts[place * pathSize] != 0 { unlink(drafts + place * pathSize) }
+  }
   // It is blocked until the handler returns.
   signal(number, SIG_DFL)
   raise(number)
