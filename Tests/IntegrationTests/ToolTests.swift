@@ -75,3 +75,11 @@ struct ToolTests {
     #expect(try await onTerminal("msctl call \(text.url)") == "a\\u{1b}[31mb\n")
   }
 }
+
+@Suite("A text of wording.txt that a test names")
+struct WordingEntryTests {
+  @Test("must be there: an answer of false would pass for what the test expects")
+  func unknown() async {
+    await #expect(processExitsWith: .failure) { _ = "text".shows("no such entry") }
+  }
+}
