@@ -140,6 +140,14 @@ struct HostileCompletionTests {
     try await forget(prefix)
   }
 
+  @Test("a list of queues without an end is not read to it")
+  func endless() async throws {
+    let api = try TestServer { _ in .ok(#"[{"name":"orders"}"# + String(repeating: " ", count: 17 << 20) + "]") }
+    let environment = ShellTests.patient.merging(["MSCTL_MANAGEMENT_URL": api.url]) { $1 }
+    let list = try await Tool.run("completion", "--list", "queue", environment: environment)
+    #expect(list.status == 0 && list.out == "" && api.requests.count == 1, "\(list)")
+  }
+
   /// A quote that is open already, and a name that would be an option.
   private func quotes(_ prefix: String, _ environment: [String: String]) async throws {
     let (shell, setUp) = Self.shells[0]

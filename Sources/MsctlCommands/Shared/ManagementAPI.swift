@@ -3,6 +3,9 @@ import MsctlCore
 
 /// RabbitMQ's management API, for what AMQP does not tell.
 enum ManagementAPI {
+  /// The largest answer that is read, in bytes: the names of a hundred thousand queues.
+  private static let sizeLimit = 16 << 20
+
   /// - Parameter field: where the API is, if the user says so.
   static func variable<Options>(into field: WritableKeyPath<Options, String?> & Sendable) -> Variable<Options> {
     .value(
@@ -40,9 +43,14 @@ enum ManagementAPI {
     }
     let transfer = try http.start(request)
     var body: [UInt8] = []
+    var held = HeldBytes(limit: sizeLimit)
     while transfer.outcome == nil {
       loop.turn()
-      body += transfer.takeBody()
+      let piece = transfer.takeBody()
+      do { try held.check(body.count + piece.count, "the response") } catch {
+        throw HTTPError(kind: .broken, reason: error.message)
+      }
+      body += piece
     }
     if case .failure(let error)? = transfer.outcome { throw error }
     if let status = transfer.head?.status, status != 200 {
