@@ -28,8 +28,6 @@ struct ReadyFileTests {
     let port = try Services.freePort()
     let file = freePath()
     let environment = ["AMQP_URL": "amqp://guest:guest@127.0.0.1:\(port)"]
-    // As a run leaves it that was killed.
-    try Data().write(to: URL(fileURLWithPath: file))
     try await withQueue { queue in
       let refused = try await Tool.run("consume", queue, "--ready-file", file, environment: environment)
       #expect(refused.status == 6 && !isThere(file), "\(refused)")
@@ -87,6 +85,37 @@ struct ReadyFileTests {
     #expect(!isThere(file))
   }
 
+  @Test("is left alone where another msctl has made it, or somebody else puts his own there")
+  func owners() async throws {
+    let file = freePath()
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    try await withQueue { queue in
+      let first = try Tool.start("consume", queue, "--ready-file", file)
+      try await eventually("the first is ready") { isThere(file) }
+      let second = try await Tool.run("consume", queue, "--ready-file", file)
+      #expect(second.status == 2 && second.err.showsOnly("usedReadyFile", with: ["path": file]), "\(second)")
+      #expect(isThere(file))
+      // What a killed run leaves is removed by the next one.
+      first.signal(SIGKILL)
+      _ = try await first.end()
+      #expect(isThere(file))
+      let next = try Tool.start("consume", queue, "--ready-file", file, "--count", "1")
+      try await eventually("the next one is ready") {
+        // Not the one that was there before.
+        try await Services.management("GET", "/queues/%2F/\(queue)?columns=consumers") == #"{"consumers":1}"#
+          && isThere(file)
+      }
+      try FileManager.default.removeItem(atPath: file)
+      try Data().write(to: URL(fileURLWithPath: file))
+      #expect(try await Tool.run("publish", queue, "1").status == 0)
+      #expect(try await next.end().status == 0)
+      #expect(isThere(file))
+      let foreign = try await Tool.run("consume", queue, "--ready-file", file)
+      #expect(foreign.status == 2 && foreign.err.showsOnly("foreignReadyFile", with: ["path": file]), "\(foreign)")
+      #expect(isThere(file))
+    }
+  }
+
   @Test("is refused where it is something else, or cannot be created")
   func foreign() async throws {
     let file = freePath()
@@ -101,6 +130,12 @@ struct ReadyFileTests {
     #expect(missing.status == 1 && missing.err.shows("unwritableFile", ["path": "/no/such/folder/ready"]), "\(missing)")
     let unheld = try await Tool.run("register", "s", "-p", "1", "--ready-file", file)
     #expect(unheld.status == 2)
+    for words in [["consume", "q", "--ready-file", ""], ["register", "s", "--ready-file", "", "--", "true"]] {
+      let output = try await RunningProcess(Tool.binary, words).end()
+      #expect(output.status == 2 && output.err.contains("invalid file name ''"), "\(output)")
+    }
+    let stat = try await Tool.run("consume", "q", "--stat", "--ready-file", file)
+    #expect(stat.status == 2 && stat.err.contains("'--stat' requires QUEUE, takes no message"), "\(stat)")
   }
 }
 
@@ -117,7 +152,7 @@ struct WorkerTests {
     let words = held.out.split(whereSeparator: \.isWhitespace)
     // Two of them are two, also where both are the first process of a container under one name of a machine.
     let id = try #require(words.first)
-    #expect(words.last == "none" && id.hasSuffix("-\(held.pid)"))
+    #expect(words.last == "none" && id.hasPrefix("\(service)-"))
     #expect(found.out.contains("\"id\":\"\(id)\"") && found.out.contains("\"port\":0"))
     held.signal(SIGTERM)
     let output = try await held.end()

@@ -179,4 +179,16 @@ struct QueueBindingTests {
   func usage(_ words: [String]) async throws {
     #expect(try await RunningProcess(Tool.binary, ["consume"] + words).end().status == 2)
   }
+
+  @Test(
+    "is refused where the options would do nothing, or more than they say",
+    arguments: [
+      (["-x", "e", "--drain"], "'--drain' and '--peek' require QUEUE: a temporary queue is empty at first"),
+      (["-x", "e", "--peek"], "'--drain' and '--peek' require QUEUE: a temporary queue is empty at first"),
+      (["q", "-x", "e", "--peek"], "'--peek' cannot be combined with '--exchange', which binds QUEUE to it for good"),
+    ])
+  func misuse(_ words: [String], _ message: String) async throws {
+    let output = try await RunningProcess(Tool.binary, ["consume"] + words).end()
+    #expect(output.status == 2 && output.err.hasPrefix("msctl: \(message)\n"), "\(output)")
+  }
 }

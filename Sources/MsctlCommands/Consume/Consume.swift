@@ -29,7 +29,7 @@ enum Consume: Verb {
     var expires: Duration?
     var isStream = false
     var offset: StreamOffset?
-    var resumeFile: String?
+    var resumeFile: FileName?
     /// The place that the file of `--resume` has.
     var place: Int64?
     var sample = 1
@@ -37,7 +37,7 @@ enum Consume: Verb {
     var managementURL: String?
     var consumerArguments: [NameValue] = []
     var prefetch: Int?
-    var readyFile: String?
+    var readyFile: FileName?
     var rate: Rate?
     var children = ChildEnvironment()
     var broker = BrokerOptions()
@@ -62,7 +62,7 @@ enum Consume: Verb {
     /// Whether something is said of how messages are taken.
     fileprivate var takesMessages: Bool {
       endsByItself || exec != nil || through != nil || exchange != nil || isStream || format.asEnvelope || format.isRaw
-        || !consumerArguments.isEmpty || prefetch != nil || rate != nil
+        || !consumerArguments.isEmpty || prefetch != nil || rate != nil || readyFile != nil
     }
 
     var handling: Consumer.Handling {
@@ -151,7 +151,7 @@ enum Consume: Verb {
       if options.isStream, options.isExclusive || options.expires != nil {
         throw ValueError("'--exclusive' and '--expires' cannot be combined with '--stream'")
       }
-      if options.resumeFile == "-" { throw ValueError("'--resume' requires a file") }
+      if options.resumeFile?.text == "-" { throw ValueError("'--resume' requires a file") }
       if options.exchange == nil, options.queue == nil {
         throw ValueError("'consume' requires QUEUE, or '--exchange NAME' with '--bind KEY'")
       }
@@ -170,6 +170,12 @@ enum Consume: Verb {
       }
       if options.peeks, options.drains || options.idle != nil || options.time != nil {
         throw ValueError("'--peek' cannot be combined with '--drain', '--idle' or '--for'")
+      }
+      if options.drains || options.peeks, options.exchange != nil, options.queue == nil {
+        throw ValueError("'--drain' and '--peek' require QUEUE: a temporary queue is empty at first")
+      }
+      if options.peeks, options.exchange != nil {
+        throw ValueError("'--peek' cannot be combined with '--exchange', which binds QUEUE to it for good")
       }
       if options.exec != nil, options.through != nil {
         throw ValueError("'--exec' cannot be combined with '--through'")
@@ -366,7 +372,6 @@ enum Consume: Verb {
       ).brief(),
       .toggle("stream", nil, into: \.isStream, "QUEUE is a stream (reading does not remove messages)"),
       .value("resume", nil, "FILE", into: \.resumeFile, "Begin where the last run stopped, as FILE says").brief()
-        .completed(by: .file)
         .details(
           """
           FILE keeps the offset after the last message that was handled, as one line of JSON, and is replaced whole each time. If it \
@@ -413,10 +418,9 @@ enum Consume: Verb {
           """),
       .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while messages can be handled")
         .brief()
-        .completed(by: .file)
         .details(
           """
-          For the probe of a container, 'test -e FILE'. FILE is empty; it is removed while the broker is away or a filter is not \
+          For the probe of a container, 'test -e FILE'. It is removed while the broker is away or a filter is not \
           running, and at the end. Whatever kills msctl leaves it to the next run, which removes it first.
           """),
     ].under("Delivery") + BrokerOptions.flags.lifted(to: \.broker) + OutputOptions.flags.lifted(to: \.output)
@@ -427,7 +431,7 @@ enum Consume: Verb {
     let resume = try ResumeFile(options)
     if let place = try resume?.read() { options.place = place }
     let loop = EventLoop()
-    let readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path, console) }
+    let readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path.text, console) }
     let (connection, queue) = try connect(options, console, loop)
     let run: ConsumeRun
     do throws(Failure) {

@@ -8,10 +8,12 @@ struct ResumeFile {
 
   /// Nil without a file.
   init?(_ options: Consume.Options) throws(Failure) {
-    guard let path = options.resumeFile, let queue = options.queue?.text else { return nil }
+    guard let path = options.resumeFile?.text, let queue = options.queue?.text else { return nil }
     (self.path, self.queue) = (path, queue)
     target = FileTarget(path)
-    guard case .file = target else { throw failure("it is not a regular file") }
+    guard case .file(let name, _, _) = target else { throw failure("it is not a regular file") }
+    // Before any message is taken.
+    try checkFolder(of: name, path)
   }
 
   /// The offset that it has; nil where there is no file yet.

@@ -21,7 +21,7 @@ final class HeldService: LoopMember {
     guard (0...65535).contains(port) else {
       throw Failure(.invalidPort(port, service: registration.name))
     }
-    readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path, console) }
+    readyFile = try options.readyFile.map { path throws(Failure) in try ReadyFile(path.text, console) }
     loop.add(HostResolver.system)
     if port != 0, try loop.answer(to: PortProbe(registration, .system, on: loop)) { throw Failure(.portInUse(port)) }
     var ttl = HeldRegistration.ttl

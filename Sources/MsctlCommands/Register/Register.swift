@@ -55,7 +55,7 @@ enum Register: Verb {
     var waits = false
     var isDryRun = false
     var drain: Duration = .zero
-    var readyFile: String?
+    var readyFile: FileName?
     var agent = AgentOptions()
     var output = OutputOptions()
 
@@ -100,10 +100,9 @@ enum Register: Verb {
       .value("drain", nil, "TIME", into: \.drain, "Wait TIME after entering maintenance before signalling COMMAND"),
       .value("ready-file", nil, "FILE", into: \.readyFile, "Create FILE while COMMAND's instance is registered")
         .brief()
-        .completed(by: .file)
         .details(
           """
-          For the probe of a container, 'test -e FILE'. FILE is empty; it is removed while the agent is away, and before COMMAND \
+          For the probe of a container, 'test -e FILE'. It is removed while the agent is away, and before COMMAND \
           is ended. Whatever kills msctl leaves it to the next run, which removes it first.
           """),
     ].under("Instance")

@@ -53,6 +53,19 @@ extension StatusSet: ArgumentValue {
   package var argumentText: String? { nil }
 }
 
+/// A file that is written. Without a name it is most likely a variable that is not set.
+struct FileName: ArgumentValue {
+  let text: String
+
+  init(argument: String) throws(ValueError) {
+    guard !argument.isEmpty else { throw ValueError(invalid: "file name", "it must not be empty") }
+    text = argument
+  }
+
+  var argumentText: String? { nil }
+  static var completion: Completion { .file }
+}
+
 /// How many times as fast as it was: `1x`, `0.5x`; the `x` may be left out.
 struct Speed: ArgumentValue {
   let factor: Double

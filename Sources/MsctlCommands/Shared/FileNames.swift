@@ -40,11 +40,17 @@ enum FileTarget {
   }
 
   /// Whether it is the regular file that is standard input.
-  var isInput: Bool {
-    guard case .file(_, _, let identity?) = self, let input = try? FileDescriptor.standardInput.stat() else {
-      return false
-    }
-    return identity.device == input.deviceID && identity.inode == input.inode
+  var isInput: Bool { isFile(behind: .standardInput) }
+
+  /// Whether it is standard output, or the regular file behind it.
+  var isOutput: Bool {
+    if case .descriptor(STDOUT_FILENO) = self { return true }
+    return isFile(behind: .standardOutput)
+  }
+
+  private func isFile(behind descriptor: FileDescriptor) -> Bool {
+    guard case .file(_, _, let identity?) = self, let status = try? descriptor.stat() else { return false }
+    return identity.device == status.deviceID && identity.inode == status.inode
   }
 
   /// The number in /dev/fd/N and its like, where it is open. To open it again would begin at the start of a file behind it.
@@ -75,6 +81,15 @@ func isPipe(_ path: FilePath) -> Bool { (try? path.stat())?.type == .fifo }
 
 func unlink(_ path: FilePath) {
   _ = path.withPlatformString { Glibc.unlink($0) }
+}
+
+/// Makes sure that a file may be created at a path.
+/// - Parameter name: what people call it.
+func checkFolder(of path: FilePath, _ name: String) throws(Failure) {
+  let folder = path.removingLastComponent()
+  guard (folder.isEmpty ? "." : folder).withPlatformString({ access($0, W_OK | X_OK) }) == 0 else {
+    throw Failure(.unwritableFile(name, reason: "\(Errno(rawValue: errno))"))
+  }
 }
 
 /// - Returns: whether it was done.
