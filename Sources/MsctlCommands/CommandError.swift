@@ -10,6 +10,10 @@ enum CommandError {
   case unwritableFile(String, reason: String?)
   /// What `--ready-file` names is something else.
   case foreignReadyFile(String)
+  /// Another msctl that runs has made it.
+  case usedReadyFile(String)
+  /// The file of `--failed-to` is standard output, which has another use.
+  case failedFileIsOutput(String)
   case unreadableInput(reason: String)
   case inputNotJSON(JSONError)
   case outputClosed
@@ -41,6 +45,8 @@ enum CommandError {
   case callsFailed(Int, of: Int, Failure.Code)
   /// The run ended before it.
   case unfinishedCall(Failure.Code)
+  /// A call succeeded whose result did not get out.
+  case unwrittenResult(Failure.Code)
 
   // MARK: publish
 

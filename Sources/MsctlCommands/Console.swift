@@ -56,6 +56,8 @@ package final class Console {
   /// How much of the buffer is written out. It is cut off only when it is most of it, so that a large value costs no more a
   /// byte than a small one.
   private var start = 0
+  /// How much the output has taken.
+  package private(set) var takenBytes = 0
   package var options = OutputOptions()
   /// Whether people look at standard output.
   package let isTerminal: Bool
@@ -118,12 +120,13 @@ package final class Console {
     buffer += bytes
   }
 
-  /// Writes out everything, for who waits for nothing else. A signal that is caught ends it.
-  package func flush() throws(Failure) {
+  /// Writes out everything, for who waits for nothing else. A signal that is caught ends it, and the deadline where signals are caught.
+  package func flush(until deadline: Deadline = .never) throws(Failure) {
     moveErrors()
     while hasUnwritten {
       // A write that blocks would outlast the signal.
-      if Signals.areCaught { try Signals.wait(for: outputDescriptor, POLLOUT) }
+      if Signals.areCaught { try Signals.wait(for: outputDescriptor, POLLOUT, until: deadline) }
+      if deadline.isPast { return }
       let isTaken = try writeOut(Signals.areCaught ? min(bufferedBytes, room) : bufferedBytes)
       if !isTaken { try Signals.wait(for: outputDescriptor, POLLOUT) }
     }
@@ -164,6 +167,7 @@ package final class Console {
     }
     if taken >= 0 {
       start += taken
+      takenBytes += taken
       if start > buffer.count / 2 {
         buffer.removeFirst(start)
         start = 0

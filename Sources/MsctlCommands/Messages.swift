@@ -699,8 +699,16 @@ extension CommandError {
       Failure(.failed, "cannot write the file '\(path)'" + (reason.map { ": " + $0 } ?? ""))
     case .foreignReadyFile(let path):
       Failure(
-        .usage, "'\(path)' exists and is not an empty file",
+        .usage, "'\(path)' exists and was not created by '--ready-file'",
         hint: "'--ready-file' creates and removes FILE: name another one.")
+    case .usedReadyFile(let path):
+      Failure(
+        .usage, "'\(path)' is the ready file of another msctl that is running",
+        hint: "Each needs a file of its own: one that ends would make the other look as if it were not ready.")
+    case .failedFileIsOutput(let path):
+      Failure(
+        .usage, "'--failed-to \(path)' is standard output, which gets the results",
+        hint: "Name another file: failures among the results, or in their place, would be lost or mistaken.")
     case .unreadableInput(let reason): Failure(.badInput, "cannot read standard input: \(reason)")
     case .inputNotJSON(let error): Failure(.badInput, "standard input is not JSON: \(error)")
     case .outputClosed: Failure(.outputClosed, "standard output is closed")
@@ -732,6 +740,8 @@ extension CommandError {
         .badInput, "the response is declared as JSON but is not: \(error)", hint: "Its bytes were written unchanged.")
     case .callsFailed(let failed, let all, let code): Failure(code, "\(counted(failed, "call")) of \(all) failed")
     case .unfinishedCall(let code): Failure(code, "the run ended before the response; the service may have handled it")
+    case .unwrittenResult(let code):
+      Failure(code, "the call succeeded, but the run ended before its result was written")
 
     case .messageNotJSON(let error):
       Failure(.badInput, "MESSAGE is not JSON: \(error)", hint: "For text, use '--text'.")

@@ -134,6 +134,87 @@ struct FailedCallTests {
     #expect(kept.shows("unfinishedCall"))
   }
 
+  /// The lines of a file in the folder of a process.
+  private func kept(_ name: String, of process: RunningProcess) throws -> [String] {
+    let file = URL(fileURLWithPath: process.outputPath).deletingLastPathComponent().appendingPathComponent(name)
+    return try String(contentsOf: file, encoding: .utf8).split(separator: "\n").map(String.init)
+  }
+
+  @Test(
+    "a signal lets the results out that wait for an older call, and keeps the values of those that wait for nothing")
+  func waitingResults() async throws {
+    let gate = DispatchSemaphore(value: 0)
+    let server = try TestServer { request in
+      guard request.target != "/2" else { return .ok("2") }
+      return TestServer.Answer(["HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", "1"]) { _ in gate.wait() }
+    }
+    let caller = try RunningProcess(
+      "/bin/sh", ["-c", "exec msctl call '\(server.url)/{n}' --each --parallel 2 --failed-to $HOME/f"], input: nil)
+    try caller.write(#"{"n":1}{"n":2}{"n":3}"#)
+    // The third is begun once the second has ended.
+    try await eventually("all are called") { server.requests.count == 3 }
+    caller.signal(SIGTERM)
+    let output = try await caller.end()
+    gate.signal()
+    gate.signal()
+    #expect(output.status == 143 && output.out == "2\n", "\(output)")
+    let lines = try kept("f", of: caller)
+    #expect(
+      lines.count == 2 && lines[0].hasPrefix(#"{"input":{"n":1},"error":{"code":"interrupted","index":1,"#)
+        && lines[1].hasPrefix(#"{"input":{"n":3},"error":{"code":"interrupted","index":3,"#)
+        && lines.allSatisfy { $0.shows("unfinishedCall") }, "\(lines)")
+  }
+
+  @Test("keeps the values of results that nobody reads by the end, and of those that nobody can read any more")
+  func lostResults() async throws {
+    let gate = DispatchSemaphore(value: 0)
+    let long = "\"" + String(repeating: "x", count: 1 << 20) + "\""
+    let server = try TestServer { request in
+      guard request.target == "/3" else { return .ok(request.target == "/5" ? "5" : long) }
+      return TestServer.Answer(["HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", "1"]) { _ in gate.wait() }
+    }
+    let call = "msctl call '\(server.url)/{n}' --each"
+    let blocked = try RunningProcess(
+      "/bin/bash", ["-c", "mkfifo $HOME/p; exec 5<>$HOME/p; exec \(call) --failed-to $HOME/f > $HOME/p"], input: nil)
+    try blocked.write(#"{"n":1}{"n":2}{"n":3}"#)
+    try await eventually("two have ended, and the third is called") { server.requests.count == 3 }
+    blocked.signal(SIGTERM)
+    #expect(try await blocked.end().status == 143)
+    gate.signal()
+    let lines = try kept("f", of: blocked)
+    #expect(lines.map { $0.prefix { $0 != "," } } == (1...3).map { #"{"input":{"n":\#($0)}"# }, "\(lines)")
+    #expect(lines.map { $0.shows("unwrittenResult") } == [true, true, false], "\(lines)")
+    #expect(lines.last?.shows("unfinishedCall") == true, "\(lines)")
+
+    let closed = try RunningProcess(
+      "/bin/bash",
+      ["-c", "\(call) --failed-to $HOME/f | { read line; exec <&-; echo $line closed >&2; }; exit ${PIPESTATUS[0]}"],
+      input: nil)
+    try closed.write(#"{"n":5}"#)
+    try await eventually("the output is closed") { closed.err.contains("5 closed") }
+    try closed.write(#"{"n":5.0}"#)
+    #expect(try await closed.end().status == 141)
+    let line = try #require(try kept("f", of: closed).first)
+    #expect(line.hasPrefix(#"{"input":{"n":5.0},"error":{"code":"output-closed","index":2,"#), "\(line)")
+  }
+
+  @Test("is not standard output, where that gets results")
+  func output() async throws {
+    let server = try TestServer { _ in .ok("1") }
+    let call = "msctl call '\(server.url)/{n}' --each --failed-to"
+    let output = try await Tool.shell(
+      """
+      cd $HOME; for n in 1 2; do \(call) f >> f; echo $?; done; \(call) /dev/stdout; echo $?; ln -s f g
+      \(call) g > f; echo $?; echo 1 | msctl publish q --tee --failed-to f > f; echo $?
+      echo '{"n":1}' | \(call) /dev/null > /dev/null; echo $?; wc -c < f
+      """)
+    #expect(output.lines == ["2", "2", "2", "2", "2", "0", "0"], "\(output)")
+    #expect(server.requests.count == 1)
+    for name in ["f", "/dev/stdout", "g"] {
+      #expect(output.err.shows("failedFileIsOutput", ["path": name]), "\(output)")
+    }
+  }
+
   @Test("a pipe gets each line at once, and results do not wait for who reads it")
   func pipe() async throws {
     let server = try TestServer { request in request.target == "/1" ? .status(404, "Not Found", "") : .ok("1") }
@@ -149,6 +230,8 @@ struct FailedCallTests {
     "is refused where it has nothing to do",
     arguments: [
       (["call", "s", "--failed-to", "f"], "'--failed-to' requires '--each'"),
+      (["call", "s", "--each", "--failed-to", ""], "--failed-to: invalid file name '': it must not be empty"),
+      (["publish", "q", "--failed-to", ""], "--failed-to: invalid file name '': it must not be empty"),
       (["call", "s", "--each", "--failed-to", "-"], "'--failed-to -' cannot be combined with '--each'"),
     ])
   func usage(_ words: [String], _ message: String) async throws {

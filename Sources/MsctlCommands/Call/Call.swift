@@ -52,11 +52,11 @@ enum Call: Verb {
     var all = false
     var parallel = 1
     var continues = false
-    var failedFile: String?
+    var failedFile: FileName?
     var showsStatistics = false
     var asEnvelope = false
     var asCurl = false
-    var outputFile: String?
+    var outputFile: FileName?
     var tags: [String] = []
     var datacenter: String?
     var near: String?
@@ -77,7 +77,7 @@ enum Call: Verb {
     }
 
     /// Whether '--output' names something else than standard output.
-    var writesFile: Bool { outputFile.map { !$0.isSame(as: "-") } ?? false }
+    var writesFile: Bool { outputFile.map { !$0.text.isSame(as: "-") } ?? false }
 
     /// Whether '--each' continues after a failed call.
     var keepsGoing: Bool { continues || failedFile != nil }
@@ -167,7 +167,7 @@ enum Call: Verb {
       }
       if !options.isEach, options.continues { throw ValueError("'--keep-going' requires '--each'") }
       if !options.isEach, options.failedFile != nil { throw ValueError("'--failed-to' requires '--each'") }
-      if options.failedFile?.isSame(as: "-") == true {
+      if options.failedFile?.text.isSame(as: "-") == true {
         throw ValueError("'--failed-to -' cannot be combined with '--each', which writes results to standard output")
       }
       if options.isEach || options.all, options.outputFile != nil {
@@ -253,7 +253,6 @@ enum Call: Verb {
     + [
       .toggle("envelope", "e", into: \.asEnvelope, "Wrap the response in status, headers, URL and time"),
       .value("output", "o", "FILE", into: \.outputFile, "Write the body to FILE, completely or not at all")
-        .completed(by: .file)
         .details(
           """
           If the call fails, FILE is left untouched; the body of a failed response goes to standard output. With '--no-fail', \
@@ -282,12 +281,11 @@ enum Call: Verb {
         .details("Each requires an open file: 'ulimit -n' limits them."),
       .toggle("keep-going", nil, into: \.continues, "Continue after a failed call"),
       .value("failed-to", nil, "FILE", into: \.failedFile, "Write each value whose call failed to FILE; continue")
-        .completed(by: .file)
         .details(
           """
           One line per value: {"input": VALUE, "error": {...}}, with the error as '--json-errors' writes it. 'jq -c .input FILE' \
           is the input of the next try. FILE is replaced at the end of the run; an interrupted run adds the values whose calls \
-          had not ended, which the service may have handled. A pipe or a device gets each line at once.
+          had not ended, which the service may have handled, and those whose results could not be written. A pipe or a device gets each line at once.
           """),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
       .toggle("stats", nil, into: \.showsStatistics, "Print a summary to stderr: statuses, rate, latencies"),
@@ -342,9 +340,9 @@ enum Call: Verb {
     let output = console.outputReadiness
     run.loop.add(output)
     if let signals { run.loop.add(signals) }
-    var statistics = CallStatistics()
     var progress = Progress(console)
     var received = 0
+    var statistics = CallStatistics()
     call.start()
     var sink: ResponseSink?
     var fault: Failure?
@@ -356,7 +354,7 @@ enum Call: Verb {
         call.advance()
         // Not before there is something to write: until then, another attempt may bring another head.
         if !options.asEnvelope, let head = call.head, !call.body.isEmpty || call.isOver {
-          let file = options.isFailure(head.status) ? nil : options.outputFile
+          let file = options.isFailure(head.status) ? nil : options.outputFile?.text
           if sink == nil {
             sink = try ResponseSink(head, file: file)
             if let stream = sink?.stream { run.loop.add(stream) }

@@ -14,6 +14,8 @@ struct CallMany {
   private static let writeLimit = 64 << 10
   /// What is open beside the connections of calls: standard input and output, libcurl's own, connections that are being made.
   private static let spareDescriptors = 64
+  /// How long results may take to get out once the run is interrupted.
+  private static let patience: Duration = .seconds(2)
 
   private let run: CallRun
   private var options: Call.Options { run.options }
@@ -35,6 +37,8 @@ struct CallMany {
   private var failed = 0
   private var firstFailure: Failure?
   private let failures: FailedItems
+  /// Results that are not known to be out, where failures are kept: how much the output has taken once one is.
+  private var unwritten = Deque<(end: Int, number: Int, input: JSONValue)>()
   /// Where a file is owed in the end.
   private let signals: Signals?
   private var statistics = CallStatistics()
@@ -59,7 +63,7 @@ struct CallMany {
       if options.method == nil { base.method = "POST" }
     }
     self.base = base
-    failures = try FailedItems(options.failedFile, console)
+    failures = try FailedItems(options.failedFile?.text, console, writesOutput: true)
     signals = options.failedFile == nil ? nil : Signals()
     run = try CallRun(options, base, http, console)
     run.loop.add(input)
@@ -118,19 +122,42 @@ struct CallMany {
     }
   }
 
-  /// Puts the file of failed values in its place, those of calls that did not end among them.
-  private func keepFailures(of values: StandardInput, after failure: Failure?) throws(Failure) {
+  /// Puts the file of failed values in its place, those among them of calls that did not end, and those whose results could not
+  /// be written.
+  private mutating func keepFailures(of values: StandardInput, after failure: Failure?) throws(Failure) {
     guard failures.isOpen else { return }
-    for call in calls {
-      guard let input = call.input else { continue }
-      let isOver = call.isOver
-      call.cancel()
-      if let failure = isOver ? call.failure : failure.map({ Failure(.unfinishedCall($0.code)) }) {
-        try failures.add(input, failure.ofValue(call.number))
+    let signal: Int32? = if case .signal(let number)? = failure?.code { number } else { nil }
+    if let failure {
+      for (number, input, failure) in leftOver(after: failure, isInterrupted: signal != nil) {
+        try failures.add(input, failure.ofValue(number))
       }
     }
-    let signal: Int32? = if case .signal(let number)? = failure?.code { number } else { nil }
     try failures.keep(isInputRead: values.isExhausted, console, signal)
+  }
+
+  /// Ends what runs, and writes the results that are there, if nothing but a signal keeps them from getting out.
+  /// - Returns: what did not end well or get out, in the order of the input.
+  private mutating func leftOver(
+    after failure: Failure, isInterrupted: Bool
+  ) -> [(number: Int, input: JSONValue, failure: Failure)] {
+    var left: [(number: Int, input: JSONValue, failure: Failure)] = []
+    while let call = calls.popFirst() {
+      guard let input = call.input else { continue }
+      if !call.isOver {
+        call.cancel()
+        left.append((call.number, input, Failure(.unfinishedCall(failure.code))))
+      } else if let failure = call.failure {
+        left.append((call.number, input, failure))
+      } else {
+        write(call)
+      }
+    }
+    // Another signal ends the wait, too.
+    if isInterrupted { try? console.flush(until: .after(Self.patience)) }
+    console.discard()
+    dropWritten()
+    left += unwritten.map { ($0.number, $0.input, Failure(.unwrittenResult(failure.code))) }
+    return left.sorted { $0.number < $1.number }
   }
 
   /// Calls every passing instance.
@@ -232,7 +259,7 @@ struct CallMany {
         held -= call.body.count
         if options.showsStatistics { statistics.add(call) }
         let failure = call.failure
-        if failure == nil || options.asEnvelope { console.write(value: call.value) }
+        if failure == nil || options.asEnvelope { write(call) }
         guard var failure else {
           done += 1
           continue
@@ -245,8 +272,20 @@ struct CallMany {
         console.report(failure)
       }
       try console.flushReady()
+      dropWritten()
     } while !console.hasUnwritten && nextResult != nil
     return false
+  }
+
+  /// Hands a result to the output, and remembers it until it is out where it would have to be kept.
+  private mutating func write(_ call: PendingCall) {
+    console.write(value: call.value)
+    guard let input = call.input, call.failure == nil else { return }
+    unwritten.append((console.takenBytes + console.bufferedBytes, call.number, input))
+  }
+
+  private mutating func dropWritten() {
+    while let first = unwritten.first, first.end <= console.takenBytes { unwritten.removeFirst() }
   }
 
   /// The oldest call, once it is over, unless its failure has to wait for the file.

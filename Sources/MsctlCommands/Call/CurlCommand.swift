@@ -60,7 +60,7 @@ enum CurlCommand {
     if let (user, _) = request.digest { words.add("--digest", "--user", "\(user):\(SecretName.mask)") }
     if !request.tls.verifies { words.add("--insecure") }
     if let path = request.unixSocket { words.add("--unix-socket", path) }
-    if let file = options.outputFile { words.add("--output", file) }
+    if let file = options.outputFile?.text { words.add("--output", file) }
     if request.acceptsCompression { words.add("--compressed") }
     words.add("--url", url)
     switch feed.count {

@@ -11,7 +11,7 @@ enum Publish: Verb {
     var isRaw = false
     var asEnvelope = false
     var tees = false
-    var failedFile: String?
+    var failedFile: FileName?
     var wantsReply = false
     var isDryRun = false
     var replyTimeout: Duration = .seconds(30)
@@ -110,7 +110,6 @@ enum Publish: Verb {
         .value(
           "failed-to", nil, "FILE", into: \.failedFile, "Write messages that were not confirmed to FILE, as envelopes"
         )
-        .completed(by: .file)
         .details(
           """
           FILE is replaced at the end of the run and may be the input: 'msctl publish --envelope --failed-to FILE < FILE' \
@@ -181,7 +180,7 @@ enum Publish: Verb {
         throw ValueError("'--text' requires MESSAGE; for standard input, use '--lines' or '--raw'")
       }
       if options.tees, options.wantsReply { throw ValueError("'--tee' cannot be combined with '--reply'") }
-      if options.failedFile?.isSame(as: "-") == true, options.tees || options.wantsReply {
+      if options.failedFile?.text.isSame(as: "-") == true, options.tees || options.wantsReply {
         throw ValueError("'--failed-to -' cannot be combined with '--\(options.tees ? "tee" : "reply")'")
       }
       if options.wantsReply, options.properties.replyTo != nil || options.properties.correlationID != nil {
@@ -192,7 +191,8 @@ enum Publish: Verb {
   static func run(_ options: Options, _ console: Console, environment: [String: String]) throws(Failure) {
     guard !options.isDryRun else { return try showMessages(options, console, environment) }
     var source = try MessageSource(options, TraceContext(environment: environment))
-    let failures = try FailedItems(options.failedFile, console)
+    let failures = try FailedItems(
+      options.failedFile?.text, console, writesOutput: options.tees || options.wantsReply)
     let signals = Signals()
     let first = try firstMessage(&source, options)
     let loop = EventLoop()

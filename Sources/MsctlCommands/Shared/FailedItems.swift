@@ -14,9 +14,12 @@ final class FailedItems {
   /// Whether the file that it replaces is standard input.
   private let isInput: Bool
 
-  /// - Parameter path: nil where nothing is kept; `-` is standard output.
-  init(_ path: String?, _ console: Console) throws(Failure) {
+  /// - Parameters:
+  ///   - path: nil where nothing is kept; `-` is standard output.
+  ///   - writesOutput: whether results go to standard output, which cannot be the file then.
+  init(_ path: String?, _ console: Console, writesOutput: Bool) throws(Failure) {
     let target = path.map { $0.isSame(as: "-") ? .descriptor(STDOUT_FILENO) : FileTarget($0) }
+    if writesOutput, let path, target?.isOutput ?? false { throw Failure(.failedFileIsOutput(path)) }
     self.path = path ?? ""
     isInput = target?.isInput ?? false
     if let path, let target { file = try WholeFile(path, target) } else { file = nil }
