@@ -76,7 +76,7 @@ struct RedriveTests {
   @Test("knows where a message was first published also when it comes again after a break")
   func renewed() async throws {
     let target = try #require(Services.broker.split(separator: ":").last.flatMap { Int($0) })
-    try await withDeadLetters(#""x-queue-type":"classic""#) { queue, dead in
+    try await withTwoDeaths(#""x-queue-type":"classic""#) { queue, dead in
       #expect(try await Tool.run("publish", "-x", "amq.topic", "-k", queue, "1", "-q").status == 0)
       try await reject(1, queue, dead)
       let proxy = try FaultProxy(to: target) { _ in .none }
