@@ -117,6 +117,8 @@ enum CommandNote {
   case handled(Int, rejected: Int)
   /// A message, by its id, does not say where its reply goes.
   case noReplyTo(String?)
+  /// What is rejected from this queue is lost.
+  case discarding(String)
   /// The queue of the reply does not exist any more.
   case requesterGone(String)
   /// The file of what was not confirmed is the input, too.

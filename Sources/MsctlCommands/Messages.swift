@@ -475,6 +475,17 @@ struct HandlerNames {
   var traits: QueueTraits
   /// Whether the queue's delivery limit was named on the command line.
   let limitIsSet: Bool
+  /// What becomes of a message that is rejected.
+  var fate = DeadLetters.Fate.unknown
+
+  fileprivate var rejected: String {
+    if traits.isStream { return "skipped" }
+    return switch fate {
+    case .unknown: "rejected: discarded unless the queue has a dead-letter exchange"
+    case .discarded: "rejected: discarded, since the queue has no dead-letter exchange"
+    case .exchange(let name): "rejected: dead-lettered to \(name.isEmpty ? "the default exchange" : "'\(name)'")"
+    }
+  }
 }
 
 extension AMQPMessage {
@@ -507,7 +518,7 @@ extension MessageCommands.Verdict {
       failure.message += names.attemptsLeft(message)
     case .rejected(let attempt):
       if case .unreplied = reason {} else { failure.message += " (attempt \(attempt))" }
-      failure.message += isStream ? "; skipped" : "; rejected: discarded unless the queue has a dead-letter exchange"
+      failure.message += "; \(names.rejected)"
     case .abandoned: if !isStream { failure.message += "; the message is requeued" }
     }
     return failure
@@ -618,7 +629,7 @@ extension MessageFilter.Note {
       failure.hint = "It is restarted in \(pause.shown)."
       return failure
     case .rejected(let message, let attempts, let end):
-      return Failure(end.code, "\(message.name): rejected after \(attempts) attempts").about(message)
+      return Failure(end.code, "\(message.name): failed after \(attempts) attempts; \(names.rejected)").about(message)
     }
   }
 
@@ -854,6 +865,7 @@ extension CommandNote {
     case .handled(let count, let rejected):
       "\(counted(count)) handled" + (rejected == 0 ? "" : ", \(rejected) of them rejected")
     case .noReplyTo(let id): (id.map { "message \($0)" } ?? "a message") + " has no reply_to; its output is not sent"
+    case .discarding(let queue): "rejected messages are discarded: '\(queue)' has no dead-letter exchange"
     case .requesterGone(let queue): "nobody waits for the reply any more: no such queue: '\(queue)'"
     case .unchangedFile(let path): "'\(path)' is unchanged, since it is the input and was not read to its end"
     case .unreadPipe(let path): "waiting for a process to read the pipe '\(path)'"

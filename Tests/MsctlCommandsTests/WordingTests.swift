@@ -739,7 +739,8 @@ extension CommandNote: Sampled {
     case .handled(_, rejected: 0): .handled(3, rejected: 1)
     case .handled: .noReplyTo(nil)
     case .noReplyTo(nil): .noReplyTo("<id>")
-    case .noReplyTo: .requesterGone("<queue>")
+    case .noReplyTo: .discarding("<queue>")
+    case .discarding: .requesterGone("<queue>")
     case .requesterGone: .unchangedFile("<path>")
     case .unchangedFile: .savingRest("<path>")
     case .savingRest: .restNotSaved("<path>")
@@ -785,6 +786,11 @@ extension Entry {
           return Entry("filter \(name)\(wasKilled ? " killed" : "")", note: MessageFilter.Note.ended(end).text(names))
         }
       }
+    for (name, fate) in [("discarded", DeadLetters.Fate.discarded), ("dead-lettered", .exchange("<exchange>"))] {
+      names.fate = fate
+      let verdict = MessageCommands.Verdict.rejected(attempt: 2)
+      entries.append(Entry("exec \(name)", verdict.failure(of: message, exited, names)))
+    }
     for isSet in [false, true] {
       names = HandlerNames(command: "<command>", traits: QueueTraits(), limitIsSet: isSet)
       names.traits.deliveryLimit = 3

@@ -333,7 +333,8 @@ enum Consume: Verb {
       .number("max-attempts", nil, "N", in: 1...1_000_000, into: \.maxAttempts, "Reject a message after N failures")
         .details(
           """
-          Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker discards it.
+          Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker discards it, \
+          and a remark says so where RabbitMQ's management API answers.
           """),
     ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
 
@@ -439,11 +440,13 @@ enum Consume: Verb {
       for note in queue.notes { console.note(note) }
       let signals = Signals(children: true)
       let replies = options.replies ? ReplySender(options, environment, console, loop) : nil
+      let deadLetters = DeadLetters(options.managementURL, console, loop)
       let handler: any MessageHandler =
         if let command = options.exec {
-          ExecHandler(command, options, plan.traits, replies, environment, console)
+          ExecHandler(command, options, plan.traits, replies, deadLetters, environment, console)
         } else if let command = options.through {
-          try FilterHandler(command, options, plan.traits, window: plan.prefetch, replies, environment, console)
+          try FilterHandler(
+            command, options, plan.traits, window: plan.prefetch, replies, deadLetters, environment, console)
         } else {
           OutputHandler(options.format, console)
         }
@@ -458,7 +461,7 @@ enum Consume: Verb {
         try loop.answer(to: saver)
         loop.remove(heartbeats)
       }
-      run = ConsumeRun(options, handler, replies, saver, readyFile, resume, console, signals)
+      run = ConsumeRun(options, handler, replies, deadLetters, saver, readyFile, resume, console, signals)
       try run.run(plan, on: connection, loop)
     } catch {
       // Whatever was delivered goes back to the queue with this.

@@ -10,6 +10,7 @@ final class ConsumeRun: ConsumerHost {
   private let signals: Signals
   private let saver: SpentMessages?
   private let replies: ReplySender?
+  private let deadLetters: DeadLetters
   private let readyFile: ReadyFile?
   private let resume: ResumeFile?
   private var output: OutputFlow
@@ -19,11 +20,11 @@ final class ConsumeRun: ConsumerHost {
   private var taken = 0
 
   init(
-    _ options: Consume.Options, _ handler: any MessageHandler, _ replies: ReplySender?, _ saver: SpentMessages?,
-    _ readyFile: ReadyFile?, _ resume: ResumeFile?, _ console: Console, _ signals: Signals
+    _ options: Consume.Options, _ handler: any MessageHandler, _ replies: ReplySender?, _ deadLetters: DeadLetters,
+    _ saver: SpentMessages?, _ readyFile: ReadyFile?, _ resume: ResumeFile?, _ console: Console, _ signals: Signals
   ) {
-    (self.options, self.handler, self.replies, self.saver) = (options, handler, replies, saver)
-    (self.readyFile, self.resume) = (readyFile, resume)
+    (self.options, self.handler, self.replies, self.deadLetters) = (options, handler, replies, deadLetters)
+    (self.saver, self.readyFile, self.resume) = (saver, readyFile, resume)
     (self.console, self.signals) = (console, signals)
     output = OutputFlow(console)
   }
@@ -40,6 +41,8 @@ final class ConsumeRun: ConsumerHost {
     loop.remove(driver)
     if let saver { while !saver.isOver { loop.turn() } }
     if let replies { while !replies.isOver { loop.turn() } }
+    noteRejections(driver)
+    while !deadLetters.isOver { loop.turn() }
     summarize(driver.consumer)
     if let cause = driver.consumer.cause { throw failure(cause, driver) }
   }
@@ -64,6 +67,12 @@ final class ConsumeRun: ConsumerHost {
       driver.tell(.outputLost(Failure(.outputClosed)))
     }
     taken = driver.consumer.taken
+    noteRejections(driver)
+  }
+
+  private func noteRejections(_ driver: ConsumerDriver) {
+    guard driver.consumer.rejected > 0, !driver.consumer.traits.isStream else { return }
+    deadLetters.noteRejection(from: driver.consumer.queue, driver.uri)
   }
 
   /// Lets the handler go on, unless the output has not taken what it has written already.

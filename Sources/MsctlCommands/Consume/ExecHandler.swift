@@ -35,6 +35,7 @@ final class ExecHandler: MessageHandler {
   private let console: Console
   /// Nil where what commands write is no reply.
   private let replies: ReplySender?
+  private let deadLetters: DeadLetters
   var traits: QueueTraits
   private var commands: MessageCommands
   private var runs: [Run] = []
@@ -46,9 +47,9 @@ final class ExecHandler: MessageHandler {
 
   init(
     _ command: String, _ options: Consume.Options, _ traits: QueueTraits, _ replies: ReplySender?,
-    _ environment: [String: String], _ console: Console
+    _ deadLetters: DeadLetters, _ environment: [String: String], _ console: Console
   ) {
-    self.replies = replies
+    (self.replies, self.deadLetters) = (replies, deadLetters)
     self.command = command
     self.traits = traits
     format = options.format
@@ -220,7 +221,9 @@ final class ExecHandler: MessageHandler {
     }
   }
 
-  private var names: HandlerNames { HandlerNames(command: command, traits: traits, limitIsSet: limitIsSet) }
+  private var names: HandlerNames { 
+    HandlerNames(command: command, traits: traits, limitIsSet: limitIsSet, fate: deadLetters.fate)
+  }
 
   /// The message in the child's environment.
   private func variables(_ delivery: AMQPDelivery, _ attempt: Int) -> [String: String] {

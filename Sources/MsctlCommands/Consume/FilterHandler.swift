@@ -30,6 +30,7 @@ final class FilterHandler: MessageHandler {
   private var settled: [Consumer.Settlement] = []
   /// Nil where lines are no replies.
   private let replies: ReplySender?
+  private let deadLetters: DeadLetters
   /// What waits for its line, where that is a reply.
   private var requests: [Int: AMQPMessage] = [:]
   /// Whose replies are not confirmed, or lost.
@@ -43,9 +44,9 @@ final class FilterHandler: MessageHandler {
 
   init(
     _ command: String, _ options: Consume.Options, _ traits: QueueTraits, window: Int, _ replies: ReplySender?,
-    _ environment: [String: String], _ console: Console
+    _ deadLetters: DeadLetters, _ environment: [String: String], _ console: Console
   ) throws(Failure) {
-    self.replies = replies
+    (self.replies, self.deadLetters) = (replies, deadLetters)
     self.command = command
     self.traits = traits
     format = options.format
@@ -273,7 +274,9 @@ final class FilterHandler: MessageHandler {
     if let failure = note.failure(names) { console.report(failure) } else { console.note(note.text(names)) }
   }
 
-  private var names: HandlerNames { HandlerNames(command: command, traits: traits, limitIsSet: false) }
+  private var names: HandlerNames { 
+    HandlerNames(command: command, traits: traits, limitIsSet: false, fate: deadLetters.fate)
+  }
 }
 
 /// The index of the first line feed from `start` on.
