@@ -7,7 +7,8 @@ struct DeadLetterTests {
   /// Has messages rejected until it is known what becomes of them.
   private func reject(_ queue: String, until entry: String, _ values: [String: String] = [:]) async throws -> Output {
     let consumer = try Tool.start(
-      "consume", queue, "--on-error", "reject", "--exec", "exit 3", environment: ["MSCTL_MANAGEMENT_URL": Services.managementAPI])
+      "consume", queue, "--on-error", "reject", "--exec", "exit 3",
+      environment: ["MSCTL_MANAGEMENT_URL": Services.managementAPI])
     try await eventually("it is known") {
       _ = try await Tool.run("publish", queue, "--passive", "1")
       return consumer.err.shows(entry, values)

@@ -221,7 +221,7 @@ final class ExecHandler: MessageHandler {
     }
   }
 
-  private var names: HandlerNames { 
+  private var names: HandlerNames {
     HandlerNames(command: command, traits: traits, limitIsSet: limitIsSet, fate: deadLetters.fate)
   }
 

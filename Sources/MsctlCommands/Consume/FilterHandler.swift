@@ -274,7 +274,7 @@ final class FilterHandler: MessageHandler {
     if let failure = note.failure(names) { console.report(failure) } else { console.note(note.text(names)) }
   }
 
-  private var names: HandlerNames { 
+  private var names: HandlerNames {
     HandlerNames(command: command, traits: traits, limitIsSet: false, fate: deadLetters.fate)
   }
 }
