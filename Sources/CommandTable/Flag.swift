@@ -53,6 +53,18 @@ extension Flag where Options: Defaulted {
   }
 
   /// An option with a value; the last one written counts.
+  /// A switch: its field becomes `value`, or what is attached to it.
+  package static func toggle<V: ArgumentValue & Sendable>(
+    _ long: String, attaching attachment: String, into field: @escaping @autoclosure Field<Options, V?>, to value: V,
+    _ summary: String
+  ) -> Self {
+    var spec = FlagSpec(long: long, short: nil, summary: summary)
+    spec.attachment = attachment
+    return Flag(spec: spec) { (options, word) throws(ValueError) in
+      options[keyPath: field()] = word.utf8.isEmpty ? value : try V(argument: word)
+    }
+  }
+
   package static func value<V: ArgumentValue>(
     _ long: String, _ short: Unicode.Scalar?, _ name: String,
     into field: @escaping @autoclosure Field<Options, V>, _ summary: String

@@ -5,6 +5,8 @@ package struct FlagSpec: Sendable {
   package var short: Unicode.Scalar?
   /// What stands for the value in help (`N`, `FILE`); nil for a switch.
   package var valueName: String?
+  /// What may be attached to a switch, as in `--stats=json`; nil: nothing.
+  package var attachment: String?
   /// One line, no full stop.
   package var summary: String
   /// What the full help and the man page add; may be empty.
@@ -25,7 +27,7 @@ package struct FlagSpec: Sendable {
 
   /// `-n, --count N`, as help shows it.
   package var usage: String {
-    let name = (short.map { "-\($0), " } ?? "    ") + "--" + long
+    let name = (short.map { "-\($0), " } ?? "    ") + "--" + long + (attachment.map { "[=\($0)]" } ?? "")
     return valueName.map { name + " " + $0 } ?? name
   }
 

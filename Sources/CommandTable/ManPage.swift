@@ -78,6 +78,7 @@ package enum ManPage {
   private static func term(_ flag: FlagSpec) -> String {
     let names = (flag.short.map { ["-\($0)"] } ?? []) + ["--" + flag.long]
     let text = names.map { "\\fB\(escaped($0))\\fR" }.joined(separator: ", ")
+    if let attachment = flag.attachment { return text + "[=\(escaped(attachment))]" }
     return flag.valueName.map { text + " \\fI\(escaped($0))\\fR" } ?? text
   }
 

@@ -73,8 +73,8 @@ extension Command {
     seen.insert(flag.spec.long)
     let attached = equals.map { String(word[word.utf8.index(after: $0)...]) }
     guard let valueName = flag.spec.valueName else {
-      if let attached { throw .unexpectedValue(written, attached) }
-      try apply(flag, "", as: written, &options)
+      if let attached, flag.spec.attachment == nil { throw .unexpectedValue(written, attached) }
+      try apply(flag, attached ?? "", as: written, &options)
       return 0
     }
     if let attached {

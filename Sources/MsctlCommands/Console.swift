@@ -209,6 +209,14 @@ package final class Console {
     }
   }
 
+  /// A value that was asked for and is no data: a line of its own on standard error.
+  func tell(_ value: JSONValue) { say(String(decoding: JSONPrinter.visible(value.text), as: UTF8.self) + "\n") }
+
+  /// Lines for people who look at standard error.
+  func chart(_ lines: [String]) {
+    for line in lines where showsProgress { say(visibleLine(line) + "\n") }
+  }
+
   /// A line on what happens on the wire, with `--verbose`.
   package func trace(_ line: String) {
     if options.isVerbose { say(.trace, line) }

@@ -38,6 +38,7 @@ struct OptionTests {
     "call --failed-to": "FailedCallTests/retry",
     "call --all": "CallEachTests/service",
     "call --stats": "CallEachTests/order",
+    "call --rate": "CallRateTests/rate",
     "call --tag": "OptionEffectTests/instances",
     "call --dc": "OptionEffectTests/instances",
     "call --near": "OptionEffectTests/lookUp",

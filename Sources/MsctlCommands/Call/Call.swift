@@ -53,7 +53,8 @@ enum Call: Verb {
     var parallel = 1
     var continues = false
     var failedFile: FileName?
-    var showsStatistics = false
+    var rate: Rate?
+    var statistics: CallStatistics.Format?
     var asEnvelope = false
     var asCurl = false
     var outputFile: FileName?
@@ -131,6 +132,9 @@ enum Call: Verb {
       Example(
         "seq 100 | jq -c '{id:.}' | msctl call DELETE 'user-service/users/{id}' --each --failed-to failed",
         "Keep what failed; the next try reads 'jq -c .input failed'"),
+      Example(
+        "seq 500 | msctl call POST :3000/orders --each --rate 100 --parallel 64 --stats=json > /dev/null",
+        "Measure, 100 calls a second"),
       Example("msctl call :3000/health --envelope", "A local port, with status and headers"),
       Example("msctl call HEAD user-service/users/42 --envelope --no-fail | jq .status", "Only the status"),
       Example("msctl call :3000/health --envelope | jq .headers", "Only the headers"),
@@ -164,6 +168,9 @@ enum Call: Verb {
       if !options.accepted.isEmpty, !options.fails { throw ValueError("'--ok' cannot be combined with '--no-fail'") }
       if !options.isEach, !options.all, options.parallel != 1 {
         throw ValueError("'--parallel' requires '--each' or '--all'")
+      }
+      if options.rate != nil, !options.isEach, !options.all {
+        throw ValueError("'--rate' requires '--each' or '--all'")
       }
       if !options.isEach, options.continues { throw ValueError("'--keep-going' requires '--each'") }
       if !options.isEach, options.failedFile != nil { throw ValueError("'--failed-to' requires '--each'") }
@@ -288,7 +295,21 @@ enum Call: Verb {
           had not ended, which the service may have handled, and those whose results could not be written. A pipe or a device gets each line at once.
           """),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
-      .toggle("stats", nil, into: \.showsStatistics, "Print a summary to stderr: statuses, rate, latencies"),
+      .value("rate", nil, "N", into: \.rate, "Start at most N calls a second, evenly; N/m or N/h for others")
+        .details(
+          """
+          Calls start when they are due, however long others take, as long as fewer than '--parallel' are running. Latencies of \
+          '--stats' count from when a call was due.
+          """),
+      .toggle(
+        "stats", attaching: "json", into: \.statistics, to: .text, "Print a summary to stderr: statuses, rate, latencies"
+      )
+      .details(
+        """
+        Percentiles have three digits; on a terminal, a histogram follows. '--stats=json' prints one line of JSON: \
+        {"calls", "seconds", "rate", "statuses", "latency", "bytes", "retries", "late"}. Times are in seconds; late counts calls \
+        that began more than 10 ms after they were due, such as where '--parallel' calls were running.
+        """),
     ].under("Many calls")
     + [
       .list("tag", nil, "TAG", into: \.tags, "Use only instances with this tag"),
@@ -335,6 +356,7 @@ enum Call: Verb {
   ) throws(Failure) {
     let run = try CallRun(options, request, http, console)
     let call = PendingCall(1, request, run, target)
+    var statistics = CallStatistics()
     // A draft of the file must not be left behind by Ctrl-C.
     let signals = options.writesFile ? Signals() : nil
     let output = console.outputReadiness
@@ -342,7 +364,6 @@ enum Call: Verb {
     if let signals { run.loop.add(signals) }
     var progress = Progress(console)
     var received = 0
-    var statistics = CallStatistics()
     call.start()
     var sink: ResponseSink?
     var fault: Failure?
@@ -384,9 +405,9 @@ enum Call: Verb {
     if call.isUnfound, let failure = call.failure { throw failure }
     if options.asEnvelope { console.write(value: call.value) }
     try console.flush()
-    if options.showsStatistics {
-      statistics.add(call)
-      statistics.tell(console)
+    if let format = options.statistics {
+      statistics.add(call, bytes: received + call.body.count)
+      statistics.tell(console, format)
     }
     if let failure = call.failure ?? fault { throw failure }
   }

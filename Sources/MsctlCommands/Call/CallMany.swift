@@ -42,6 +42,9 @@ struct CallMany {
   /// Where a file is owed in the end.
   private let signals: Signals?
   private var statistics = CallStatistics()
+  private var pace: Pace?
+  /// The value whose call is next, and when it was there: with a rate it may have to wait.
+  private var waiting: (value: JSONValue, since: Deadline)?
 
   /// When a call that waits goes on.
   private struct Pause: Comparable {
@@ -66,6 +69,7 @@ struct CallMany {
     failures = try FailedItems(options.failedFile?.text, console, writesOutput: true)
     signals = options.failedFile == nil ? nil : Signals()
     run = try CallRun(options, base, http, console)
+    pace = options.rate.map { Pace($0, at: .now) }
     run.loop.add(input)
     run.loop.add(output)
     if let stream = failures.stream { run.loop.add(stream) }
@@ -101,22 +105,32 @@ struct CallMany {
     var ended: Failure?
     while true {
       var needsInput = false
-      while ended == nil, hasRoom, !needsInput {
-        do {
-          guard case .json(let value)? = try values.next() else {
-            needsInput = !values.isExhausted
+      // With a rate, it is known when a value came although no call may begin: it is due then.
+      while ended == nil, hasRoom || pace != nil, !needsInput {
+        if waiting == nil {
+          do {
+            guard case .json(let value)? = try values.next() else {
+              needsInput = !values.isExhausted
+              break
+            }
+            waiting = (value, .now)
+          } catch {
+            ended = error
             break
           }
-          begin(value)
-        } catch { ended = error }
+        }
+        guard hasRoom, isDue, let (value, since) = waiting else { break }
+        waiting = nil
+        begin(value, due: since)
       }
       advance()
       if try writeResults() { return ended }
-      if calls.isEmpty, ended != nil || values.isExhausted { return ended }
+      let hasNext = waiting != nil || ended == nil && !values.isExhausted
+      if calls.isEmpty, !hasNext { return ended }
       // Room may have come about just now, for values that have been read already.
-      if ended == nil, hasRoom, !needsInput, !values.isExhausted { continue }
+      if hasNext, hasRoom, !needsInput, waiting == nil || isDue { continue }
       input.isWanted = needsInput
-      wait()
+      wait(untilDue: waiting != nil && hasRoom)
       if let number = signals?.take() { throw .interrupted(by: number) }
       if input.isReady { values.readMore() }
     }
@@ -152,6 +166,7 @@ struct CallMany {
         write(call)
       }
     }
+    if let (value, _) = waiting { left.append((begun + 1, value, Failure(.unfinishedCall(failure.code)))) }
     // Another signal ends the wait, too.
     if isInterrupted { try? console.flush(until: .after(Self.patience)) }
     console.discard()
@@ -164,15 +179,16 @@ struct CallMany {
   mutating func callAll(_ target: CallTarget) throws(Failure) {
     guard case .service(let name, let path) = target else { return }
     var instances = try run.instances(of: name, path: path, until: options.deadline())[...]
+    let started = Deadline.now
     while true {
-      while hasRoom, let instance = instances.popFirst() {
-        begin(PendingCall(begun + 1, base, run, target, at: instance))
+      while hasRoom, isDue, let instance = instances.popFirst() {
+        begin(PendingCall(begun + 1, base, run, target, at: instance), due: started)
       }
       advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
       // Room may have come about just now.
-      if hasRoom, !instances.isEmpty { continue }
-      wait()
+      if hasRoom, isDue, !instances.isEmpty { continue }
+      wait(untilDue: hasRoom && !instances.isEmpty)
     }
     try end(nil)
   }
@@ -180,6 +196,9 @@ struct CallMany {
   private var hasRoom: Bool {
     running < options.parallel && calls.count < options.parallel * Self.lead && held < Self.bufferLimit
   }
+
+  /// Whether the rate lets another call begin.
+  private var isDue: Bool { pace?.next.isPast ?? true }
 
   /// Moves on the calls to which something has come, and those whose time has.
   private mutating func advance() {
@@ -212,9 +231,10 @@ struct CallMany {
     }
   }
 
-  private mutating func begin(_ value: JSONValue) {
+  /// - Parameter due: when it could have begun, but for the rate.
+  private mutating func begin(_ value: JSONValue, due: Deadline) {
     let number = begun + 1
-    do { begin(try call(number, value)) } catch {
+    do { begin(try call(number, value), due: due) } catch {
       begun = number
       calls.append(PendingCall(number, base, run, refused: error))
     }
@@ -232,7 +252,11 @@ struct CallMany {
     return PendingCall(number, request, run, filled)
   }
 
-  private mutating func begin(_ call: PendingCall) {
+  private mutating func begin(_ call: PendingCall, due: Deadline) {
+    if let pace {
+      call.delay = max(due, pace.next).secondsSince
+      self.pace?.began(at: .now)
+    }
     begun += 1
     running += 1
     calls.append(call)
@@ -241,10 +265,11 @@ struct CallMany {
   }
 
   /// The one wait.
-  private func wait() {
+  private func wait(untilDue: Bool) {
     console.moveErrors()
     output.isWanted = console.hasUnwritten
-    run.loop.turn(until: min(pauses.min?.end ?? .never, run.wakeTime))
+    let due = untilDue ? pace?.next ?? .never : .never
+    run.loop.turn(until: min(pauses.min?.end ?? .never, run.wakeTime, due))
   }
 
   /// Writes out what is finished, in order, as far as the output takes it: calls go on meanwhile.
@@ -257,7 +282,7 @@ struct CallMany {
       while console.bufferedBytes < Self.writeLimit, let call = nextResult {
         calls.removeFirst()
         held -= call.body.count
-        if options.showsStatistics { statistics.add(call) }
+        if options.statistics != nil { statistics.add(call, bytes: call.body.count) }
         let failure = call.failure
         if failure == nil || options.asEnvelope { write(call) }
         guard var failure else {
@@ -297,7 +322,7 @@ struct CallMany {
   private mutating func end(_ ended: Failure?) throws(Failure) {
     for call in calls { call.cancel() }
     try console.flush()
-    if options.showsStatistics { statistics.tell(console) }
+    if let format = options.statistics { statistics.tell(console, format) }
     if let failure = firstFailure {
       if options.keepsGoing || !options.isEach {
         if ended == nil { throw Failure(.callsFailed(failed, of: begun, failure.code)) }
@@ -319,73 +344,5 @@ extension FailedItems {
       object.object { failure.write(to: &$0) }
     }
     try add(line: writer.bytes)
-  }
-}
-
-/// What `--stats` says in the end. Latencies are kept as counts in steps of 5 %, so that any number of calls needs the same
-/// memory.
-struct CallStatistics {
-  private static let step = 1.05
-  private static let shortest = 1e-5
-
-  private let started = Deadline.now
-  private var statuses: [(name: String, count: Int)] = []
-  private var latencies = [Int](repeating: 0, count: 400)
-  private var longest = 0.0
-  private var count = 0
-
-  mutating func add(_ call: PendingCall) {
-    count += 1
-    let name = if call.hasResponse, let head = call.head { String(head.status) } else { "no response" }
-    if let place = statuses.firstIndex(where: { $0.name == name }) {
-      statuses[place].count += 1
-    } else {
-      statuses.append((name, 1))
-    }
-    longest = max(longest, call.seconds)
-    let place = Int(log(max(1, call.seconds / Self.shortest)) / log(Self.step))
-    latencies[min(place, latencies.count - 1)] += 1
-  }
-
-  func tell(_ console: Console) {
-    guard count > 0 else { return console.summarize("0 calls") { $0.field("calls", 0) } }
-    let seconds = max(started.secondsSince, 1e-6)
-    let codes = statuses.sorted { $0.name < $1.name }
-    let latencies: [(name: String, latency: Double)] = [
-      ("50%", percentile(0.5)), ("90%", percentile(0.9)), ("99%", percentile(0.99)), ("longest", longest),
-    ]
-    func list(_ words: [String]) -> String { words.joined(separator: ", ") }
-    let text =
-      "\(counted(count, "call")) in \(rounded(seconds)) s (\(rounded(Double(count) / seconds))/s): "
-      + list(codes.map { "\($0.count) \($0.name)" }) + "; latency in ms: "
-      + list(latencies.map { "\($0.name) \(rounded($0.latency * 1000))" })
-    console.summarize(text) { object in
-      object.field("calls", count)
-      object.key("seconds")
-      object.seconds(seconds)
-      object.key("statuses")
-      object.object { object in for (name, count) in codes { object.field(name, count) } }
-      object.key("latency")
-      object.object { object in
-        for (name, latency) in latencies {
-          object.key(name)
-          object.seconds(latency)
-        }
-      }
-    }
-  }
-
-  private func percentile(_ share: Double) -> Double {
-    var left = Int(exactly: (Double(count) * share).rounded(.up)) ?? count
-    for (place, count) in latencies.enumerated() {
-      left -= count
-      if left <= 0 { return min(longest, Self.shortest * pow(Self.step, Double(place) + 0.5)) }
-    }
-    return longest
-  }
-
-  private func rounded(_ number: Double) -> String {
-    let factor = number < 10 ? 100.0 : 10.0
-    return String((number * factor).rounded() / factor)
   }
 }

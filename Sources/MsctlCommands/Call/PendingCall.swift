@@ -10,6 +10,8 @@ final class PendingCall {
   private let refusal: Failure?
   /// The value that it is for, where it is kept if the call fails.
   var input: JSONValue?
+  /// How long after it was due it began, in seconds: with a rate, where all calls that may run at a time ran.
+  var delay = 0.0
 
   /// - Parameters:
   ///   - number: which value of the input it is for, from 1.
@@ -43,6 +45,7 @@ final class PendingCall {
   var head: HTTPHead? { call.head }
   var body: [UInt8] { call.body }
   var seconds: Double { call.seconds }
+  var attempts: Int { call.attempts }
   var wakeTime: Deadline { call.wakeTime }
   /// Whether there was no instance to call.
   var isUnfound: Bool { if case .notFound? = call.outcome { true } else { false } }

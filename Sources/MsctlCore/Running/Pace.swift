@@ -14,18 +14,18 @@ package struct Rate: Sendable, Equatable {
 }
 
 /// Lets one begin after the other, evenly and no more than a rate says.
-struct Pace: Sendable {
+package struct Pace: Sendable {
   /// What one that begins late may be made up for by those after it: a loop wakes up a little late.
-  static let slack: Duration = .milliseconds(10)
+  package static let slack: Duration = .milliseconds(10)
 
   private let interval: Duration
   /// When the next may begin.
-  private(set) var next: Deadline
+  package private(set) var next: Deadline
 
-  init(_ rate: Rate, at now: Deadline) {
+  package init(_ rate: Rate, at now: Deadline) {
     interval = rate.period / rate.count
     next = now
   }
 
-  mutating func began(at now: Deadline) { next = max(next, now + (.zero - Self.slack)) + interval }
+  package mutating func began(at now: Deadline) { next = max(next, now + (.zero - Self.slack)) + interval }
 }
