@@ -302,7 +302,8 @@ enum Call: Verb {
           '--stats' count from when a call was due.
           """),
       .toggle(
-        "stats", attaching: "json", into: \.statistics, to: .text, "Print a summary to stderr: statuses, rate, latencies"
+        "stats", attaching: "json", into: \.statistics, to: .text,
+        "Print a summary to stderr: statuses, rate, latencies"
       )
       .details(
         """

@@ -122,7 +122,8 @@ struct LatencyHistogram {
     let step = pow(end / start, 1 / Double(rows))
     var sums = [Int](repeating: 0, count: rows)
     for place in filled {
-      let row = step > 1 ? Int(exactly: (log(max(1e-6, Self.time(at: place)) / start) / log(step)).rounded(.down)) ?? 0 : 0
+      let row =
+        step > 1 ? Int(exactly: (log(max(1e-6, Self.time(at: place)) / start) / log(step)).rounded(.down)) ?? 0 : 0
       sums[min(max(0, row), rows - 1)] += counts[place]
     }
     let most = max(1, sums.max() ?? 1)
