@@ -83,12 +83,12 @@ _msctl() {
     call)
       case $prev in
         --color) _msctl_offer auto always never; return ;;
-        -d|--data|-H|--header|--basic|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--unix-socket|--cacert|-o|--output|-P|--parallel|--failed-to|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
+        -d|--data|-H|--header|--basic|--digest|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--retry-on|--unix-socket|--cacert|--cert|--key|--pass|-o|--output|--ok|-P|--parallel|--failed-to|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --data --form --header --basic --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --idempotency-key --unix-socket --cacert --insecure --envelope --output --as-curl --no-fail --each --parallel --keep-going --failed-to --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
+        _msctl_offer --data --form --header --basic --digest --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --retry-on --idempotency-key --unix-socket --cacert --cert --key --pass --insecure --envelope --output --as-curl --ok --no-fail --each --parallel --keep-going --failed-to --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
-        _msctl_offer GET POST PUT PATCH DELETE HEAD OPTIONS
+        _msctl_offer GET POST PUT PATCH DELETE HEAD OPTIONS QUERY
         _msctl_live service
       fi ;;
     publish)
@@ -106,10 +106,10 @@ _msctl() {
       case $prev in
         --on-error) _msctl_offer requeue reject stop; return ;;
         --color) _msctl_offer auto always never; return ;;
-        -n|--count|--idle|--for|--exec|--parallel|--reject-exit|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--rate|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
+        -n|--count|--idle|--for|--exec|--parallel|--batch|--batch-time|--reject-exit|--through|--max-attempts|-x|--exchange|-b|--bind|--bind-argument|--expires|--resume|--offset|--sample|--consumer-argument|--rate|--prefetch|--ready-file|--broker|--password-file|--wait|--reconnect-for|--queue-argument) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --on-error --reject-exit --reply --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --rate --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
+        _msctl_offer --count --idle --drain --for --require --envelope --origin --raw --null --exec --parallel --batch --batch-time --on-error --reject-exit --reply --through --restart --max-attempts --clean-env --peek --exchange --bind --bind-argument --exclusive --expires --stream --resume --offset --sample --stat --consumer-argument --rate --prefetch --ready-file --broker --password-file --wait --reconnect-for --passive --queue-argument --color --quiet --verbose --json-errors --help
       else
         _msctl_live queue
       fi ;;

@@ -490,10 +490,13 @@ struct HandlerNames {
 
 extension AMQPMessage {
   fileprivate var name: String { properties.messageID.map { "message \($0)" } ?? "a message" }
+
+  /// - Parameter others: how many more of its batch are meant.
+  fileprivate func name(_ others: Int) -> String { others == 0 ? name : "\(name) and \(counted(others, "other"))" }
 }
 
 extension MessageCommands.Reason {
-  func failure(of message: AMQPMessage) -> Failure {
+  func failure(of message: AMQPMessage, others: Int = 0) -> Failure {
     let text =
       switch self {
       case .exited(let status): "the command exited with \(status)"
@@ -502,15 +505,17 @@ extension MessageCommands.Reason {
       case .output(let failure, _), .unreplied(let failure): failure.message
       }
     // A command that has exited with 0 has failed all the same where its output could not be kept.
-    var failure = Failure(status == 0 ? .failed : .command(status), "\(message.name): \(text)").about(message)
+    var failure = Failure(status == 0 ? .failed : .command(status), "\(message.name(others)): \(text)").about(message)
     if case .unreplied(let cause) = self { (failure.code, failure.hint) = (cause.code, cause.hint) }
     return failure
   }
 }
 
 extension MessageCommands.Verdict {
-  func failure(of message: AMQPMessage, _ reason: MessageCommands.Reason, _ names: HandlerNames) -> Failure {
-    var failure = reason.failure(of: message)
+  func failure(
+    of message: AMQPMessage, others: Int = 0, _ reason: MessageCommands.Reason, _ names: HandlerNames
+  ) -> Failure {
+    var failure = reason.failure(of: message, others: others)
     let isStream = names.traits.isStream
     switch self {
     case .requeued(let attempt, let delay):
@@ -519,11 +524,13 @@ extension MessageCommands.Verdict {
     case .rejected(let attempt):
       if case .unreplied = reason {} else { failure.message += " (attempt \(attempt))" }
       failure.message += "; \(names.rejected)"
-    case .abandoned: if !isStream { failure.message += "; the message is requeued" }
+    case .abandoned: if !isStream { failure.message += "; the \(messageIs(others)) requeued" }
     }
     return failure
   }
 }
+
+private func messageIs(_ others: Int) -> String { others == 0 ? "message is" : "messages are" }
 
 extension HandlerNames {
   /// How often a requeued message may come back, as far as it can be known: a policy may lower a limit that was set, and replace
@@ -550,10 +557,10 @@ extension MessageCommands.Cause {
         SpawnError(names.command, shellStatus: status)?.failure
         ?? CommandError.exited(command: names.command, status).failure
       if !isStream { failure.hint = "Its message is requeued." }
-    case .stopped(let message, let reason):
-      failure = reason.failure(of: message)
-      failure.hint =
-        message.streamOffset.flatMap { isStream ? "Its offset is \($0)." : nil } ?? "The message is requeued."
+    case .stopped(let message, let others, let reason):
+      failure = reason.failure(of: message, others: others)
+      let offset = isStream ? message.streamOffset : nil
+      failure.hint = offset.map { "Its offset is \($0)." } ?? "The \(messageIs(others)) requeued."
     case .output(let cause):
       failure = cause
       if !isStream { failure.hint = "The message is requeued." }

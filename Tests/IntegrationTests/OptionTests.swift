@@ -104,6 +104,8 @@ struct OptionTests {
     "consume --null": "ConsumeSourceTests/raw",
     "consume --exec": "ConsumeSourceTests/exec",
     "consume --parallel": "ConsumeSourceTests/parallelCount",
+    "consume --batch": "BatchTests/ends",
+    "consume --batch-time": "BatchTests/time",
     "consume --on-error": "ConsumeSourceTests/onError",
     "consume --reject-exit": "ReplyTests/rejectExit",
     "consume --reply": "ReplyTests/commands",

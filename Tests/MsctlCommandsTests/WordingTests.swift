@@ -772,6 +772,7 @@ extension Entry {
         [
           Entry("exec \(name)", verdict.failure(of: message, exited, names)),
           Entry("exec \(name) of stream", verdict.failure(of: message, exited, ofStream)),
+          Entry("exec \(name) batch", verdict.failure(of: message, others: 2, exited, names)),
         ]
       }
       + MessageCommands.Cause.named.map { Entry("exec ended \($0)", $1.failure(names)) }
@@ -838,6 +839,7 @@ extension MessageCommands.Cause: Sampled {
     switch last {
     case nil: .unrunnable(127)
     case .unrunnable: .stopped(handledMessage, .exited(3))
+    case .stopped(_, others: 0, _): .stopped(handledMessage, others: 2, .exited(3))
     case .stopped: .output(someFailure)
     case .output: nil
     }

@@ -23,10 +23,10 @@ struct MessageCommandsTests {
       return actions
     }
 
-    mutating func take(_ number: Int, _ body: Int? = nil) -> Int {
-      machine.take(
-        number,
-        AMQPDelivery(message: message(body ?? number), tag: UInt64(number), connection: 1, redelivered: false))
+    /// - Returns: which attempt it is; nil where no command is started.
+    mutating func take(_ number: Int, _ body: Int? = nil) -> Int? {
+      guard case .start(_, _, let attempt) = handle(.taken(number, delivery(number, body))).first else { return nil }
+      return attempt
     }
   }
 
@@ -45,7 +45,7 @@ struct MessageCommandsTests {
     #expect(run.handle(.succeeded(1)) == [.passOn(1)])
     #expect(!run.machine.handlerState.hasRoom)
     #expect(run.handle(.passedOn(1)) == [Self.settled(1, .acknowledge)])
-    #expect(run.handle(.notStarted(2)).isEmpty)
+    #expect(run.handle(.notStarted(2)) == [Self.settled(2, .requeue)])
     #expect(run.machine.handlerState == .init(hasRoom: true, isFinished: true))
   }
 
@@ -140,6 +140,68 @@ struct MessageCommandsTests {
     #expect(other.handle(.failed(1, .exited(143))) == [.report(message(1), .exited(143), .abandoned)])
   }
 
+  @Test("a batch begins when it is full, some time after its first message, or when no more may come")
+  func batches() {
+    var run = Run { ($0.batch, $0.batchTime, $0.parallel) = (2, .seconds(5), 9) }
+    #expect(run.take(1) == nil && run.machine.wakeTime - run.now == .seconds(5))
+    #expect(run.machine.handlerState == .init(hasRoom: true, isFinished: false, gathered: 1))
+    #expect(run.handle(.taken(2, delivery(2))) == [.start(1, [delivery(1), delivery(2)], attempt: 1)])
+    #expect(run.machine.handlerState.gathered == 0 && run.machine.wakeTime == .never)
+    _ = run.take(3)
+    #expect(run.handle(.tick, after: .seconds(4)).isEmpty)
+    #expect(run.handle(.tick, after: .seconds(1)) == [.start(3, [delivery(3)], attempt: 1)])
+    _ = run.take(4)
+    #expect(run.handle(.startBatch) == [.start(4, [delivery(4)], attempt: 1)])
+    #expect(run.handle(.startBatch).isEmpty)
+    for number in 5...7 { _ = run.take(number) }
+    #expect(run.handle(.finish) == [Self.settled(7, .requeue)])
+    #expect(run.handle(.succeeded(1)) == [.passOn(1)])
+    #expect(run.handle(.passedOn(1)) == [Self.settled(1, .acknowledge), Self.settled(2, .acknowledge)])
+    #expect(run.handle(.notStarted(5)) == [Self.settled(5, .requeue), Self.settled(6, .requeue)])
+  }
+
+  @Test("a batch of large bodies begins before it is full")
+  func largeBatch() {
+    var run = Run { $0.batch = 10 }
+    let body = [UInt8](repeating: 0x30, count: MessageCommands.batchSize / 2)
+    let large = AMQPDelivery(
+      message: AMQPMessage(body: body, exchange: "", routingKey: "q"), tag: 1, connection: 1, redelivered: false)
+    #expect(run.handle(.taken(1, large)).isEmpty)
+    #expect(run.handle(.taken(2, large)).count == 1)
+  }
+
+  @Test("the failure of a batch is one of each of its messages, and of those that are alike one")
+  func failedBatch() {
+    var run = Run { ($0.batch, $0.maxAttempts) = (3, 2) }
+    _ = (run.take(1), run.take(2, 1), run.take(3))
+    let pause = Duration.milliseconds(200)
+    #expect(
+      run.handle(.failed(1, .exited(5)))
+        == [.report(message(1), others: 2, .exited(5), .requeued(attempt: 1, after: pause))])
+    #expect(run.handle(.tick, after: pause) == (1...3).map { Self.settled($0, .requeue) })
+    _ = (run.take(4, 3), run.take(5, 7))
+    #expect(
+      run.handle(.taken(6, delivery(6, 8))) == [
+        .start(4, [delivery(4, 3), delivery(5, 7), delivery(6, 8)], attempt: 2)
+      ])
+    #expect(
+      run.handle(.failed(4, .exited(5))) == [
+        .report(message(3), .exited(5), .rejected(attempt: 2)), Self.settled(4, .reject),
+        .report(message(7), others: 1, .exited(5), .requeued(attempt: 1, after: pause)),
+      ])
+    #expect(run.machine.handlerState.failed == 2)
+  }
+
+  @Test("no batch begins once the run is to end")
+  func stoppedBatch() {
+    var run = Run { ($0.batch, $0.onError) = (2, .stop) }
+    for number in 1...3 { _ = run.take(number) }
+    #expect(
+      run.handle(.failed(1, .exited(3))) == [.fail(.stopped(message(1), others: 1, .exited(3)))])
+    #expect(run.handle(.tick, after: .seconds(9)).isEmpty)
+    #expect(run.handle(.finish) == [Self.settled(3, .requeue)])
+  }
+
   @Test("a command that cannot be run ends the run; a message that does not fit fails by itself")
   func unrunnable() {
     var run = Run { $0.onError = .reject }
@@ -155,6 +217,10 @@ struct MessageCommandsTests {
     #expect(other.handle(.outputLost(1, full)) == [.fail(.output(full))])
     #expect(other.handle(.outputLost(2, full)) == [.reportCause(.output(full))])
   }
+}
+
+private func delivery(_ number: Int, _ body: Int? = nil) -> AMQPDelivery {
+  AMQPDelivery(message: message(body ?? number), tag: UInt64(number), connection: 1, redelivered: false)
 }
 
 private func message(_ body: Int) -> AMQPMessage {

@@ -17,6 +17,8 @@ enum Consume: Verb {
     var exec: String?
     var through: String?
     var parallel = 1
+    var batch: Int?
+    var batchTime: Duration?
     var onError = MessageCommands.OnError.requeue
     var rejectedExits: ExitCodes?
     var maxAttempts: Int?
@@ -67,7 +69,8 @@ enum Consume: Verb {
 
     var handling: Consumer.Handling {
       exec != nil
-        ? .commands(parallel: parallel) : through != nil ? .filter(chooses: format.asEnvelope) : .output
+        ? .commands(parallel: parallel, batch: batch ?? 1)
+        : through != nil ? .filter(chooses: format.asEnvelope) : .output
     }
 
     /// How many messages a filter may leave without a line in a run that ends by itself: those it does not choose are held until then.
@@ -80,7 +83,7 @@ enum Consume: Verb {
     /// a message is unacknowledged. A filter may need more before it answers the first.
     private var pacedPrefetch: Int? {
       guard let rate, through == nil else { return nil }
-      return max(parallel, min(Consumer.standardPrefetch, rate.count(within: .seconds(10))))
+      return max(parallel * (batch ?? 1), min(Consumer.standardPrefetch, rate.count(within: .seconds(10))))
     }
 
     func prefetch(_ countsReturns: Bool) -> Int {
@@ -126,6 +129,8 @@ enum Consume: Verb {
       Example(
         "msctl consume mails --exec 'sendmail -t' --max-attempts 3",
         "A command for each message; dead-lettered or discarded after 3 failures"),
+      Example(
+        "msctl consume orders --drain --batch 100 --exec 'gzip >> orders.gz'", "A command for each 100 messages"),
       Example("msctl consume sums --exec 'jq add' --reply", "A service that replies to each request"),
       Example(
         "msctl consume mails --exec 'sendmail -t' --ready-file ready", "In a container whose probe is 'test -e ready'"),
@@ -185,6 +190,17 @@ enum Consume: Verb {
       }
       if options.exec == nil, options.parallel != 1 || options.onError != .requeue || options.rejectedExits != nil {
         throw ValueError("'--parallel', '--on-error' and '--reject-exit' require '--exec'")
+      }
+      if options.batch != nil || options.batchTime != nil, options.exec == nil || options.batch == nil {
+        throw ValueError("'--batch' requires '--exec', and '--batch-time' requires '--batch'")
+      }
+      if options.batch != nil, options.replies { throw ValueError("'--batch' cannot be combined with '--reply'") }
+      if let batch = options.batch, batch > options.prefetch ?? .max {
+        throw ValueError("'--prefetch' must be at least '--batch'")
+      }
+      if let batch = options.batch, batch * options.parallel + Consumer.waitingRoom > Consumer.mostHeld {
+        throw ValueError(
+          "'--batch' times '--parallel' must be at most \(Consumer.mostHeld - Consumer.waitingRoom)")
       }
       if options.replies, options.exec == nil, options.through == nil {
         throw ValueError("'--reply' requires '--exec' or '--through'")
@@ -277,6 +293,23 @@ enum Consume: Verb {
           are kept in an unnamed file in TMPDIR. \(ChildEnvironment.note)
           """),
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
+      .number(
+        "batch", nil, "N", in: 1...10_000, into: \.batch, "Run COMMAND for up to N messages, one per line of its input"
+      )
+      .details(
+        """
+        Each line is a message as JSON, as it would be written without --exec. One exit code decides for all of a batch: 0 \
+        acknowledges its messages, and a failure is one of each of them, so that --on-error reject, --reject-exit and --max-attempts \
+        reject them all. A batch is run as soon as it has N messages or \(MessageCommands.batchSize >> 20) MiB, --batch-time after \
+        its first message, or when --drain, --idle or --count expects no more. At a signal and at the end of --for, messages of a \
+        batch that does not run yet are requeued. COMMAND finds the number of messages in MSCTL_BATCH, and MSCTL_ATTEMPT, but no \
+        variables of single messages.
+        """),
+      .value(
+        "batch-time", nil, "TIME", into: \.batchTime,
+        "Run a smaller batch after TIME (default: \(MessageCommands.standardBatchTime.shown))"
+      )
+      .brief(),
       .value("on-error", nil, "WHAT", into: \.onError, "What to do with a message whose command failed")
         .details(
           """
@@ -413,7 +446,7 @@ enum Consume: Verb {
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """
-          Default \(Consumer.standardPrefetch); with --exec, \(Consumer.waitingRoom) more than --parallel; with --count, fewer; with --count and \
+          Default \(Consumer.standardPrefetch); with --exec, \(Consumer.waitingRoom) more than --parallel (times --batch); with --count, fewer; with --count and \
           --through, the count. On RabbitMQ 4.0 to 4.2, a run with --for or --idle from a quorum queue holds no more than it can \
           handle, because each requeued message counts towards the delivery limit.
           """),

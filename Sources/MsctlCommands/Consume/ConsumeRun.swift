@@ -127,6 +127,7 @@ final class ConsumeRun: ConsumerHost {
     // It is the same message, whose origin is known.
     handler.renew(number, options.restoresOrigin ? delivery.atOrigin ?? delivery : delivery)
   }
+  func startBatch() { handler.startBatch() }
   func finish() { handler.finish() }
   func terminate() { handler.terminate() }
 

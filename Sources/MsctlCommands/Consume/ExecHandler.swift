@@ -5,11 +5,12 @@ import MsctlCore
 
 extension MessageCommands.OnError: ArgumentChoice {}
 
-/// Runs a command for each message, with the body on its standard input: the processes and pipes of a `MessageCommands`, which
-/// decides what becomes of each message.
+/// Runs a command for each message, with the body on its standard input, or for each batch, with a line for each message: the
+/// processes and pipes of a `MessageCommands`, which decides what becomes of each message.
 final class ExecHandler: MessageHandler {
   private struct Run {
     let number: Int
+    /// The first one of its batch.
     let message: AMQPMessage
     let child: ChildProcess
     var input: ArraySlice<UInt8>
@@ -28,6 +29,7 @@ final class ExecHandler: MessageHandler {
   private let command: String
   private let format: MessageFormat
   private let parallel: Int
+  private let isOfBatches: Bool
   /// Whether the queue's delivery limit was named on the command line.
   private let limitIsSet: Bool
   private let environment: [String: String]
@@ -53,13 +55,14 @@ final class ExecHandler: MessageHandler {
     self.command = command
     self.traits = traits
     format = options.format
-    parallel = options.parallel
+    (parallel, isOfBatches) = (options.parallel, options.batch != nil)
     limitIsSet = options.deliveryLimit != nil
     self.environment = options.children.variables(environment)
     temporaryFolder = environment["TMPDIR"].flatMap { $0.isEmpty ? nil : $0 } ?? "/tmp"
     self.console = console
     var plan = MessageCommands.Options()
     (plan.parallel, plan.onError, plan.maxAttempts) = (options.parallel, options.onError, options.maxAttempts)
+    (plan.batch, plan.batchTime) = (options.batch ?? 1, options.batchTime ?? MessageCommands.standardBatchTime)
     plan.rejectedExits = Set(options.rejectedExits?.codes ?? [])
     commands = MessageCommands(plan)
   }
@@ -74,22 +77,33 @@ final class ExecHandler: MessageHandler {
     if failure != nil || !succeeded.isEmpty || !settled.isEmpty || replies?.hasOutcomes ?? false { return .now }
     return min(commands.wakeTime, runs.map(\.child.wakeTime).min() ?? .never)
   }
-  func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure) {
-    let attempt = commands.take(number, delivery)
+  func take(_ number: Int, _ delivery: AMQPDelivery) { handle(.taken(number, delivery)) }
+
+  private func start(_ number: Int, _ deliveries: [AMQPDelivery], attempt: Int) {
+    guard let first = deliveries.first else { return }
     do {
-      let child = try ChildProcess(shell: command, environment: variables(delivery, attempt))
-      let input = format.asEnvelope ? Array(format.value(delivery).text) : delivery.message.body
+      let child = try ChildProcess(shell: command, environment: variables(deliveries, attempt))
       let output = KeptOutput(in: temporaryFolder, sharers: parallel)
       runs.append(
-        Run(number: number, message: delivery.message, child: child, input: input[...], output: output))
+        Run(number: number, message: first.message, child: child, input: input(deliveries)[...], output: output))
     } catch {
       // Another message may fit.
-      guard error.isTooLarge else {
-        handle(.notStarted(number))
-        throw error.failure
-      }
-      handle(.failed(number, .doesNotFit("\(error)")))
+      if error.isTooLarge { return handle(.failed(number, .doesNotFit("\(error)"))) }
+      failure = failure ?? error.failure
+      handle(.notStarted(number))
     }
+  }
+
+  private func input(_ deliveries: [AMQPDelivery]) -> [UInt8] {
+    if !isOfBatches, let only = deliveries.first {
+      return format.asEnvelope ? Array(format.value(only).text) : only.message.body
+    }
+    var lines: [UInt8] = []
+    for delivery in deliveries {
+      lines += format.value(delivery).text
+      lines.append(0x0A)
+    }
+    return lines
   }
 
   /// The broker has counted it anew.
@@ -125,6 +139,7 @@ final class ExecHandler: MessageHandler {
     return settled
   }
 
+  func startBatch() { handle(.startBatch) }
   func finish() { handle(.finish) }
 
   func terminate() {
@@ -214,7 +229,9 @@ final class ExecHandler: MessageHandler {
       case .passOn: break
       case .settle(let settlement): settled.append(settlement)
       case .terminate: for run in runs { run.child.terminate() }
-      case .report(let message, let reason, let verdict): console.report(verdict.failure(of: message, reason, names))
+      case .start(let number, let deliveries, let attempt): start(number, deliveries, attempt: attempt)
+      case .report(let message, let others, let reason, let verdict):
+        console.report(verdict.failure(of: message, others: others, reason, names))
       case .fail(let cause): failure = cause.failure(names)
       case .reportCause(let cause): console.report(cause.failure(names))
       }
@@ -225,22 +242,25 @@ final class ExecHandler: MessageHandler {
     HandlerNames(command: command, traits: traits, limitIsSet: limitIsSet, fate: deadLetters.fate)
   }
 
-  /// The message in the child's environment.
-  private func variables(_ delivery: AMQPDelivery, _ attempt: Int) -> [String: String] {
-    let message = delivery.message
-    let properties = message.properties
+  /// The message in the child's environment; of a batch, what all of its messages have in common.
+  private func variables(_ deliveries: [AMQPDelivery], _ attempt: Int) -> [String: String] {
+    let delivery = isOfBatches ? nil : deliveries.first
+    let message = delivery?.message
+    let properties = message?.properties
     let texts: [String: String?] = [
-      "EXCHANGE": message.exchange, "ROUTING_KEY": message.routingKey, "REDELIVERED": delivery.redelivered ? "1" : "0",
-      "ATTEMPT": String(attempt), "CONTENT_TYPE": properties.contentType,
-      "CONTENT_ENCODING": properties.contentEncoding, "CORRELATION_ID": properties.correlationID,
-      "REPLY_TO": properties.replyTo, "MESSAGE_ID": properties.messageID,
-      "TIMESTAMP": properties.timestamp.map { String($0) }, "TYPE": properties.type, "USER_ID": properties.userID,
-      "APP_ID": properties.appID, "PRIORITY": properties.priority.map { String($0) },
+      "EXCHANGE": message?.exchange, "ROUTING_KEY": message?.routingKey,
+      "REDELIVERED": delivery.map { $0.redelivered ? "1" : "0" }, "ATTEMPT": String(attempt),
+      "BATCH": isOfBatches ? String(deliveries.count) : nil, "CONTENT_TYPE": properties?.contentType,
+      "CONTENT_ENCODING": properties?.contentEncoding, "CORRELATION_ID": properties?.correlationID,
+      "REPLY_TO": properties?.replyTo, "MESSAGE_ID": properties?.messageID,
+      "TIMESTAMP": properties?.timestamp.map { String($0) }, "TYPE": properties?.type, "USER_ID": properties?.userID,
+      "APP_ID": properties?.appID, "PRIORITY": properties?.priority.map { String($0) },
     ]
     var variables = environment
     // What the message does not have must not be left from a message around us.
     for (name, text) in texts { variables["MSCTL_" + name] = text.map(variableValue) }
-    variables["TRACEPARENT"] = TraceContext(of: message, environment: environment).child().traceparent
+    let trace = message.map { TraceContext(of: $0, environment: environment) } ?? TraceContext(environment: environment)
+    variables["TRACEPARENT"] = trace.child().traceparent
     return variables
   }
 }

@@ -16,6 +16,8 @@ protocol MessageHandler: AnyObject {
   func addInterests(to polls: inout PollSet)
   /// Goes on as far as possible. What it adds to the console is flushed before the settlements are carried out.
   func work() throws(Failure) -> [Consumer.Settlement]
+  /// For a while no more messages may come: what waits for more is begun.
+  func startBatch()
   /// No more messages will come.
   func finish()
   /// Time is up: processes are told to end.
@@ -25,6 +27,7 @@ protocol MessageHandler: AnyObject {
 extension MessageHandler {
   var isRunning: Bool { true }
   func renew(_ number: Int, _ delivery: AMQPDelivery) {}
+  func startBatch() {}
 }
 
 /// How a message stands on standard output, or on a filter's standard input.

@@ -8,6 +8,8 @@ package protocol ConsumerHost: AnyObject {
   func take(_ number: Int, _ delivery: AMQPDelivery) throws(Failure)
   /// The message of this number was delivered anew, by another connection.
   func renew(_ number: Int, _ delivery: AMQPDelivery)
+  /// For a while no more messages may come.
+  func startBatch()
   /// No more messages come.
   func finish()
   /// Time is up: processes are told to end.
@@ -38,6 +40,7 @@ package protocol ConsumerHost: AnyObject {
 
 extension ConsumerHost {
   package func keepPlace(_ offset: Int64) throws(Failure) {}
+  package func startBatch() {}
 }
 
 /// Hands to a `Consumer` what happens on its connections, and carries out what it decides.
@@ -196,6 +199,10 @@ package final class ConsumerDriver: LoopMember {
     case .send(let method): do { try link.send(method) } catch { lost(error, unsent: method) }
     case .take(let number, let delivery): take(number, delivery)
     case .renew(let number, let delivery): host.renew(number, delivery)
+    case .startBatch:
+      host.startBatch()
+      state = host.state
+      handle(.handler(state))
     case .finish:
       host.finish()
       state = host.state

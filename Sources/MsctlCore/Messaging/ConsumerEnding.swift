@@ -87,7 +87,15 @@ extension Consumer {
     self.hasMore = hasMore
     defer { turnTaken = taken }
     guard isRunning, link == .open, turnTaken == taken, options.drains || options.peeks, isAtRest else { return }
-    if isEmpty(hasMore) { end(nil, isPressing: false) }
+    guard isEmpty(hasMore) else { return }
+    if handler.gathered > 0 { startBatch() } else { end(nil, isPressing: false) }
+  }
+
+  /// What comes of it may be that something is requeued: so it is no end yet.
+  private mutating func startBatch() {
+    actions.append(.startBatch)
+    hasMoved = true
+    emptyResponses = 0
   }
 
   mutating func checkEnds() {
@@ -96,6 +104,10 @@ extension Consumer {
     noteBusy()
     if options.limit.map({ handled >= $0 }) ?? false || handler.hasEnded { return end(nil, isPressing: false) }
     guard link == .open else { return }
+    if now >= idleEnd, now < end, handler.gathered > 0 {
+      startBatch()
+      noteBusy()
+    }
     if now >= end || now >= idleEnd {
       if now < end, unanswered > 0 { actions.append(.note(.idleFilter(unprocessed: unanswered))) }
       return end(options.limit.map { .tooFew(handled: handled, of: $0) })
@@ -103,6 +115,7 @@ extension Consumer {
     // Nothing more will come for it: a filter that holds back its output gives it at the end of its input.
     let isLast = options.limit == handled + underWay.count && handler.failed == 0 && !isTaking
     if isLast, !isHandlerTold {
+      if handler.gathered > 0 { startBatch() }
       finishHandler()
     } else if !isLast {
       isHandlerTold = false
@@ -118,7 +131,7 @@ extension Consumer {
       // A filter may be at work on what it owes, or keep it: so it gets more time.
       if hasMoved { silenceEnd = now + max(idle, Self.grace) }
       idleEnd = silenceEnd
-    } else if hasMoved || outstanding > handler.answered || !written.isEmpty || !waiting.isEmpty {
+    } else if hasMoved || outstanding > handler.answered + handler.gathered || !written.isEmpty || !waiting.isEmpty {
       idleEnd = now + idle
     }
   }

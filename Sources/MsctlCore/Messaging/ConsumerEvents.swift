@@ -41,15 +41,17 @@ extension Consumer {
     package var hasEnded: Bool
     /// How many are answered, and settled only once it is sure that the answers are theirs.
     package var answered: Int
+    /// How many it keeps until there are more, or `startBatch`.
+    package var gathered: Int
     /// Whether it is silent, and may need more than it was given before it answers.
     package var wantsMore: Bool
 
     package init(
       hasRoom: Bool = true, failed: Int = 0, isFinished: Bool = false, hasEnded: Bool = false, answered: Int = 0,
-      wantsMore: Bool = false
+      wantsMore: Bool = false, gathered: Int = 0
     ) {
       (self.hasRoom, self.failed, self.isFinished, self.hasEnded) = (hasRoom, failed, isFinished, hasEnded)
-      (self.answered, self.wantsMore) = (answered, wantsMore)
+      (self.answered, self.wantsMore, self.gathered) = (answered, wantsMore, gathered)
     }
   }
 
@@ -105,6 +107,8 @@ extension Consumer {
     case take(Int, AMQPDelivery)
     /// What is under way with this number was delivered anew, by another connection, and may be counted anew.
     case renew(Int, AMQPDelivery)
+    /// For a while no more messages may come: what it keeps until there are more is begun. `handler` or `settled` tells.
+    case startBatch
     /// No more messages come: `handler` or `settled` tells how it is then.
     case finish
     /// Time is up: processes are told to end.

@@ -6,9 +6,13 @@ extension Consumer {
     /// One filter for all, which may need all of them before it answers the first. One that chooses answers in any order, and not
     /// all of them; else it answers all, in their order.
     case filter(chooses: Bool)
-    /// As many commands at a time; they end in any order.
-    case commands(parallel: Int)
+    /// As many commands at a time, each for as many messages at most; they end in any order.
+    case commands(parallel: Int, batch: Int = 1)
 
+    /// How many messages commands are at work on; nil where there are none.
+    var parallel: Int? { if case .commands(let parallel, let batch) = self { parallel * batch } else { nil } }
+    /// Whether a command may get several messages.
+    var isOfBatches: Bool { if case .commands(_, batch: 2...) = self { true } else { false } }
     package var isFilter: Bool { if case .filter = self { true } else { false } }
     /// Whether messages are settled in the order in which they were handed on.
     var isInOrder: Bool {
@@ -104,7 +108,8 @@ extension Consumer {
     /// Whether messages must be saved that a return would be the end of.
     var saves: Bool { peeks && traits.deliveryLimit != nil }
 
-    var parallel: Int? { if case .commands(let parallel) = handling { parallel } else { nil } }
+    /// How many messages commands are at work on; nil where there are none.
+    var parallel: Int? { handling.parallel }
 
     /// What `basic.consume` says beside the queue. A priority of 0 is that of every consumer. A stream refuses any, and with that
     /// says what it is.
@@ -140,7 +145,7 @@ extension Consumer {
   ) -> Int {
     var parallel = 1
     var (most, sure) = (standardPrefetch, waitingRoom)
-    if case .commands(let number) = handling {
+    if let number = handling.parallel {
       parallel = number
       (most, sure) = (number + waitingRoom, number)
     }

@@ -119,7 +119,8 @@ extension Consumer {
       rejected += 1
     case .requeue where isCurrent(delivery):
       if traits.isStream {
-        waiting.prepend(delivery)
+        // Others of its batch may be there already.
+        waiting.insert(delivery, at: waiting.firstPlace { $0.tag < delivery.tag })
         waitingBytes += delivery.message.body.count
       } else {
         requeued += 1

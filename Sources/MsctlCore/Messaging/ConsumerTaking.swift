@@ -88,6 +88,7 @@ extension Consumer {
     else { return false }
     // In a stream a failed message is tried again before others.
     if traits.isStream, let parallel = options.parallel, underWay.count >= parallel { return false }
+    if traits.isStream, options.handling.isOfBatches, handler.failed > 0 { return false }
     // One that has failed counts for nothing, and others may come before it. In a stream they may not.
     let counted = underWay.count - (traits.isStream ? 0 : handler.failed)
     return options.limit.map { handled + counted < $0 } ?? true
@@ -197,8 +198,8 @@ extension Consumer {
 
   // MARK: Whether the queue is empty
 
-  /// Whether nothing is under way here, but what a filter may keep.
-  var isAtRest: Bool { written.isEmpty && (underWay.isEmpty || options.handling.isFilter) }
+  /// Whether nothing is under way here, but what a filter may keep, or waits for its batch.
+  var isAtRest: Bool { written.isEmpty && (underWay.count == handler.gathered || options.handling.isFilter) }
 
   /// Whether the broker is to be asked once the time for it has come.
   var mayAskEmptiness: Bool { isAtRest && waiting.isEmpty && !hasMore && !isAskingElsewhere && !isAsked(.emptiness) }

@@ -1,4 +1,7 @@
-/// A command for each message, several at a time: what becomes of a message whose command has ended.
+/// A command for each message, or for each batch of them, several at a time: what becomes of the messages whose command has ended.
+///
+/// A command is known by the number of its message, or of the first one of its batch. One exit code decides for all of a batch; a
+/// failure is an attempt of each.
 ///
 /// After a failure that ends the run, and after `terminate`, the commands that run go on: the success of each still counts, and a
 /// message whose command fails then goes back to the queue.
@@ -8,6 +11,8 @@ package struct MessageCommands: Sendable {
   /// How long a failed message is kept before it goes back, at first and at most: without it, one bad message would spin.
   private static let shortestDelay: Duration = .milliseconds(200)
   private static let longestDelay: Duration = .seconds(30)
+  /// A batch begins before it is full where its bodies are as large as this, in bytes.
+  package static let batchSize = 64 << 20
 
   /// What happens with a message whose command failed.
   package enum OnError: String, Sendable, CaseIterable {
@@ -22,6 +27,10 @@ package struct MessageCommands: Sendable {
   package struct Options: Sendable {
     /// How many commands run at a time.
     package var parallel = 1
+    /// How many messages a command gets at most.
+    package var batch = 1
+    /// How long a batch waits for more.
+    package var batchTime = standardBatchTime
     package var onError = OnError.requeue
     /// After how many failures a message is rejected.
     package var maxAttempts: Int?
@@ -30,6 +39,8 @@ package struct MessageCommands: Sendable {
 
     package init() {}
   }
+
+  package static let standardBatchTime: Duration = .seconds(1)
 
   /// How a command has failed.
   package enum Reason: Sendable, Equatable {
@@ -61,9 +72,13 @@ package struct MessageCommands: Sendable {
   }
 
   package enum Event: Sendable {
+    /// A message was handed on, under this number.
+    case taken(Int, AMQPDelivery)
+    /// For a while no more messages may come.
+    case startBatch
     /// The message of this number was delivered anew, by another connection.
     case renewed(Int, AMQPDelivery)
-    /// The command of this message could not be started, which is told as a failure already.
+    /// The command could not be started, which is told as a failure already.
     case notStarted(Int)
     case succeeded(Int)
     case failed(Int, Reason)
@@ -82,12 +97,16 @@ package struct MessageCommands: Sendable {
   }
 
   package enum Action: Sendable, Equatable {
-    /// Writes what the command of this message wrote: `passedOn` or `outputLost` tells.
+    /// Runs a command for these messages, known by this number from now on.
+    /// - attempt: of the message among them that has failed most often.
+    case start(Int, [AMQPDelivery], attempt: Int)
+    /// Writes what the command wrote: `passedOn` or `outputLost` tells.
     case passOn(Int)
     case settle(Consumer.Settlement)
     /// All commands that run are told to end.
     case terminate
-    case report(AMQPMessage, Reason, Verdict)
+    /// - others: how many more messages of its batch have failed with it.
+    case report(AMQPMessage, others: Int = 0, Reason, Verdict)
     /// The run cannot go on.
     case fail(Cause)
     /// Another one, beside that.
@@ -97,19 +116,28 @@ package struct MessageCommands: Sendable {
   package enum Cause: Sendable, Equatable {
     /// The command cannot be run, or was not found.
     case unrunnable(Int32)
-    /// A message has failed, and that ends the run.
-    case stopped(AMQPMessage, Reason)
+    /// A message has failed, with others of its batch, and that ends the run.
+    case stopped(AMQPMessage, others: Int = 0, Reason)
     case output(Failure)
+  }
+
+  private struct Member {
+    let number: Int
+    var delivery: AMQPDelivery
   }
 
   private struct Run {
     let number: Int
-    var delivery: AMQPDelivery
+    var members: [Member]
     var hasSucceeded = false
   }
 
   private let options: Options
   private var runs: [Run] = []
+  /// Taken for the next command, and when that begins at the latest.
+  private var gathered: [Member] = []
+  private var gatheredBytes = 0
+  private var startTime = Deadline.never
   private var delayed: [(number: Int, until: Deadline)] = []
   private var attempts = Attempts()
   /// No other command is started.
@@ -127,26 +155,21 @@ package struct MessageCommands: Sendable {
   /// As far as it is known here: what is settled may not be told yet.
   package var handlerState: Consumer.HandlerState {
     Consumer.HandlerState(
-      hasRoom: !isStopping && runs.count < options.parallel, failed: delayed.count, isFinished: runs.isEmpty)
+      hasRoom: !isStopping && runs.count < options.parallel, failed: delayed.count,
+      isFinished: runs.isEmpty && gathered.isEmpty, gathered: gathered.count)
   }
 
   /// When `tick` is due although nothing has happened.
-  package var wakeTime: Deadline { delayed.map(\.until).min() ?? .never }
+  package var wakeTime: Deadline { min(startTime, delayed.map(\.until).min() ?? .never) }
 
   // MARK: Events
 
-  /// A command is run for this message.
-  /// - Returns: which attempt of this run it is.
-  package mutating func take(_ number: Int, _ delivery: AMQPDelivery) -> Int {
-    runs.append(Run(number: number, delivery: delivery))
-    return attempts.count(delivery.message) + 1
-  }
-
   package mutating func handle(_ event: Event, at now: Deadline, into actions: inout [Action]) {
     switch event {
-    case .renewed(let number, let delivery):
-      if let place = place(of: number) { runs[place].delivery = delivery }
-    case .notStarted(let number): _ = end(number)
+    case .taken(let number, let delivery): take(number, delivery, now, &actions)
+    case .startBatch: start(&actions)
+    case .renewed(let number, let delivery): renew(number, delivery)
+    case .notStarted(let number): requeue(end(number)?.members ?? [], &actions)
     case .succeeded(let number):
       guard let place = place(of: number) else { return }
       runs[place].hasSucceeded = true
@@ -156,13 +179,17 @@ package struct MessageCommands: Sendable {
     case .passedOn(let number):
       // Only what has succeeded is handled.
       guard let place = place(of: number), runs[place].hasSucceeded else { return }
-      attempts.forget(runs.remove(at: place).delivery.message)
-      actions.append(.settle(Consumer.Settlement(number, .acknowledge)))
+      for member in runs.remove(at: place).members {
+        attempts.forget(member.delivery.message)
+        actions.append(.settle(Consumer.Settlement(member.number, .acknowledge)))
+      }
     case .outputLost(let number, let failure):
       if end(number) != nil { stop(.output(failure), &actions) }
     case .replyLost(let number, let failure):
       if let run = end(number) { replyLost(run, failure, &actions) }
     case .finish:
+      requeue(gathered, &actions)
+      forgetGathered()
       for message in delayed { actions.append(.settle(Consumer.Settlement(message.number, .requeue))) }
       delayed = []
     case .terminate:
@@ -173,15 +200,50 @@ package struct MessageCommands: Sendable {
         actions.append(.settle(Consumer.Settlement(message.number, .requeue)))
       }
       delayed.removeAll { $0.until <= now }
+      if startTime <= now { start(&actions) }
     }
   }
+
+  // MARK: Batches
+
+  private mutating func take(
+    _ number: Int, _ delivery: AMQPDelivery, _ now: Deadline, _ actions: inout [Action]
+  ) {
+    if gathered.isEmpty { startTime = now + options.batchTime }
+    gathered.append(Member(number: number, delivery: delivery))
+    gatheredBytes += delivery.message.body.count
+    if gathered.count >= options.batch || gatheredBytes >= Self.batchSize { start(&actions) }
+  }
+
+  private mutating func start(_ actions: inout [Action]) {
+    guard !isStopping, let first = gathered.first else { return }
+    let attempt = (gathered.map { attempts.count($0.delivery.message) }.max() ?? 0) + 1
+    runs.append(Run(number: first.number, members: gathered))
+    actions.append(.start(first.number, gathered.map(\.delivery), attempt: attempt))
+    forgetGathered()
+  }
+
+  private mutating func forgetGathered() { (gathered, gatheredBytes, startTime) = ([], 0, .never) }
+
+  private func requeue(_ members: [Member], _ actions: inout [Action]) {
+    for member in members { actions.append(.settle(Consumer.Settlement(member.number, .requeue))) }
+  }
+
+  private mutating func renew(_ number: Int, _ delivery: AMQPDelivery) {
+    if let place = gathered.firstIndex(where: { $0.number == number }) { gathered[place].delivery = delivery }
+    for run in runs.indices {
+      guard let place = runs[run].members.firstIndex(where: { $0.number == number }) else { continue }
+      runs[run].members[place].delivery = delivery
+    }
+  }
+
+  // MARK: Ends of commands
 
   private func place(of number: Int) -> Int? { runs.firstIndex { $0.number == number } }
 
   private mutating func end(_ number: Int) -> Run? { place(of: number).map { runs.remove(at: $0) } }
 
   private mutating func failed(_ run: Run, _ reason: Reason, _ now: Deadline, _ actions: inout [Action]) {
-    let message = run.delivery.message
     let isRejected =
       switch reason {
       case .exited(let status): options.rejectedExits.contains(status)
@@ -192,27 +254,51 @@ package struct MessageCommands: Sendable {
     if Self.isUnrunnable(reason.status), !reason.isOfMessage, !isRejected {
       return stop(.unrunnable(reason.status), &actions)
     }
+    let messages = run.members.map(\.delivery.message)
+    guard let first = messages.first else { return }
     // What a command says of its message holds, unless it was ended by us.
     guard !isStopping || isRejected, !isTerminated else {
-      return actions.append(.report(message, reason, .abandoned))
+      return actions.append(.report(first, others: messages.count - 1, reason, .abandoned))
     }
-    guard options.onError != .stop || isRejected else { return stop(.stopped(message, reason), &actions) }
-    let count = attempts.add(message)
-    guard options.onError == .requeue, !isRejected, options.maxAttempts.map({ count < $0 }) ?? true else {
-      attempts.forget(message)
-      return actions += [
-        .report(message, reason, .rejected(attempt: count)), .settle(Consumer.Settlement(run.number, .reject)),
-      ]
+    guard options.onError != .stop || isRejected else {
+      return stop(.stopped(first, others: messages.count - 1, reason), &actions)
     }
-    let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(count - 1, 10)))
-    delayed.append((run.number, now + delay))
-    actions.append(.report(message, reason, .requeued(attempt: count, after: delay)))
+    let failed = zip(run.members, countFailure(of: messages))
+    let isLast = options.onError == .reject || isRejected
+    let most = options.maxAttempts ?? .max
+    reject(failed.filter { isLast || $1 >= most }, reason, &actions)
+    delay(failed.filter { !isLast && $1 < most }, reason, now, &actions)
+  }
+
+  /// - Returns: how often each has failed. Those of a batch that are alike count as one.
+  private mutating func countFailure(of messages: [AMQPMessage]) -> [Int] {
+    let before = messages.map { attempts.count($0) }
+    for (message, before) in zip(messages, before) where attempts.count(message) == before { _ = attempts.add(message) }
+    return messages.map { attempts.count($0) }
+  }
+
+  private mutating func reject(_ failed: [(Member, count: Int)], _ reason: Reason, _ actions: inout [Action]) {
+    guard let first = failed.first?.0.delivery.message, let attempt = failed.map(\.count).max() else { return }
+    actions.append(.report(first, others: failed.count - 1, reason, .rejected(attempt: attempt)))
+    for (member, _) in failed {
+      attempts.forget(member.delivery.message)
+      actions.append(.settle(Consumer.Settlement(member.number, .reject)))
+    }
+  }
+
+  private mutating func delay(
+    _ failed: [(Member, count: Int)], _ reason: Reason, _ now: Deadline, _ actions: inout [Action]
+  ) {
+    guard let first = failed.first?.0.delivery.message, let attempt = failed.map(\.count).max() else { return }
+    let delay = min(Self.longestDelay, Self.shortestDelay * (1 << min(attempt - 1, 10)))
+    delayed += failed.map { ($0.0.number, now + delay) }
+    actions.append(.report(first, others: failed.count - 1, reason, .requeued(attempt: attempt, after: delay)))
   }
 
   /// Its message goes back in the end, since nobody has the reply.
   private mutating func replyLost(_ run: Run, _ failure: Failure, _ actions: inout [Action]) {
     if isTerminated {
-      actions.append(.report(run.delivery.message, .unreplied(failure), .abandoned))
+      for member in run.members { actions.append(.report(member.delivery.message, .unreplied(failure), .abandoned)) }
     } else if !hasLostReplies {
       hasLostReplies = true
       stop(.output(failure), &actions)

@@ -99,7 +99,7 @@ private final class ConsumeRun: ConsumerHost {
     let handling = choices.pick(
       from: [
         Consumer.Handling.output, .filter(chooses: choices.chance(50)),
-        .commands(parallel: choices.pick(from: [1, 4])),
+        .commands(parallel: choices.pick(from: [1, 4]), batch: choices.pick(from: [1, 1, 3, 20])),
       ])
     var end = choices.pick(from: End.allCases)
     if kind == .stream, end == .drain || end == .peek { end = .count }
@@ -292,6 +292,8 @@ private final class ConsumeRun: ConsumerHost {
   }
 
   func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
+
+  func startBatch() { handler.startBatch() }
 
   func finish() {
     finished = (timeline.now, lastMove, outstanding - handler.state.answered, handler.state.hasEnded)

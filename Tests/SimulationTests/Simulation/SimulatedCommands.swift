@@ -4,7 +4,6 @@ import MsctlCore
 final class SimulatedCommands: SimulatedHandler {
   private struct Command {
     let number: Int
-    let key: String
     /// When it ends; one that never ends by itself has none.
     var end: Deadline
     var reason: MessageCommands.Reason?
@@ -32,6 +31,12 @@ final class SimulatedCommands: SimulatedHandler {
   private var unreplied: Set<Int> = []
   private var running: [Command] = []
   private var keys: [Int: (key: String, place: String)] = [:]
+  /// The messages of each command.
+  private var batches: [Int: [Int]] = [:]
+  /// Taken, and no command has them; and since when.
+  private var gathered: [Int] = []
+  private var gatheredSince = Clock.start
+  private var isBatchDue = false
   private var settled: [Consumer.Settlement] = []
   private var failure: Failure?
   private var isStopping = false
@@ -39,6 +44,8 @@ final class SimulatedCommands: SimulatedHandler {
   private var poisonous: [String: Bool] = [:]
   /// How often each message has failed, and was not ended by us.
   private var failed: [String: Int] = [:]
+  /// Whose failures do not count any more.
+  private var forgotten: [String] = []
   private var written: Set<Int> = []
   private(set) var requeued: [String: Int] = [:]
   private(set) var rejected: [String: Int] = [:]
@@ -46,7 +53,7 @@ final class SimulatedCommands: SimulatedHandler {
   /// Whether something kept a message from being handled that was not the message's own fault.
   private(set) var isHindered = false
 
-  init(_ parallel: Int, isStream: Bool, _ timeline: Timeline, _ choices: Choices, _ story: Story) {
+  init(_ parallel: Int, _ batch: Int, isStream: Bool, _ timeline: Timeline, _ choices: Choices, _ story: Story) {
     (self.timeline, self.choices, self.story, self.isStream) = (timeline, choices, story, isStream)
     failures = choices.pick(from: [0, 0, 20])
     poison = choices.pick(from: [0, 0, 30])
@@ -54,6 +61,8 @@ final class SimulatedCommands: SimulatedHandler {
     replies = choices.chance(30)
     var options = MessageCommands.Options()
     options.parallel = parallel
+    options.batch = batch
+    options.batchTime = choices.pick(from: [.milliseconds(50), .seconds(1), .seconds(20)])
     options.onError = choices.pick(from: [.requeue, .requeue, .reject, .stop])
     options.maxAttempts = choices.pick(from: [nil, nil, 1, 3])
     self.options = options
@@ -63,7 +72,9 @@ final class SimulatedCommands: SimulatedHandler {
   let isReliable = false
   var unanswered: Int { 0 }
   /// Whether a message that fails goes back for as long as it fails.
-  var triesForEver: Bool { options.onError == .requeue && options.maxAttempts == nil && !isHindered }
+  var triesForEver: Bool {
+    options.onError == .requeue && options.maxAttempts == nil && options.batch == 1 && !isHindered
+  }
   /// Whether its command succeeds sooner or later.
   func isGood(_ key: String) -> Bool { !isPoisonous(key) }
 
@@ -85,26 +96,42 @@ final class SimulatedCommands: SimulatedHandler {
     return isPoisonous
   }
 
-  func take(_ number: Int, _ key: String, _ delivery: AMQPDelivery) throws(Failure) {
+  func take(_ number: Int, _ key: String, _ delivery: AMQPDelivery) {
     // In a stream each place counts by itself.
-    let place = isStream ? "\(key) at \(delivery.message.streamOffset ?? 0)" : key
-    keys[number] = (key, place)
-    let attempt = machine.take(number, delivery)
-    if isStopping { violation = Violation("no command is started after the failure that ends the run", key) }
+    keys[number] = (key, isStream ? "\(key) at \(delivery.message.streamOffset ?? 0)" : key)
+    if isStopping { violation = Violation("nothing is taken after the failure that ends the run", key) }
+    if gathered.isEmpty { gatheredSince = timeline.now }
+    gathered.append(number)
+    handle(.taken(number, delivery))
+  }
+
+  private func start(_ number: Int, _ count: Int, attempt: Int) {
+    let batch = gathered
+    gathered = []
+    batches[number] = batch
+    story.tell(timeline.now, "a command for \(batch.compactMap { keys[$0]?.key })")
+    if isStopping { violation = Violation("no command is started after the failure that ends the run", "\(number)") }
     if running.count >= options.parallel {
       violation = Violation("no more commands run at a time than are wanted", "\(running.count + 1)")
     }
-    if attempt != failed[place, default: 0] + 1 {
-      violation = Violation("only what was tried has used an attempt", "\(place): attempt \(attempt)")
+    if batch.first != number || batch.count != count || count > options.batch {
+      violation = Violation("a batch has what was taken, and no more than is wanted", "\(count) of \(batch)")
+    }
+    if count < options.batch, !isBatchDue, timeline.now - gatheredSince < options.batchTime {
+      violation = Violation("a batch that is not full waits for more", "\(batch)")
+    }
+    let attempts = batch.map { failed[keys[$0]?.place ?? "", default: 0] }
+    if attempt != (attempts.max() ?? 0) + 1 {
+      violation = Violation("only what was tried has used an attempt", "\(batch): attempt \(attempt)")
     }
     if choices.chance(1) {
       isHindered = true
       if choices.chance(50) { return handle(.failed(number, .doesNotFit("too long"))) }
-      handle(.notStarted(number))
-      throw Failure(.failed, "no processes are left")
+      failure = Failure(.failed, "no processes are left")
+      return handle(.notStarted(number))
     }
-    var command = Command(number: number, key: key, end: timeline.now + choices.time(slowness))
-    if isPoisonous(key) || choices.chance(failures) {
+    var command = Command(number: number, end: timeline.now + choices.time(slowness))
+    if batch.contains(where: { isPoisonous(keys[$0]?.key ?? "") }) || choices.chance(failures) {
       command.reason = .exited(choices.pick(from: [1, 4]))
     } else if choices.chance(1) {
       command.reason = choices.pick(from: [.exited(127), .output(Failure(.failed, "the disk is full"), status: 143)])
@@ -127,7 +154,7 @@ final class SimulatedCommands: SimulatedHandler {
     let now = timeline.now
     for command in running where command.end <= now {
       running.removeAll { $0.number == command.number }
-      story.tell(now, "the command of \(command.key) has \(command.reason.map { "failed: \($0)" } ?? "succeeded")")
+      story.tell(now, "the command of \(command.number) has \(command.reason.map { "failed: \($0)" } ?? "succeeded")")
       if let reason = command.reason {
         handle(.failed(command.number, reason), command.isOurs, write)
       } else {
@@ -140,7 +167,7 @@ final class SimulatedCommands: SimulatedHandler {
       case .confirmed: passedOn(reply.number, write)
       case .refused:
         isHindered = true
-        unreplied.insert(reply.number)
+        unreplied.formUnion(batches[reply.number] ?? [])
         handle(.failed(reply.number, .unreplied(Failure(.notDelivered, "nacked"))), isTerminated)
       case .lost:
         isHindered = true
@@ -148,11 +175,23 @@ final class SimulatedCommands: SimulatedHandler {
       }
     }
     if machine.wakeTime <= now { handle(.tick, false, write) }
+    if !gathered.isEmpty, !isStopping, now - gatheredSince > options.batchTime {
+      violation = Violation("a batch waits no longer than is wanted", "\(now - gatheredSince)")
+    }
     defer { settled = [] }
     return .success(settled)
   }
 
-  func finish() { handle(.finish) }
+  func startBatch() {
+    isBatchDue = true
+    handle(.startBatch)
+    isBatchDue = false
+  }
+
+  func finish() {
+    handle(.finish)
+    gathered = []
+  }
 
   func terminate() {
     isTerminated = true
@@ -163,9 +202,11 @@ final class SimulatedCommands: SimulatedHandler {
   }
 
   private func passedOn(_ number: Int, _ write: (Int, String) -> Void) {
-    write(number, keys[number]?.key ?? "")
-    written.insert(number)
-    if let place = keys[number]?.place { failed[place] = nil }
+    for member in batches[number] ?? [] {
+      write(member, keys[member]?.key ?? "")
+      written.insert(member)
+      if let place = keys[member]?.place { failed[place] = nil }
+    }
     handle(.passedOn(number), false, write)
   }
 
@@ -174,8 +215,10 @@ final class SimulatedCommands: SimulatedHandler {
   ) {
     var actions: [MessageCommands.Action] = []
     machine.handle(event, at: timeline.now, into: &actions)
+    var isNoted = false
     for action in actions {
       switch action {
+      case .start(let number, let deliveries, let attempt): start(number, deliveries.count, attempt: attempt)
       case .passOn(let number):
         if choices.chance(1) {
           isHindered = true
@@ -188,20 +231,27 @@ final class SimulatedCommands: SimulatedHandler {
         }
       case .settle(let settlement): settle(settlement)
       case .terminate: end()
-      case .report(_, _, let verdict): note(event, verdict, isOurs)
+      case .report(_, _, _, let verdict):
+        if !isNoted, verdict != .abandoned { note(event, isOurs) }
+        isNoted = isNoted || verdict != .abandoned
       case .fail(let cause):
         isStopping = true
         failure = Failure(.command(1), "\(cause)")
       case .reportCause: break
       }
     }
+    for place in forgotten { failed[place] = nil }
+    forgotten = []
   }
 
-  private func note(_ event: MessageCommands.Event, _ verdict: MessageCommands.Verdict, _ isOurs: Bool) {
-    guard case .failed(let number, _) = event, let place = keys[number]?.place else { return }
-    if case .abandoned = verdict { return }
-    if isOurs { violation = Violation("a command that was ended by us is no attempt of its message", place) }
-    failed[place, default: 0] += 1
+  /// A failure is an attempt of each message, once for those that are alike.
+  private func note(_ event: MessageCommands.Event, _ isOurs: Bool) {
+    guard case .failed(let number, _) = event else { return }
+    let places = Set((batches[number] ?? []).compactMap { keys[$0]?.place })
+    if isOurs {
+      violation = Violation("a command that was ended by us is no attempt of its message", "\(places.sorted())")
+    }
+    for place in places { failed[place, default: 0] += 1 }
   }
 
   private func settle(_ settlement: Consumer.Settlement) {
@@ -218,7 +268,7 @@ final class SimulatedCommands: SimulatedHandler {
       {
         violation = Violation("a message is rejected only after so many failures of its own", place)
       }
-      failed[place] = nil
+      forgotten.append(place)
       rejected[key, default: 0] += 1
     }
     settled.append(settlement)

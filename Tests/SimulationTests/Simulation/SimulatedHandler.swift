@@ -22,6 +22,8 @@ protocol SimulatedHandler: AnyObject {
   /// What has been done since, and what it says of that.
   /// - Parameter write: what it adds to the output.
   func proceed(_ write: (_ number: Int, _ key: String) -> Void) -> Result<[Consumer.Settlement], Failure>
+  /// For a while no more messages may come.
+  func startBatch()
   func finish()
   /// Time is up.
   func terminate()
@@ -31,6 +33,7 @@ extension SimulatedHandler {
   var requeued: [String: Int] { [:] }
   var violation: Violation? { nil }
   func renew(_ number: Int, _ delivery: AMQPDelivery) {}
+  func startBatch() {}
 }
 
 func makeHandler(
@@ -39,7 +42,8 @@ func makeHandler(
   switch plan.handling {
   case .output: SimulatedOutput(timeline)
   case .filter(let chooses): SimulatedFilter(chooses, plan, timeline, choices, story)
-  case .commands(let parallel): SimulatedCommands(parallel, isStream: isStream, timeline, choices, story)
+  case .commands(let parallel, let batch):
+    SimulatedCommands(parallel, batch, isStream: isStream, timeline, choices, story)
   }
 }
 
