@@ -367,7 +367,7 @@ enum Consume: Verb {
         .details(
           """
           Only failures in this run count. A dead-letter exchange gets the rejected message; without one the broker discards it, \
-          and a remark says so where RabbitMQ's management API answers.
+          and a remark says so where RabbitMQ's management API responds.
           """),
     ].under("Commands") + ChildEnvironment.flags.lifted(to: \.children).under("Commands")
 
