@@ -105,7 +105,7 @@ struct OptionTests {
     "consume --exec": "ConsumeSourceTests/exec",
     "consume --parallel": "ConsumeSourceTests/parallelCount",
     "consume --batch": "BatchTests/ends",
-    "consume --batch-time": "BatchTests/time",
+    "consume --batch-time": "BatchTests/late",
     "consume --on-error": "ConsumeSourceTests/onError",
     "consume --reject-exit": "ReplyTests/rejectExit",
     "consume --reply": "ReplyTests/commands",
