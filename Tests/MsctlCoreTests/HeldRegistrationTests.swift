@@ -22,6 +22,22 @@ struct HeldRegistrationTests {
     #expect(machine.wakeTime > start + .seconds(3))
   }
 
+  @Test("an agent that says nothing is overdue when it would be asked again")
+  func silence() {
+    var machine = machine()
+    var actions: [HeldRegistration.Action] = []
+    for event: HeldRegistration.Event in [.tick, .probed(true), .tick, .answered(.accepted)] {
+      machine.handle(event, at: start, into: &actions)
+    }
+    let next = machine.wakeTime
+    #expect(machine.isReady && next == start + .seconds(5) && !machine.isOverdue(at: next))
+    machine.handle(.tick, at: next, into: &actions)
+    #expect(!machine.isOverdue(at: next + .milliseconds(4999)))
+    #expect(machine.isOverdue(at: next + .seconds(5)))
+    machine.handle(.answered(.accepted), at: next + .seconds(6), into: &actions)
+    #expect(!machine.isOverdue(at: next + .seconds(6)))
+  }
+
   @Test("a signal is not passed on to a process group that is gone")
   func goneGroup() {
     var machine = machine()

@@ -143,6 +143,9 @@ package struct HeldRegistration: Sendable {
     return isRegistered && !isAway
   }
 
+  /// Whether an agent that says nothing has been waited for until the next request would be due: it may not hand out the instance.
+  package func isOverdue(at now: Deadline) -> Bool { request != nil && now >= nextRequest }
+
   /// Whether it was told of the command's end.
   package var isLeaving: Bool {
     switch state {

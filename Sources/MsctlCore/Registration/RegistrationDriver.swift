@@ -37,7 +37,7 @@ package final class RegistrationDriver: LoopMember {
   }
 
   package var isOver: Bool { machine.isOver }
-  package var isReady: Bool { machine.isReady }
+  package var isReady: Bool { machine.isReady && !machine.isOverdue(at: .now) }
   package var isLeaving: Bool { machine.isLeaving }
   package var awaitsGroup: Bool { machine.awaitsGroup }
   package var refusal: Failure? { machine.refusal }
