@@ -44,7 +44,13 @@ struct DeadLetterTests {
       _ = try await Services.management(
         "PUT", policy,
         body: #"{"pattern":"^\#(queue)$","apply-to":"queues","definition":{"dead-letter-exchange":"amq.topic"}}"#)
-      do { _ = try await reject(queue, until: "exec dead-lettered", ["exchange": "amq.topic"]) } catch {
+      do {
+        // The API says it only after a while.
+        try await eventually("the policy is in force") {
+          try await Services.management("GET", "/queues/%2F/\(queue)").contains("amq.topic")
+        }
+        _ = try await reject(queue, until: "exec dead-lettered", ["exchange": "amq.topic"])
+      } catch {
         _ = try? await Services.management("DELETE", policy)
         throw error
       }

@@ -79,11 +79,19 @@ enum Consume: Verb {
     private var roomForChoice: Int? { handling == .filter(chooses: true) ? mostLeftOut : nil }
     fileprivate var roomForSilence: Int? { drains ? mostLeftOut : nil }
 
-    /// With a rate, no more wait here than are handed on within some seconds: others may take them, and the broker limits the time that
-    /// a message is unacknowledged. A filter may need more before it answers the first.
+    /// With a rate, no more wait here than are handed on within some seconds, since others may take them. As many as commands run at
+    /// a time, and what a filter may need before it answers the first, are held only as far as none of them waits for long: RabbitMQ
+    /// requeues what is unacknowledged for 30 min.
     private var pacedPrefetch: Int? {
-      guard let rate, through == nil else { return nil }
-      return max(parallel * (batch ?? 1), min(Consumer.standardPrefetch, rate.count(within: .seconds(10))))
+      guard let rate else { return nil }
+      let few = min(Consumer.standardPrefetch, rate.count(within: .seconds(10)))
+      let most = rate.count(within: .seconds(600))
+      return switch handling {
+      case .output: few
+      case .commands: max(few, min(parallel * (batch ?? 1), most))
+      case .filter(chooses: false) where !endsByItself: min(Consumer.standardPrefetch, most)
+      case .filter: nil
+      }
     }
 
     func prefetch(_ countsReturns: Bool) -> Int {
@@ -442,7 +450,11 @@ enum Consume: Verb {
       .value("rate", nil, "N", into: \.rate, "Handle at most N messages per second, evenly")
         .brief()
         .details(
-          "N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, except by --through."),
+          """
+          N/m is per minute, N/h per hour. No more messages are held than are due within 10 s, or, with --parallel and by a filter of a \
+          run without an end, 10 min. The next message waits unacknowledged until it is due: for less than 2/h, raise RabbitMQ's \
+          consumer_timeout (30 min by default).
+          """),
       .number("prefetch", nil, "N", in: 1...65535, into: \.prefetch, "Maximum unacknowledged messages held")
         .details(
           """

@@ -13,8 +13,10 @@ final class DeadLetters: LoopMember {
 
   /// Time limit for the answer.
   private static let patience: Duration = .seconds(3)
-  /// How long it is not asked again where there was none.
+  /// How long it is not asked again.
   private static let pause: Duration = .seconds(5)
+  /// How long an answer holds: a policy may change.
+  private static let validity: Duration = .seconds(60)
 
   private let managementURL: String?
   private let console: Console
@@ -22,15 +24,17 @@ final class DeadLetters: LoopMember {
   private var query: ManagementAPI.Query?
   private var nextTime = Deadline.past
   private var queue = ""
-  private(set) var fate = Fate.unknown
+  private var answer: (fate: Fate, until: Deadline) = (.unknown, .past)
 
   init(_ managementURL: String?, _ console: Console, _ loop: EventLoop) {
     (self.managementURL, self.console, self.loop) = (managementURL, console, loop)
   }
 
+  var fate: Fate { answer.until.isPast ? .unknown : answer.fate }
+
   /// A message was rejected.
   func noteRejection(from queue: String, _ uri: AMQPURI) {
-    guard fate == .unknown, query == nil, nextTime.isPast else { return }
+    guard query == nil, nextTime.isPast else { return }
     (nextTime, self.queue) = (.after(Self.pause), queue)
     let path =
       "/queues/\(Percent.encode(uri.vhost))/\(Percent.encode(queue))?columns=arguments,effective_policy_definition"
@@ -64,11 +68,9 @@ final class DeadLetters: LoopMember {
     let policy = state["effective_policy_definition"]
     let exchange =
       state["arguments"]?["x-dead-letter-exchange"]?.string ?? policy?["dead-letter-exchange"]?.string
-    if let exchange {
-      fate = .exchange(exchange)
-    } else if state["arguments"] != nil, policy != nil {
-      fate = .discarded
-      console.note(.discarding(queue))
-    }
+    guard exchange != nil || state["arguments"] != nil && policy != nil else { return }
+    let fate = exchange.map { Fate.exchange($0) } ?? .discarded
+    if fate == .discarded, answer.fate != .discarded { console.note(.discarding(queue)) }
+    answer = (fate, .after(Self.validity))
   }
 }
