@@ -23,7 +23,8 @@ struct RateTests {
     }
     let interval = rate.period / rate.count
     for count in [
-      held { _ in }, held { $0.exec = "cat" }, held { ($0.exec, $0.parallel) = ("cat", 1000) }, held { $0.through = "cat" },
+      held { _ in }, held { $0.exec = "cat" }, held { ($0.exec, $0.parallel) = ("cat", 1000) },
+      held { $0.through = "cat" },
     ] { #expect(count >= 1 && interval * (count - 1) <= Self.longest, "\(count)") }
     // As many as are asked for all the same.
     #expect(held { $0.prefetch = 500 } == 500)
