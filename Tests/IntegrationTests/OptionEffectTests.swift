@@ -205,7 +205,10 @@ struct OptionEffectTests {
         (try await Services.messages(in: queue).first?["properties"] as? [String: Any])?["headers"] as? [String: Any])
       #expect(headers["n"] as? Int == 5 && headers["t"] as? Bool == true && headers["s"] as? String == "5")
       let envelope = try await Tool.run("consume", queue, "--drain", "--envelope")
-      #expect(envelope.out.contains(##""n":5,"t":true,"l":[1,"a"],"w":{"$int64":7},"s":"5""##), "\(envelope.out)")
+      // RabbitMQ 4.3 sorts them.
+      for field in [#""n":5"#, #""t":true"#, #""l":[1,"a"]"#, #""w":{"$int64":7}"#, #""s":"5""#] {
+        #expect(envelope.out.contains(field), "\(envelope.out)")
+      }
       let wrong = try await Tool.run("publish", queue, "1", "-H", "n:=five")
       #expect(wrong.status == 2 && wrong.err.contains("for a string, write '=' instead of ':='"), "\(wrong)")
       let unknown = try await Tool.run("publish", queue, "1", "-H", #"n:={"$int":1}"#)
