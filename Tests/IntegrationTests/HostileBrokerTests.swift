@@ -92,14 +92,16 @@ struct HostileBrokerTests {
 
   @Test("cannot deliver past the prefetch, whatever the reader of the output does")
   func prefetch() async throws {
-    let ended = Counter()
+    let sent = Counter()
     let broker = try FakeBroker { peer, method in
       guard method.name == .consume else { return false }
       peer.send(FakeBroker.method(0x003C_0015, FakeBroker.shortText("tag")))
       var tag: UInt64 = 0
       let body = [UInt8](repeating: 0x61, count: 100_000)
-      repeat { tag += 1 } while peer.send(FakeBroker.deliver(tag: tag, body: body))
-      ended.next()
+      repeat {
+        tag += 1
+        sent.next()
+      } while peer.send(FakeBroker.deliver(tag: tag, body: body))
       return true
     }
     // Nobody reads the output, so nothing is acknowledged.
@@ -110,7 +112,11 @@ struct HostileBrokerTests {
         "exec 3<&0; ulimit -v 1048576; { msctl consume q --prefetch 10 --passive; echo $? >&2; } | { read -r go <&3; }",
       ],
       input: nil, environment: ["AMQP_URL": broker.uri])
-    try await eventually("it has read more than may be sent, and is gone") { ended.value > 0 }
+    var (count, since) = (0, ContinuousClock.now)
+    try await eventually("more is sent than may be, and no more is read") {
+      if sent.value != count { (count, since) = (sent.value, .now) }
+      return count > 12 && since.duration(to: .now) > .seconds(5)
+    }
     try script.write("go\n")
     let output = try await script.end()
     #expect(output.err.contains("the broker sent more messages than the prefetch of 10 allows"), "\(output)")
