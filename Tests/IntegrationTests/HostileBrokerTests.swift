@@ -179,7 +179,9 @@ struct HostileBrokerTests {
 
   @Test(
     "messages for which there is no memory end it with a sentence, and no trap",
-    arguments: [(200 << 20, "", "a message is larger than "), (5 << 20, "--parallel 100 --exec 'sleep 300'", "for more messages")])
+    arguments: [
+      (200 << 20, "", "a message is larger than "), (5 << 20, "--parallel 100 --exec 'sleep 300'", "for more messages"),
+    ])
   func memory(_ size: Int, _ words: String, _ sentence: String) async throws {
     let broker = try FakeBroker { peer, method in
       guard method.name == .consume else { return false }
