@@ -57,6 +57,9 @@ static inline CURLcode msctl_get_long(CURL *handle, CURLINFO info, long *value) 
 static inline CURLcode msctl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value) {
   return curl_easy_getinfo(handle, info, value);
 }
+static inline CURLcode msctl_get_list(CURL *handle, CURLINFO info, struct curl_slist **value) {
+  return curl_easy_getinfo(handle, info, value);
+}
 static inline CURLcode msctl_get_private(CURL *handle, void **value) {
   return curl_easy_getinfo(handle, CURLINFO_PRIVATE, value);
 }

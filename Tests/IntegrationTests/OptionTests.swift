@@ -18,6 +18,7 @@ struct OptionTests {
     "call --key": "TLSTests/callers",
     "call --pass": "TLSTests/callers",
     "call --follow": "CallTests/redirects",
+    "call --cookie-jar": "CookieTests/jar",
     "call --timeout": "CallTests/deadlineOverRedirects",
     "call --attempt-timeout": "ServiceTests/stopped",
     "call --connect-timeout": "OptionEffectTests/connectTimeout",

@@ -41,6 +41,7 @@ enum Call: Verb {
     var unixSocket: String?
     var connectTimeout: Duration = .seconds(10)
     var follows = false
+    var cookieJar: FileName?
     var fails = true
     var accepted: [StatusSet] = []
     var authorityFile: String?
@@ -140,6 +141,7 @@ enum Call: Verb {
       Example("msctl call :3000/health --envelope | jq .headers", "Only the headers"),
       Example("msctl call user-service/users/42 --retry 10 --retry-on 404", "Wait until it is there"),
       Example("msctl call DELETE user-service/users/42 --ok 404", "Delete it if it is there"),
+      Example("msctl call POST :3000/login name=Ada --cookie-jar jar && msctl call :3000/me --cookie-jar jar", "A session"),
     ],
     habits: .curl,
     check: { options throws(ValueError) in
@@ -176,6 +178,9 @@ enum Call: Verb {
       if !options.isEach, options.failedFile != nil { throw ValueError("'--failed-to' requires '--each'") }
       if options.failedFile?.text.isSame(as: "-") == true {
         throw ValueError("'--failed-to -' cannot be combined with '--each', which writes results to standard output")
+      }
+      if options.isEach || options.all, options.cookieJar != nil {
+        throw ValueError("'--cookie-jar' cannot be combined with '--each' or '--all'")
       }
       if options.isEach || options.all, options.outputFile != nil {
         throw ValueError("'--output' cannot be combined with '--each' or '--all'")
@@ -220,6 +225,13 @@ enum Call: Verb {
           """
           A redirect to another host drops credentials and custom headers. A 307 or 308 sends the body again, even to \
           another host.
+          """),
+      .value("cookie-jar", nil, "FILE", into: \.cookieJar, "Send the cookies in FILE, and keep new ones there")
+        .completed(by: .file)
+        .details(
+          """
+          In the format of curl and wget (Netscape's); FILE need not exist, and only its owner can read it. Each cookie goes to \
+          the host that set it. Without FILE, '--follow' keeps cookies until the call ends.
           """),
       .value("timeout", "t", "TIME", into: \.timeout, "Time limit for the whole call; 0 for none")
         .details(
@@ -402,6 +414,7 @@ enum Call: Verb {
       // A status that is a failure says more than what is wrong with its body.
       fault = error
     }
+    if call.hasResponse, let jar = options.cookieJar { try CookieJar.write(call.cookies, to: jar.text) }
     // Without an instance to call there is no call to tell of.
     if call.isUnfound, let failure = call.failure { throw failure }
     if options.asEnvelope { console.write(value: call.value) }

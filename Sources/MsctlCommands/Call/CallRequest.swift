@@ -20,6 +20,8 @@ extension Call {
     }
     request.method = options.method ?? (body == .none ? "GET" : "POST")
     request.redirects = options.follows ? 10 : 0
+    request.cookies = try options.cookieJar.map { (jar) throws(Failure) in try CookieJar.read(jar.text) }
+    if options.follows, request.cookies == nil { request.cookies = [] }
     request.connectTimeout = options.connectTimeout
     request.unixSocket = options.unixSocket
     request.silence = options.timeout == nil ? ServiceCall.silence : nil

@@ -42,6 +42,11 @@ enum CurlCommand {
     }
     // curl would wait for a go-ahead before a large body.
     if request.body != .none, !isNamed("Expect") { words.add("--header", "Expect:") }
+    if let jar = options.cookieJar?.text {
+      words.add("--cookie", jar, "--cookie-jar", jar)
+    } else if request.cookies != nil {
+      words.add("--cookie", "")
+    }
     if request.redirects > 0 {
       words.add("--location", "--max-redirs", String(request.redirects), "--proto-redir", "=http,https")
     }

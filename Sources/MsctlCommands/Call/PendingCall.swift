@@ -46,6 +46,7 @@ final class PendingCall {
   var body: [UInt8] { call.body }
   var seconds: Double { call.seconds }
   var attempts: Int { call.attempts }
+  var cookies: [String] { call.cookies }
   var wakeTime: Deadline { call.wakeTime }
   /// Whether there was no instance to call.
   var isUnfound: Bool { if case .notFound? = call.outcome { true } else { false } }

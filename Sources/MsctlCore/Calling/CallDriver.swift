@@ -37,6 +37,9 @@ package final class CallDriver {
     return head
   }
 
+  /// The cookies after the last attempt, where any are kept.
+  package var cookies: [String] { transfer?.cookies ?? [] }
+
   /// When it goes on even if nothing comes.
   package var wakeTime: Deadline { isOver || isAttempting ? .never : machine.wakeTime }
 

@@ -118,6 +118,9 @@ public struct HTTPRequest: Sendable {
   package var usesProxy = true
   /// Whether the answer may come compressed; it is then unpacked.
   package var acceptsCompression = true
+  /// Cookies that are sent to the hosts they are of, as lines of Netscape's cookie files. Those that a response sets are sent to
+  /// where a redirect leads. Nil: none is kept.
+  package var cookies: [String]?
   /// How many redirects are followed.
   package var redirects = 0
 

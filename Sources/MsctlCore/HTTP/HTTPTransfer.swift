@@ -228,6 +228,11 @@ package final class HTTPTransfer {
     }
     if !request.isIdempotent { try set(CURLOPT_MAXAGE_CONN, Self.freshness) }
     if isResent { try set(CURLOPT_FRESH_CONNECT, 1) }
+    if let cookies = request.cookies {
+      // No file: the cookies are kept in memory.
+      try set(CURLOPT_COOKIEFILE, "")
+      for cookie in cookies { try set(CURLOPT_COOKIELIST, cookie) }
+    }
     if let (user, password) = request.digest {
       // CURLAUTH_DIGEST
       try set(CURLOPT_HTTPAUTH, 2)
@@ -345,6 +350,24 @@ package final class HTTPTransfer {
     guard code == CURLE_OK else { throw error(code) }
   }
 
+  /// What the cookies are now, where any are kept.
+  private func readCookies() {
+    guard request.cookies != nil else { return }
+    var list: UnsafeMutablePointer<curl_slist>?
+    guard msctl_get_list(handle, CURLINFO_COOKIELIST, &list) == CURLE_OK else { return }
+    defer { curl_slist_free_all(list) }
+    var cookies: [String] = []
+    var next = list
+    while let entry = next {
+      if let data = entry.pointee.data { cookies.append(String(cString: data)) }
+      next = entry.pointee.next
+    }
+    request.cookies = cookies
+  }
+
+  /// The cookies at the end, where any are kept.
+  package var cookies: [String] { request.cookies ?? [] }
+
   // MARK: What libcurl hands over
 
   fileprivate func receive(header line: UnsafeRawBufferPointer) -> Bool {
@@ -442,6 +465,7 @@ package final class HTTPTransfer {
           ? HTTPError(kind: .tooLarge, reason: "the headers are larger than \(Self.headerLimit) bytes") : error(code))
       return false
     }
+    readCookies()
     guard isRedirect else {
       outcome = .success(())
       return false
