@@ -8,7 +8,8 @@ struct CookieTests {
   private static func answer(_ request: TestServer.Request, to place: String = "/me") -> TestServer.Answer {
     switch request.target {
     case "/login":
-      .status(302, "Found", "", headers: ["Location: \(place)", "Set-Cookie: sid=42; HttpOnly", "Set-Cookie: a=b; Path=/"])
+      .status(
+        302, "Found", "", headers: ["Location: \(place)", "Set-Cookie: sid=42; HttpOnly", "Set-Cookie: a=b; Path=/"])
     case "/logout": .status(200, "OK", "", headers: ["Set-Cookie: sid=; Max-Age=0"])
     // Their order is libcurl's business.
     default:

@@ -141,7 +141,8 @@ enum Call: Verb {
       Example("msctl call :3000/health --envelope | jq .headers", "Only the headers"),
       Example("msctl call user-service/users/42 --retry 10 --retry-on 404", "Wait until it is there"),
       Example("msctl call DELETE user-service/users/42 --ok 404", "Delete it if it is there"),
-      Example("msctl call POST :3000/login name=Ada --cookie-jar jar && msctl call :3000/me --cookie-jar jar", "A session"),
+      Example(
+        "msctl call POST :3000/login name=Ada --cookie-jar jar && msctl call :3000/me --cookie-jar jar", "A session"),
     ],
     habits: .curl,
     check: { options throws(ValueError) in
