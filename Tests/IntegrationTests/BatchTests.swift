@@ -113,7 +113,7 @@ struct BatchTests {
     try await withQueue { queue in
       _ = try await Tool.shell("seq 3 | msctl publish \(queue) -q")
       let output = try await RunningProcess(
-        Tool.binary, ["consume", queue, "--batch", "9", "--exec", "cat", "--for", "2s"] + Self.slow
+        Tool.binary, ["consume", queue, "--batch", "9", "--batch-time", "10h", "--exec", "cat", "--for", "2s"]
       ).end()
       #expect(output.status == 0 && output.out.isEmpty, "\(output)")
       try await eventually("all are back") { try await bodies(in: queue).count == 3 }
