@@ -50,7 +50,7 @@ package struct Consumer: Sendable {
     case emptiness
     /// Whether what was sent to settle a message has arrived: its id.
     case arrival(String?)
-    /// Whether what was sent to settle some messages has arrived, so that others can be settled.
+    /// Of the queue, after the end of the consumer: see `Ending.needsReply`.
     case settlement
     /// Whether the queue is there whose consumer the broker ended.
     case existence

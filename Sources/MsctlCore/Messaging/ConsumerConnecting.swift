@@ -74,10 +74,11 @@ extension Consumer {
     let question = asked.question
     replyEnd = questions.isEmpty ? .never : now + Self.replyTimeout
     switch question {
-    // To others, the channel replies before what it has sent to the queue is there.
-    case .cancel, .barrier: recent.arrived(upTo: asked.acknowledged)
-    // Nor does a quorum queue's word say anything of what the channel has put by.
-    case .emptiness, .arrival, .settlement:
+    // After the end of the consumer, which waits for what was under way, what was put by has gone on.
+    case .settlement: recent.arrived(upTo: asked.acknowledged)
+    // To others, such as the barrier, the channel replies before what it has sent to the queue is there. Nor do these say anything
+    // of what it has put by.
+    case .cancel, .emptiness, .arrival:
       if recent.underWay(at: asked.acknowledged) <= Self.channelLimit { recent.arrived(upTo: asked.acknowledged) }
     default: break
     }

@@ -28,8 +28,6 @@ extension Consumer {
     /// Whether a lost connection may be replaced once more, to acknowledge what is handled.
     var mayReconnect: Bool
     var step = Step.begun
-    /// How many more methods may settle single messages once the consumer is cancelled.
-    var settlementsLeft = Consumer.settlementsInEnd
     /// Whether a reply of the queue must come between the end of the consumer and that of the channel, which takes in what it has put by.
     var needsReply = false
   }
@@ -155,14 +153,14 @@ extension Consumer {
       // What is handled or being handled may still have to come again.
       if hasReconnected, isAwaiting || outstanding > 0 || mayReturn { return .finishing }
       // And what may be more than a channel takes at once is settled while there is a consumer.
-      if settlesSingly, outstanding > Self.settlementsInEnd { return .finishing }
+      if settlesSingly, mayTakeMany { return .finishing }
       return stopConsumer() ? .stopping : nil
     case .stopping:
       guard link == .open else { return .finishing }
       guard isStopped else { return nil }
       if traits.isStream { forgetWaiting() }
-      if outstanding == 0, written.isEmpty {
-        settleTogether(most: Self.settlementsInEnd)
+      if underWay.isEmpty, open == held.count + waiting.count {
+        settleAll()
       } else if waiting.count <= Self.settlementsInEnd / 2 {
         // Another consumer can have them at once.
         while let delivery = waiting.popFirst() { requeue(delivery) }
@@ -183,17 +181,18 @@ extension Consumer {
     case .recalling(let until):
       guard link == .open else { return .finishing }
       guard !isAwaiting && !mayReturn || now >= until || subscription == .none else { return nil }
-      if held.count > Self.settlementsInEnd { acknowledge(held.count) }
+      if settlesSingly, mayTakeMany { acknowledge(held.count) }
       return stopConsumer() ? .stoppingAtLast : nil
     case .stoppingAtLast:
       guard link == .open else { return .finishing }
       guard isStopped, !isAsked(.settlement) else { return nil }
-      let needsReply = self.ending?.needsReply ?? false
-      self.ending?.needsReply = false
-      if !needsReply, settleAll() { return .settled }
-      // More than a channel takes at once: those that were sent must have arrived first.
-      ask(.inspect(queue), .settlement)
-      return nil
+      if self.ending?.needsReply ?? false {
+        self.ending?.needsReply = false
+        ask(.inspect(queue), .settlement)
+        return nil
+      }
+      settleAll()
+      return .settled
     case .settled:
       guard link == .open else { return .finishing }
       guard questions.isEmpty else { return nil }
@@ -240,18 +239,18 @@ extension Consumer {
   }
 
   /// Acknowledges everything that is handled, and requeues the rest.
-  /// - Returns: whether that is all.
-  private mutating func settleAll() -> Bool {
-    guard settleTogether(most: Self.settlementsInEnd) else { return false }
-    ending?.settlementsLeft = .max
-    acknowledge(held.count)
+  private mutating func settleAll() {
+    if held.count > Self.settlementsInEnd { settleTogether() } else { acknowledge(held.count) }
     // The broker requeues what two consumers held consumer by consumer, and not in order.
     if let firstPeeked, isCurrent(firstPeeked) {
       send(.refuse(firstPeeked.tag, multiple: false, requeue: true))
       open -= 1
     }
-    if open > 0, !traits.isStream { send(.requeueAll) }
-    return true
+    firstPeeked = nil
+    guard open > 0, !traits.isStream else { return }
+    send(.requeueAll)
+    open = 0
+    forgetWaiting()
   }
 
   mutating func closed() {

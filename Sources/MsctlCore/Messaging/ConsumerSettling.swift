@@ -1,5 +1,5 @@
 extension Consumer {
-  /// How many methods may settle messages one by one in the end. A channel of RabbitMQ puts by what it has above 32 under way to
+  /// How many messages may be settled one by one in the end. A channel of RabbitMQ puts by what it has above 32 under way to
   /// a quorum queue (`soft_limit` of rabbit_fifo_client.erl), and drops that when it is closed: acknowledgements, too. What
   /// came before the consumer was cancelled is no part of that, since `cancel-ok` waits for it, and a reply of the queue after that for
   /// what was put by. (The reply to a passive declaration alone waits for neither.)
@@ -126,7 +126,7 @@ extension Consumer {
         requeued += 1
         requeueEnd = now + Self.patience
         emptyResponses = 0
-        if ending.map({ $0.settlementsLeft > 0 }) ?? true { requeue(delivery) } else { wait(delivery) }
+        requeue(delivery)
       }
     case .requeue: break
     }
@@ -136,7 +136,6 @@ extension Consumer {
     handled += 1
     rejected += 1
     send(.reject(delivery.tag, requeue: false))
-    ending?.settlementsLeft -= 1
     acknowledged += 1
     noteSettled(1, delivery)
   }
@@ -144,7 +143,6 @@ extension Consumer {
   mutating func requeue(_ delivery: AMQPDelivery) {
     send(.refuse(delivery.tag, multiple: false, requeue: true))
     open -= 1
-    ending?.settlementsLeft -= 1
   }
 
   mutating func finishStreamed(_ delivery: AMQPDelivery) {
@@ -166,25 +164,13 @@ extension Consumer {
     }
   }
 
-  /// Whether there is a consumer that was not told to end.
-  private var hasConsumer: Bool {
-    switch subscription {
-    case .asked, .active, .changing: true
-    case .none, .cancelling, .cancelled: false
-    }
-  }
-
   mutating func acknowledge(_ count: Int) {
     guard count > 0, link == .open else { return }
     // In order, one acknowledgement does for all.
     if options.handling.isInOrder, !hasReconnected, let last = held[..<count].last {
       send(.acknowledge(last.tag, multiple: true))
     } else {
-      // After the end of the consumer the others are settled together at last.
-      let isLate = ending != nil && !hasConsumer
-      if isLate, let ending, count > ending.settlementsLeft { return }
       for delivery in held[..<count] { send(.acknowledge(delivery.tag, multiple: false)) }
-      if isLate { ending?.settlementsLeft -= count }
     }
     noteAcknowledged(count)
   }
@@ -198,36 +184,33 @@ extension Consumer {
     noteSettled(count, latest.last)
   }
 
-  /// Settles all that is open by as few methods as can be, where nothing is under way: each one acknowledges, or requeues, those
-  /// beside each other.
-  /// - Parameter most: how many methods may be sent.
-  /// - Returns: whether these were all.
-  @discardableResult
-  mutating func settleTogether(most: Int) -> Bool {
-    guard open > 0, !traits.isStream, link == .open, open == held.count + waiting.count else { return true }
-    let all = (held.map { ($0, isHandled: true) } + waiting.map { ($0, isHandled: false) }).sorted {
-      $0.0.tag < $1.0.tag
+  /// Whether what is handled, or may be, takes more methods in the end than a channel takes at once.
+  var mayTakeMany: Bool {
+    held.count + underWay.count > Self.settlementsInEnd && (!underWay.isEmpty || runs.count > Self.settlementsInEnd)
+  }
+
+  /// What is open and not under way, in the order in which it came: how many beside each other are handled, or are not.
+  private var runs: [(isHandled: Bool, last: UInt64)] {
+    let all = (held.map { ($0.tag, true) } + waiting.map { ($0.tag, false) }).sorted { $0.0 < $1.0 }
+    var runs: [(isHandled: Bool, last: UInt64)] = []
+    for (tag, isHandled) in all {
+      if runs.last?.isHandled == isHandled { runs.removeLast() }
+      runs.append((isHandled, tag))
     }
-    var sent = 0
-    var last: UInt64 = 0
-    for (place, (delivery, isHandled)) in all.enumerated() {
-      if place + 1 < all.count, all[place + 1].isHandled == isHandled { continue }
-      if sent == most { break }
-      sent += 1
-      last = delivery.tag
+    return runs
+  }
+
+  /// Settles all that is open, where nothing is under way: each method acknowledges, or requeues, those beside each other.
+  mutating func settleTogether() {
+    guard !traits.isStream, link == .open, open == held.count + waiting.count else { return acknowledge(held.count) }
+    for run in runs {
       send(
-        isHandled
-          ? .acknowledge(delivery.tag, multiple: true) : .refuse(delivery.tag, multiple: true, requeue: true))
+        run.isHandled
+          ? .acknowledge(run.last, multiple: true) : .refuse(run.last, multiple: true, requeue: true))
     }
-    let rest = waiting.filter { $0.tag > last }
-    open -= waiting.count - rest.count
+    open -= waiting.count
     forgetWaiting()
-    for delivery in rest { wait(delivery) }
-    let isAll = last == all.last?.0.tag
-    held.sort { $0.tag < $1.tag }
-    let acknowledged = held.firstIndex { $0.tag > last } ?? held.count
-    if acknowledged > 0 { noteAcknowledged(acknowledged) }
-    return isAll
+    noteAcknowledged(held.count)
   }
 
   mutating func noteSettled(_ count: Int, _ last: AMQPDelivery?) {

@@ -18,6 +18,9 @@ private final class ConsumeRun: ConsumerHost {
   /// what is handled 2 s to come again.
   private static let endLimit: Duration = .seconds(120)
 
+  /// Slower than a run takes to end after the last message.
+  private static let slowRate = Rate(1, per: .seconds(10))
+
   private enum End: CaseIterable { case drain, count, time, idle, peek, signal }
 
   private let choices: Choices
@@ -53,7 +56,9 @@ private final class ConsumeRun: ConsumerHost {
   private var isQuiet = true
   /// Whether it was told that something may come again.
   private var isDoubtTold = false
+  /// Whether nothing more gets out, and whether that is because the disk is full.
   private var isOutputClosed = false
+  private var isDiskFull = false
   /// Whether its handler takes nothing, from here on.
   private var isHandlerBroken = false
   private var askedToEnd: Deadline?
@@ -61,12 +66,24 @@ private final class ConsumeRun: ConsumerHost {
   /// Whether the broker has as many connections as it takes.
   private var isConnectionRefused = false
   private var isSignalled = false
+  /// Whether the process was killed, which a second signal does, too: it has not ended by itself.
+  private var isKilled = false
+  /// Whether the reader of the output has stopped: it takes nothing, and is there.
+  private var isOutputStuck = false
+  /// The messages that were delivered on the last connection, by their tags, and how often an acknowledgement of each was sent.
+  private var tags: [UInt64: String] = [:]
+  private var sent: [String: Int] = [:]
+  /// The messages under way: what each is, by the number with which it was taken.
+  private var keys: [Int: String] = [:]
+  /// What the handler has rejected while there was no connection to say so on.
+  private var toReject: Set<String> = []
   /// In a stream, the offset after the last one that was handed over.
   private var nextOffset: Int64 = 0
   /// The offset that was kept last.
   private var kept = 0
   /// When something was handed over or settled last, and how many are handed over and not settled.
   private var lastMove = Clock.start
+  private var endTime = Clock.start
   private var pace: PaceRule?
   private var outstanding = 0
   /// The same when the handler was told that no more comes.
@@ -74,6 +91,8 @@ private final class ConsumeRun: ConsumerHost {
   /// What breaks each connection on which it comes, and since when nothing was acknowledged.
   private var curse: String?
   private var lastProgress = Clock.start
+  /// Since when connections are opened anew and nothing has come of that.
+  private var retriesSince: Deadline?
 
   init(_ choices: Choices, _ story: Story) {
     self.choices = choices
@@ -84,7 +103,14 @@ private final class ConsumeRun: ConsumerHost {
     let kind = choices.pick(from: [SimulatedBroker.Kind.classic, .quorum, .quorum, .stream])
     let limit = kind == .quorum && choices.chance(30) ? choices.pick(2...5) : nil
     queue = broker.makeQueue("q", kind, deliveryLimit: limit)
-    total = choices.pick(from: [3, 0, 1, 10, 60])
+    let handling = choices.pick(
+      from: [
+        Consumer.Handling.output, .filter(chooses: choices.chance(50)),
+        .commands(parallel: choices.pick(from: [1, 4, 40]), batch: choices.pick(from: [1, 1, 3, 20])),
+      ])
+    // More than a channel takes settlements at once.
+    let isLong = kind == .quorum && handling != .output && choices.chance(25)
+    total = isLong ? 150 : choices.pick(from: [3, 0, 1, 10, 60])
     let isNamed = !choices.chance(25)
     let isShared = choices.chance(isNamed ? 10 : 50)
     hasIDs = isNamed && !isShared
@@ -96,11 +122,6 @@ private final class ConsumeRun: ConsumerHost {
       if isNamed { message.properties.messageID = isShared ? "id \(number / 3)" : "id \(number)" }
       broker.put(message, into: queue)
     }
-    let handling = choices.pick(
-      from: [
-        Consumer.Handling.output, .filter(chooses: choices.chance(50)),
-        .commands(parallel: choices.pick(from: [1, 4]), batch: choices.pick(from: [1, 1, 3, 20])),
-      ])
     var end = choices.pick(from: End.allCases)
     if kind == .stream, end == .drain || end == .peek { end = .count }
     if end == .peek, handling != .output { end = .drain }
@@ -110,7 +131,12 @@ private final class ConsumeRun: ConsumerHost {
       for stored in queue.ready where choices.chance(30) { stored.age(returns: choices.pick(limit + 1)) }
     }
     var options = Self.options(end, handling, kind, total, limit, release, choices)
-    if choices.chance(10) { options.rate = Rate(choices.pick(from: [1, 20, 500]), per: .seconds(1)) }
+    if choices.chance(15) {
+      let isSlow = total <= 10 && choices.chance(40)
+      options.rate = isSlow ? Self.slowRate : Rate(choices.pick(from: [1, 20, 500]), per: .seconds(1))
+    }
+    // Only doors wait for their first connection, and those neither drain a queue nor look at it.
+    if !options.drains, !options.peeks { options.connectFor = choices.pick(from: [.zero, .zero, .seconds(5)]) }
     self.options = options
     pace = options.rate.map { PaceRule($0) }
     handler = makeHandler(options, isStream: kind == .stream, timeline, choices, story)
@@ -162,13 +188,14 @@ private final class ConsumeRun: ConsumerHost {
     planFaults()
     let driver = try begin()
     var turns = 0
-    while !driver.consumer.isEnded {
+    while !driver.consumer.isEnded, !isKilled {
       turns += 1
       guard turns < Self.turnLimit else { throw Violation("every wait is bounded", "it goes round without end") }
       driver.proceed()
       if let violation { throw violation }
-      if driver.consumer.isEnded { break }
-      if let askedToEnd, timeline.now - askedToEnd > Self.endLimit {
+      if driver.consumer.isEnded || isKilled { break }
+      // What its reader does not take is waited for, until a signal.
+      if let askedToEnd, !isOutputStuck || isSignalled, timeline.now - askedToEnd > Self.endLimit {
         throw Violation("every wait is bounded", "still there \(Self.endLimit.shown) after its end was asked for")
       }
       let time = min(timeline.next, driver.wakeTime)
@@ -176,7 +203,8 @@ private final class ConsumeRun: ConsumerHost {
       timeline.advance(to: max(time, timeline.now))
       if let violation { throw violation }
     }
-    story.tell(timeline.now, "ended: \(cause.map { "\($0)" } ?? "done")")
+    endTime = timeline.now
+    story.tell(endTime, isKilled ? "killed" : "ended: \(cause.map { "\($0)" } ?? "done")")
     try settleDown()
     try judge()
   }
@@ -186,6 +214,10 @@ private final class ConsumeRun: ConsumerHost {
 
   /// As the verb does it, which asks for the consumer along with the opening; or as the door does.
   private func begin() throws(Violation) -> ConsumerDriver {
+    if choices.chance(5) {
+      isQuiet = false
+      broker.stop(for: choices.time(10_000))
+    }
     var opened: SimulatedConnection?
     if !options.traits.isStream, choices.chance(50) {
       let opening = open(
@@ -217,6 +249,18 @@ private final class ConsumeRun: ConsumerHost {
       network, after: delay, refusal: { [unowned self] in refusal },
       { [unowned self] connection in
         connection.onLoss = { [unowned self] in breaks += 1 }
+        tags = [:]
+        connection.onRead = { [unowned self] event, _ in
+          if case .delivery(let delivery) = event { tags[delivery.tag] = delivery.key }
+        }
+        connection.onMethod = { [unowned self] method, isSent in
+          if case .reject(let tag, _) = method, let key = tags[tag] { toReject.remove(key) }
+          guard isSent, case .acknowledge(let last, let isMultiple) = method else { return }
+          for (tag, key) in tags where isMultiple ? tag <= last : tag == last {
+            sent[key, default: 0] += 1
+            tags[tag] = nil
+          }
+        }
         connection.canRead = { [unowned self] event in
           guard let curse, case .delivery(let delivery) = event else { return true }
           return delivery.key != curse
@@ -252,6 +296,7 @@ private final class ConsumeRun: ConsumerHost {
       guard !settled.isEmpty else { break }
       outstanding -= settled.count
       lastMove = timeline.now
+      if connection?.isLost ?? true { noteRejected(settled) }
       driver.settled(settled)
     }
     if isOutputClosed, options.handling == .output { closeOutput() }
@@ -270,6 +315,11 @@ private final class ConsumeRun: ConsumerHost {
       nextOffset = max(nextOffset, offset + 1)
     }
     lastMove = timeline.now
+    if toReject.contains(delivery.key), copies[delivery.key] == 1, reappeared(delivery.key) == 0 {
+      violation = Violation(
+        "what was rejected without a connection is rejected when it comes again", delivery.key)
+    }
+    keys[number] = delivery.key
     try handler.take(number, delivery.key, delivery)
     outstanding += 1
     violation = violation ?? handler.violation
@@ -291,7 +341,15 @@ private final class ConsumeRun: ConsumerHost {
     return handled[key] != nil || handler.rejected[key] != nil
   }
 
-  func renew(_ number: Int, _ delivery: AMQPDelivery) { handler.renew(number, delivery) }
+  private func noteRejected(_ settled: [Consumer.Settlement]) {
+    guard queue.kind != .stream else { return }
+    for one in settled where one.outcome == .reject { if let key = keys[one.number] { toReject.insert(key) } }
+  }
+
+  func renew(_ number: Int, _ delivery: AMQPDelivery) {
+    toReject.remove(delivery.key)
+    handler.renew(number, delivery)
+  }
 
   func startBatch() { handler.startBatch() }
 
@@ -328,8 +386,10 @@ private final class ConsumeRun: ConsumerHost {
   func addInterests(to polls: inout PollSet) {}
 
   func connect() -> any BrokerOpening {
-    if curse != nil, timeline.now - lastProgress > options.reconnectFor + .seconds(40) {
-      violation = Violation("what breaks at the same place again and again ends", "\(timeline.now - lastProgress)")
+    let begin = retriesSince ?? timeline.now
+    retriesSince = begin
+    if curse != nil, !isOutputStuck, timeline.now - begin > options.reconnectFor + .seconds(40) {
+      violation = Violation("what breaks at the same place again and again ends", "\(timeline.now - begin)")
     }
     return open(after: choices.time(100))
   }
@@ -345,7 +405,14 @@ private final class ConsumeRun: ConsumerHost {
 
   func flush() -> Bool {
     let count = unflushed.count
-    // A reader may be slow.
+    // A reader may be slow, or have stopped.
+    if isOutputStuck || choices.chance(1) && choices.chance(50) {
+      story.tell(timeline.now, "the output takes nothing any more")
+      (isOutputStuck, isQuiet) = (true, false)
+      // After a signal, whoever writes does not wait for ever.
+      if isSignalled { timeline.after(.seconds(2)) { [unowned self] in if !isEnded { tell(.outputLost(nil)) } } }
+      return false
+    }
     let delay: Duration = choices.chance(90) ? .zero : .milliseconds(choices.pick(3000))
     if delay == .zero { return written(count) }
     timeline.after(delay) { [unowned self] in if written(count) { tell(.flushed) } }
@@ -359,24 +426,33 @@ private final class ConsumeRun: ConsumerHost {
       return false
     }
     for (_, key) in unflushed.prefix(count) { handled[key, default: 0] += 1 }
-    if count > 0 { lastProgress = timeline.now }
+    if count > 0 { noteProgress() }
     unflushed.removeFirst(min(count, unflushed.count))
     story.tell(timeline.now, "flushed \(count)")
     return true
   }
 
+  private func noteProgress() { (lastProgress, retriesSince) = (timeline.now, nil) }
+
   private func closeOutput() {
     guard !isOutputTold else { return }
     isOutputTold = true
     if askedToEnd == nil { askedToEnd = timeline.now }
-    tell(.outputLost(Failure(.outputClosed, "standard output is closed")))
+    if isEnded { return }
+    isOutputLost = true
+    tell(
+      .outputLost(
+        isDiskFull ? Failure(.failed, "No space left on device") : Failure(.outputClosed, "standard output is closed")))
   }
   private var isOutputTold = false
+  /// Whether something that was written did not get out, and the run was told.
+  private var isOutputLost = false
 
   // MARK: Faults
 
   private func planFaults() {
-    if total > 0, choices.chance(5) {
+    // Of a stream everything comes again that is not handled.
+    if total > 0, choices.chance(queue.kind == .stream ? 20 : 5) {
       isQuiet = false
       breaks += 1
       curse = "body \(choices.pick(total))"
@@ -387,7 +463,8 @@ private final class ConsumeRun: ConsumerHost {
     }
     if choices.chance(10) {
       timeline.after(.milliseconds(choices.pick(1000))) { [unowned self] in
-        story.tell(timeline.now, "-- the output is closed")
+        isDiskFull = choices.chance(30)
+        story.tell(timeline.now, isDiskFull ? "-- the disk is full" : "-- the output is closed")
         isQuiet = false
         isOutputClosed = true
       }
@@ -411,18 +488,27 @@ private final class ConsumeRun: ConsumerHost {
         isSignalled = true
         askedToEnd = timeline.now
         tell(.interrupted(15))
+        // What is under way is not waited for then.
+        if choices.chance(20) { timeline.after(choices.time(3000)) { [unowned self] in kill("a second SIGTERM") } }
       }
     }
+    if choices.chance(5) { timeline.after(choices.time(1000)) { [unowned self] in kill("SIGKILL") } }
     // Where it is sure to end it does so soon.
     if let time = options.time { timeline.after(time) { [unowned self] in askedToEnd = askedToEnd ?? timeline.now } }
     timeline.after(.seconds(600)) { [unowned self] in
-      guard !isEnded, askedToEnd == nil else { return }
+      guard !isEnded, askedToEnd == nil || isOutputStuck && !isSignalled else { return }
       // Whatever it waits for, a signal ends it.
       story.tell(timeline.now, "-- SIGTERM, after ten minutes")
       isSignalled = true
       askedToEnd = timeline.now
       tell(.interrupted(15))
     }
+  }
+
+  private func kill(_ signal: String) {
+    guard !isEnded else { return }
+    story.tell(timeline.now, "-- \(signal)")
+    (isKilled, isQuiet) = (true, false)
   }
 
   private func fault() {
@@ -464,7 +550,7 @@ private final class ConsumeRun: ConsumerHost {
     acknowledged[key, default: 0] += 1
     // In a stream it only makes room.
     guard queue.kind != .stream else { return }
-    lastProgress = timeline.now
+    noteProgress()
     guard !saved.contains(key) else { return }
     if acknowledged[key, default: 0] > handled[key, default: 0] + reappeared(key) {
       violation = Violation("acknowledged is a part of handled", "\(key) is acknowledged, and was not handled")
@@ -485,10 +571,10 @@ private final class ConsumeRun: ConsumerHost {
   }
 
   private func judge() throws(Violation) {
-    try judgeCause()
+    if !isKilled { try judgeCause() }
     // The lines of a filter that has failed may be those of other messages.
     let isInDoubt = cause != nil && options.handling.isFilter
-    if queue.kind == .stream, hasIDs, !isInDoubt, isHandled(at: kept) {
+    if queue.kind == .stream, hasIDs, !isInDoubt, !isKilled, isHandled(at: kept) {
       throw Violation("the place that is kept is not behind what is handled", "\(kept)")
     }
     if broker.hasStreamReturns { throw Violation("a stream is never requeued", queue.name) }
@@ -505,24 +591,34 @@ private final class ConsumeRun: ConsumerHost {
     for (key, count) in copies.sorted(by: { $0.key < $1.key }) {
       let there = present[key, default: 0] + dropped[key, default: 0] + handled[key, default: 0]
       if queue.kind != .stream, there < count { throw Violation("no message is lost", "\(key)") }
-      if let times = dropped[key], breaks == 0, !hasCancelled, !unsaved.contains(key),
+      // Of more copies than a channel takes settlements, the originals may go back: nothing is lost by that.
+      let isSaved = saved.contains(key) && saved.count > 32
+      if let times = dropped[key], breaks == 0, !isKilled, !hasCancelled, !unsaved.contains(key), !isSaved,
         handler.requeued[key, default: 0] < queue.deliveryLimit ?? 0
       {
         throw Violation(
           "a message is not dropped because it came back unhandled", "\(key), \(times) time\(times == 1 ? "" : "s")")
       }
       if options.peeks { continue }
+      // What was to be sent behind a rejection that met the break is not told.
+      if count == 1, queue.kind != .stream, handler.rejected.isEmpty, handler.requeued.isEmpty,
+        handled[key, default: 0] > 1 + sent[key, default: 0]
+      {
+        throw Violation("handled again is only what an acknowledgement was sent for", key)
+      }
       if hasIDs, handled[key, default: 0] > count, broker.reappeared.isEmpty || queue.kind == .stream {
         throw Violation("handled once in a run", "\(key) was handled \(handled[key, default: 0]) times")
       }
       // Without ids, another one that the broker has brought back may be taken for the one in doubt; and what was in doubt when a
       // connection broke is handled again, so that as many handlings are no proof that all of them are handled.
-      if cause == nil, queue.kind != .stream, !isDoubtTold, hasIDs || broker.reappeared.isEmpty && breaks == 0,
+      if cause == nil, !isKilled, queue.kind != .stream, !isDoubtTold,
+        hasIDs || broker.reappeared.isEmpty && breaks == 0,
         handled[key, default: 0] >= count, present[key, default: 0] > reappeared(key)
       {
         throw Violation("nothing handled is left unacknowledged at a good end", "\(key)")
       }
     }
+    if isKilled { return }
     let count = handled.values.reduce(0, +)
     if isQuiet, handler.isReliable, end == .drain || end == .count && total > 0 || end == .peek,
       let cause, cause != .spent
@@ -545,6 +641,12 @@ private final class ConsumeRun: ConsumerHost {
     }
     // Which of those that are alike came back after a crash, nobody can tell.
     let left = contents.count - broker.reappeared.count - handler.unanswered
+    // It may be asked twice whether the queue is empty, and again after a second.
+    if isQuiet, options.drains, options.rate == Self.slowRate, options.handling == .output,
+      endTime - lastProgress > .seconds(5)
+    {
+      throw Violation("a rate does not hold up the end", "\((endTime - lastProgress).shown)")
+    }
     if options.drains, left > 0, !isDoubtTold, !(broker.hidesMessages && breaks > 0) {
       throw Violation("exit 0 of --drain means an empty queue", "\(left) left")
     }
@@ -558,6 +660,7 @@ extension ConsumeRun {
       if handler.unanswered > 0, !((handler as? SimulatedFilter)?.mayLeaveOut ?? false) {
         throw Violation("a filter that leaves messages unanswered has failed", "\(handler.unanswered)")
       }
+      if isOutputLost { throw Violation("exit 0 means that the output is whole", "it was lost") }
       if !unsaved.isEmpty { throw Violation("a message that could not be saved is told", "\(unsaved.sorted())") }
       return try judgeIdle()
     }
@@ -569,6 +672,8 @@ extension ConsumeRun {
       case .rejected: !handler.rejected.isEmpty
       case .spent: options.peeks
       case .neverEmpties: queue.kind == .stream
+      case .unconnected where connection == nil && !isConnectionRefused:
+        !isQuiet && timeline.now - Clock.start >= min(options.connectFor, options.time ?? options.connectFor)
       case .repeatedBreaks, .unconnected: !isQuiet
       default: true
       }

@@ -71,6 +71,8 @@ package final class Link {
   /// Whether the client has been told of its end, or has closed it.
   package fileprivate(set) var isOver = false
   package fileprivate(set) var isCut = false
+  /// Whether the broker's side knows, so that it answers what is sent with a reset.
+  package fileprivate(set) var isReset = false
   /// What arrives at the client: an event, or the end of the connection.
   package var onEvent: (AMQPEvent) -> Void = { _ in }
   package var onLoss: (AMQPError) -> Void = { _ in }
@@ -160,7 +162,10 @@ package final class Network {
     timeline.at(max(timeline.now + here, link.toClient.lastTime)) { [self] in
       lose(link, AMQPError(kind: .broken, reason: reason))
     }
-    timeline.at(max(timeline.now + there, link.toBroker.lastTime)) { [self] in broker.close(link.id, isClean: false) }
+    timeline.at(max(timeline.now + there, link.toBroker.lastTime)) { [self] in
+      broker.close(link.id, isClean: false)
+      link.isReset = true
+    }
   }
 
   /// How long a side takes to notice: at once or, where nothing comes at all, two heartbeats.

@@ -29,7 +29,7 @@ private final class PublishRun: PublisherHost {
   /// What it is told once it is there.
   private var early: [Publisher.Event] = []
   private var connection: SimulatedConnection?
-  /// Until when the output takes nothing.
+  /// Until when the output takes nothing; never again: a reader that has stopped.
   private var busyEnd = Clock.start
   private let isOutputSlow: Bool
 
@@ -77,6 +77,10 @@ private final class PublishRun: PublisherHost {
   /// Whether nothing has happened that could keep a message from its queue.
   private var isQuiet = true
   private var isSignalled = false
+  /// Whether the process was killed, which a second signal does, too: it has not ended by itself.
+  private var isKilled = false
+  /// Whether the first message was sent along with an opening that broke.
+  private var isFirstInDoubt = false
   private var askedToEnd: Deadline?
   private var violation: Violation?
 
@@ -94,6 +98,7 @@ private final class PublishRun: PublisherHost {
     options.window = choices.pick(from: [1024, 1, 2, 8])
     options.confirmTimeout = choices.pick(from: [.seconds(30), .seconds(5)])
     options.reconnectFor = choices.pick(from: [.seconds(60), .seconds(60), .seconds(3), .zero])
+    options.connectFor = choices.pick(from: [.zero, .zero, .seconds(5)])
     options.wantsReplies = choices.chance(20)
     options.replyTimeout = choices.pick(from: [.seconds(30), .seconds(2)])
     if choices.chance(10) { options.exchange = AMQPExchange("e", type: "topic") }
@@ -148,7 +153,7 @@ private final class PublishRun: PublisherHost {
     try connectFirst()
     guard let driver else { return }
     var turns = 0
-    while !driver.publisher.isEnded {
+    while !driver.publisher.isEnded, !isKilled {
       turns += 1
       guard turns < Self.turnLimit else { throw Violation("every wait is bounded", "it goes round without end") }
       if driver.publisher.left.count > options.window + 1 {
@@ -156,7 +161,7 @@ private final class PublishRun: PublisherHost {
       }
       driver.proceed()
       if let violation { throw violation }
-      if driver.publisher.isEnded { break }
+      if driver.publisher.isEnded || isKilled { break }
       try watchBlocking(driver.publisher)
       if let askedToEnd, timeline.now - askedToEnd > endLimit {
         throw Violation("every wait is bounded", "still there \(endLimit.shown) after its end was asked for")
@@ -217,6 +222,7 @@ private final class PublishRun: PublisherHost {
         } while opened == nil
       } catch { story.tell(timeline.now, "no first connection: \(error)") }
       if opened?.setup.error != nil, let first { doubts[first.message.key, default: 0] += 1 }
+      isFirstInDoubt = opened?.setup.isInDoubt ?? false
     }
     let driver = PublisherDriver(
       options, self, on: opened, sending: opened == nil ? nil : first, seed: choices.seed(),
@@ -296,7 +302,12 @@ private final class PublishRun: PublisherHost {
   func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) {
     story.tell(timeline.now, "> confirmed: \(outgoing.message.key)")
     confirm(outgoing.message)
-    if isOutputSlow, choices.chance(20) { busyEnd = timeline.now + choices.time(3000) }
+    guard isOutputSlow, choices.chance(20) else { return }
+    busyEnd = choices.chance(10) ? .never : timeline.now + choices.time(3000)
+    if busyEnd == .never {
+      story.tell(timeline.now, "the output takes nothing any more")
+      timeline.after(choices.time(10_000)) { [unowned self] in interrupt() }
+    }
   }
 
   func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) throws(Failure) {
@@ -398,17 +409,37 @@ private final class PublishRun: PublisherHost {
     }
     if choices.chance(20) {
       timeline.after(.milliseconds(choices.pick(choices.pick(from: [100, 1000, 10_000])))) { [unowned self] in
-        guard !isEnded else { return }
-        story.tell(timeline.now, "-- SIGTERM")
-        isQuiet = false
-        isSignalled = true
-        askedToEnd = askedToEnd ?? timeline.now
-        tell(.interrupted(15))
+        interrupt()
+        // What is under way is not waited for then.
+        if choices.chance(20) { timeline.after(choices.time(3000)) { [unowned self] in kill("a second SIGTERM") } }
       }
     }
+    if choices.chance(5) { timeline.after(choices.time(1000)) { [unowned self] in kill("SIGKILL") } }
     timeline.after(.seconds(900)) { [unowned self] in
       if !isEnded { violation = Violation("every wait is bounded", "still there after 15 minutes") }
     }
+  }
+
+  private func interrupt() {
+    guard !isEnded else { return }
+    story.tell(timeline.now, "-- SIGTERM")
+    isQuiet = false
+    isSignalled = true
+    askedToEnd = askedToEnd ?? timeline.now
+    tell(.interrupted(15))
+    // A reader that has stopped is not waited for any longer.
+    guard busyEnd == .never else { return }
+    timeline.after(.seconds(2)) { [unowned self] in
+      guard !isEnded else { return }
+      busyEnd = timeline.now
+      tell(.outputLost(Failure(.outputClosed, "standard output takes nothing")))
+    }
+  }
+
+  private func kill(_ signal: String) {
+    guard !isEnded else { return }
+    story.tell(timeline.now, "-- \(signal)")
+    (isKilled, isQuiet) = (true, false)
   }
 
   private func fault() {
@@ -477,7 +508,7 @@ private final class PublishRun: PublisherHost {
   }
 
   private func judge(_ machine: Publisher) throws(Violation) {
-    try judgeCause(machine.cause)
+    if !isKilled { try judgeCause(machine.cause) }
     let contents = broker.contents(of: queue)
     var present: [String: Int] = [:]
     for stored in contents { present[stored.message.key, default: 0] += 1 }
@@ -497,6 +528,7 @@ private final class PublishRun: PublisherHost {
         message.properties.messageID == stored.message.properties.messageID
       else { throw Violation("what comes twice has one id", stored.message.key) }
     }
+    if isKilled { return }
     // What is handed in is confirmed, told to have failed, or left.
     let left = Set(machine.left.map(\.message.number))
     if let number = left.intersection(known).min() {
@@ -546,6 +578,11 @@ extension PublishRun {
       case .noReply(let number): options.wantsReplies && !arrivedReplies.contains(number)
       case .driver: isDiskFull
       case .input: inputFailure != nil
+      // A connection that broke has another one.
+      case .unconfirmed: !(connection?.isLost ?? true)
+      // A message that may have arrived is told as one that was not confirmed.
+      case .unprepared: !isFirstInDoubt || breaks > 1
+      case .unconnected where connection == nil: timeline.now - Clock.start >= options.connectFor
       default: true
       }
     if !isSo { throw Violation("what is told is so", "\(cause)") }

@@ -87,6 +87,8 @@ package final class SimulatedBroker {
     /// How many of them have arrived in any case, since the queue has replied to something that was sent after them.
     var certain = 0
     var stash: Deque<() -> Void> = []
+    /// Whether the next of them arrive soon.
+    var isCommitting = false
     /// Assigned to a consumer, and not sent yet: how many replies have overtaken each.
     var unsent: Deque<(event: AMQPEvent, overtaken: Int)> = []
     var isBlocked = false
@@ -638,9 +640,19 @@ package final class SimulatedBroker {
     } else {
       channel.stash.append(command)
     }
+    commitSoon(channel, named[0].queue)
+  }
+
+  /// A quorum queue takes in what it has at a time, or a part of it.
+  private func commitSoon(_ channel: Channel, _ queue: Queue) {
+    guard !channel.isCommitting else { return }
+    channel.isCommitting = true
     timeline.after(choices.time(20)) { [self] in
-      guard channel.isOpen, !named[0].queue.isLeaderless else { return }
-      runCommand(channel)
+      channel.isCommitting = false
+      guard channel.isOpen, !queue.isLeaderless, !channel.commands.isEmpty else { return }
+      let count = channel.commands.count
+      for _ in 0..<(choices.chance(50) ? 1 + choices.pick(count) : count) { runCommand(channel) }
+      if !channel.commands.isEmpty { commitSoon(channel, queue) }
     }
   }
 

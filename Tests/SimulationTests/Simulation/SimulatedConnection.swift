@@ -25,10 +25,12 @@ final class SimulatedConnection: BrokerConnection {
   private var isLossTold = false
   /// What was published on this channel and is not settled: the place of each, from 1, is its delivery tag.
   private var published: [AMQPMessage?] = []
-  /// Is told each message that is sent.
+  /// Is told each message that is to be sent.
   var onSent: (AMQPMessage) -> Void = { _ in }
   /// Is told each event when it is handed out, and which messages it confirms.
   var onRead: ((AMQPEvent, _ confirmed: [AMQPMessage]) -> Void)?
+  /// Is told each method that is to be sent, and whether it is.
+  var onMethod: (_ method: AMQPMethod, _ isSent: Bool) -> Void = { _, _ in }
   /// Is told once that it broke, before anybody else hears of that.
   var onLoss: () -> Void = {}
   /// How many replies are to come to what was asked for along with the opening, and who waits for them.
@@ -156,23 +158,31 @@ final class SimulatedConnection: BrokerConnection {
       (inbox, events, loss, isLossTold, published) = ([], [], nil, false, [])
     }
     // The kernel may know of the end before it is read.
-    if let loss, !loss.isAboutChannel, network.choices.chance(50) { throw lost(loss) }
+    if loss == nil, link.isReset { loss = AMQPError(kind: .broken, reason: "reset by peer") }
+    if case .publish(let message) = method { onSent(message) }
+    if let loss, !loss.isAboutChannel, network.choices.chance(50) {
+      onMethod(method, false)
+      throw lost(loss)
+    }
     network.send(method, on: link)
-    guard case .publish(let message) = method else { return }
-    published.append(message)
-    onSent(message)
+    onMethod(method, true)
+    if case .publish(let message) = method { published.append(message) }
   }
 
   func dropBodies() {}
   func limitStall(to time: Duration) {}
+
+  /// Whether its end was told, and its channel was not opened anew.
+  var isLost: Bool { isLossTold }
 
   // MARK: Closing
 
   var isClosing: Bool { closingEnd != nil }
 
   func beginClosing() {
-    guard closingEnd == nil, loss == nil else { return }
+    guard closingEnd == nil else { return }
     closingEnd = network.timeline.now + Self.closingTime
+    guard loss == nil else { return }
     network.close(link) { [weak self] in self?.isClosed = true }
   }
 

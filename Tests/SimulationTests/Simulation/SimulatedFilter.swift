@@ -85,7 +85,7 @@ final class SimulatedFilter: SimulatedHandler {
     (self.timeline, self.choices, self.story) = (timeline, choices, story)
     slowness = choices.pick(from: [1, 20, 300])
     leftOut = choices.pick(from: [20, 50])
-    room = choices.pick(from: [50, 100])
+    room = choices.pick(from: [50, 100, 200])
     manner =
       chooses && choices.chance(20)
       ? .choosesAtLast : choices.chance(50) ? choices.pick(from: Manner.allCases) : .sound
