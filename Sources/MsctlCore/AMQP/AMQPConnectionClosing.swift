@@ -17,13 +17,16 @@ extension AMQPConnection {
   }
 
   /// Whether the broker has replied, once the closing has begun. What else it sends is dropped.
-  /// - Throws: how the connection broke, or that the broker has had its time. Whether what was sent last has arrived is not known
+  /// - Throws: how the connection broke, that the broker has closed the channel before, or has had its time. Whether what was sent last has arrived is not known
   ///   then.
   package func hasClosed() throws(AMQPError) -> Bool {
     guard let end = closingEnd else { return true }
     while let frame = try readFrame(until: nil), !end.isPast {
-      let isMethod = Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD
-      guard isMethod, frame.channel == 0, frame.payload.method.id == MSCTL_CONNECTION_CLOSE_OK else { continue }
+      guard Int32(clamping: frame.frame_type) == AMQP_FRAME_METHOD else { continue }
+      let method = frame.payload.method
+      // The broker may have taken back what was settled last: it was unacknowledged for too long.
+      if method.id == MSCTL_CHANNEL_CLOSE { throw closed(by: method) }
+      guard frame.channel == 0, method.id == MSCTL_CONNECTION_CLOSE_OK else { continue }
       closingEnd = nil
       return true
     }

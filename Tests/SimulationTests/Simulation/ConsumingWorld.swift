@@ -111,8 +111,8 @@ private final class ConsumeRun: ConsumerHost {
     // More than a channel takes settlements at once.
     let isLong = kind == .quorum && handling != .output && choices.chance(25)
     total = isLong ? 150 : choices.pick(from: [3, 0, 1, 10, 60])
-    let isNamed = !choices.chance(25)
-    let isShared = choices.chance(isNamed ? 10 : 50)
+    let isNamed = !choices.chance(30)
+    let isShared = choices.chance(isNamed ? 10 : 30)
     hasIDs = isNamed && !isShared
     for number in 0..<total {
       // Who gives two messages one id and one content has one message.
@@ -163,7 +163,7 @@ private final class ConsumeRun: ConsumerHost {
       options.drains = true
       if handling == .filter(chooses: false), choices.chance(80) { options.roomForSilence = Consumer.mostHeld }
     case .count:
-      options.limit = choices.pick(1...max(1, total))
+      options.limit = choices.pick((total > 60 ? total / 2 : 1)...max(1, total))
     case .time: options.time = .milliseconds(choices.pick(1...3000))
     case .idle: options.idle = .milliseconds(choices.pick(100...3000))
     case .peek:

@@ -600,7 +600,8 @@ package final class SimulatedBroker {
   /// A message was unacknowledged for too long (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
   private func timeOut(_ channel: Channel, _ queue: Queue) {
     hasEndedConsumers = true
-    if release == .v43, queue.kind == .quorum {
+    // What is left of a consumer that was cancelled closes the channel there, too.
+    if release == .v43, queue.kind == .quorum, channel.consumers.contains(where: { $0.queue === queue }) {
       story.tell(timeline.now, "broker: cancels the consumer, which has timed out")
       flushUnsent(channel)
       channel.consumers.removeAll { $0.queue === queue }
