@@ -13,7 +13,7 @@ enum ConsumingWorld: World {
 
 private final class ConsumeRun: ConsumerHost {
   /// No schedule has this many turns, unless it goes round without end.
-  private static let turnLimit = 20_000
+  private static let turnLimit = 100_000
   /// The longest that a run may take after the end was asked for: what is under way gets 10 s, and 10 s to be killed; a reply 30 s;
   /// what is handled 2 s to come again.
   private static let endLimit: Duration = .seconds(120)

@@ -265,7 +265,11 @@ private final class PublishRun: PublisherHost {
   private func lost() {
     breaks += 1
     isBlocked = false
-    for outgoing in driver?.publisher.left ?? [] { doubts[outgoing.message.key, default: 0] += 1 }
+    for outgoing in driver?.publisher.left ?? [] {
+      doubts[outgoing.message.key, default: 0] += 1
+      // Behind the one that met the break, others were sent to nobody: they are due.
+      sent.insert(outgoing.message.number)
+    }
   }
 
   private func tell(_ event: Publisher.Event) { if let driver { driver.tell(event) } else { early.append(event) } }
