@@ -189,7 +189,7 @@ struct ConsumerTests {
     rig.hand(.outputLost(Failure(.outputClosed, "")), .handler(.init(isFinished: true)))
     #expect(rig.sent() == [.cancel(consumer: "c")])
     rig.reply(.consumerEnded, .prefetchSet)
-    #expect(rig.sent() == [.setPrefetch(100), .refuse(1, multiple: true, requeue: true)])
+    #expect(rig.sent() == [.setPrefetch(100), .requeueAll])
     rig.hand(.closed)
     #expect(rig.consumer.cause == .output(Failure(.outputClosed, "")))
   }
@@ -208,7 +208,7 @@ struct ConsumerTests {
     #expect(rig.sent() == [.setPrefetch(100)])
     rig.reply(.prefetchSet)
     #expect(rig.actions.contains(.close))
-    #expect(rig.sent() == [.acknowledge(2, multiple: true), .refuse(3, multiple: true, requeue: true)])
+    #expect(rig.sent() == [.acknowledge(2, multiple: true), .requeueAll])
     rig.hand(.closed)
     #expect(rig.consumer.isEnded && rig.consumer.cause == nil)
   }
