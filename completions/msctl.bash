@@ -83,10 +83,10 @@ _msctl() {
     call)
       case $prev in
         --color) _msctl_offer auto always never; return ;;
-        -d|--data|-H|--header|--basic|--digest|--bearer|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--retry-on|--unix-socket|--cacert|--cert|--key|--pass|-o|--output|--ok|-P|--parallel|--failed-to|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
+        -d|--data|-H|--header|--basic|--digest|--bearer|--cookie-jar|-t|--timeout|--attempt-timeout|--connect-timeout|--retry|--retry-on|--unix-socket|--cacert|--cert|--key|--pass|-o|--output|--ok|-P|--parallel|--failed-to|--rate|--tag|--dc|--near|--peer|--port-name|--consul-addr|--consul-token-file|--partition) return ;;
       esac
       if [[ $cur == -* && ! $dashes ]]; then
-        _msctl_offer --data --form --header --basic --digest --bearer --follow --timeout --attempt-timeout --connect-timeout --retry --retry-on --idempotency-key --unix-socket --cacert --cert --key --pass --insecure --envelope --output --as-curl --ok --no-fail --each --parallel --keep-going --failed-to --all --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
+        _msctl_offer --data --form --header --basic --digest --bearer --follow --cookie-jar --timeout --attempt-timeout --connect-timeout --retry --retry-on --idempotency-key --unix-socket --cacert --cert --key --pass --insecure --envelope --output --as-curl --ok --no-fail --each --parallel --keep-going --failed-to --all --rate --stats --tag --dc --near --peer --port-name --stale --consistent --consul-addr --consul-token-file --partition --color --quiet --verbose --json-errors --help
       else
         _msctl_offer GET POST PUT PATCH DELETE HEAD OPTIONS QUERY
         _msctl_live service

@@ -217,7 +217,7 @@ enum Call: Verb {
       .toggle("form", "f", into: \.isForm, "Send the items as a form; name@file uploads"),
       .list("header", "H", "HEADER", into: \.headers, "Add a header, as 'Name: value'"),
       .value("basic", nil, "SOURCE", into: \.basic, "Log in with user:password from @FILE or env:NAME"),
-      .value("digest", nil, "SOURCE", into: \.digest, "Like '--basic', but by Digest authentication")
+      .value("digest", nil, "SOURCE", into: \.digest, "Like '--basic', but by Digest authentication").brief()
         .details(
           "The password is not sent; a request with a body is sent without it first, to get the server's challenge."),
       .value("bearer", nil, "SOURCE", into: \.bearer, "Send the bearer token from @FILE or env:NAME"),
@@ -227,7 +227,7 @@ enum Call: Verb {
           A redirect to another host drops credentials and custom headers. A 307 or 308 sends the body again, even to \
           another host.
           """),
-      .value("cookie-jar", nil, "FILE", into: \.cookieJar, "Send the cookies in FILE, and keep new ones there")
+      .value("cookie-jar", nil, "FILE", into: \.cookieJar, "Send the cookies in FILE, and keep new ones there").brief()
         .completed(by: .file)
         .details(
           """
@@ -240,8 +240,8 @@ enum Call: Verb {
           It covers the look-up of the service, all attempts and the body; exit code 8. Without it, a call fails when no \
           byte has arrived for 60 s.
           """),
-      .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "Time limit for one attempt"),
-      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "Time limit to connect; 0 for none"),
+      .value("attempt-timeout", nil, "TIME", into: \.attemptTimeout, "Time limit for one attempt").brief(),
+      .value("connect-timeout", nil, "TIME", into: \.connectTimeout, "Time limit to connect; 0 for none").brief(),
       .number("retry", nil, "N", in: 0...100, into: \.retries, "Retry up to N times, if safe")
         .details(
           """
@@ -251,23 +251,23 @@ enum Call: Verb {
           100 ms to 10 s; Retry-After is respected. '--timeout' limits all attempts together: where it ends a retry that \
           has no response yet, the response before it counts.
           """),
-      .list("retry-on", nil, "STATUS", into: \.retried, "With '--retry', retry these statuses too: 404, 5xx")
+      .list("retry-on", nil, "STATUS", into: \.retried, "Retry these statuses too: 404, 5xx")
         .details(
           """
-          Several are separated by commas. The method must be one that '--retry' repeats, or have an Idempotency-Key.
+          With '--retry'. Several are separated by commas. The method must be one that '--retry' repeats, or have an Idempotency-Key.
           """),
       .toggle("idempotency-key", nil, into: \.sendsKey, "Send an Idempotency-Key, so a POST can be retried")
         .details("Every attempt of a call sends the same key; the next call sends another."),
-      .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this Unix socket, not the URL's host")
+      .value("unix-socket", nil, "FILE", into: \.unixSocket, "Connect to this Unix socket, not the URL's host").brief()
         .completed(by: .file),
       .value("cacert", nil, "FILE", into: \.authorityFile, "CA certificates to verify the server with")
         .completed(by: .file),
       .value("cert", nil, "FILE", into: \.certificateFile, "Client certificate, in PEM, perhaps with its key")
         .completed(by: .file)
         .details("A redirect to another host does not get it."),
-      .value("key", nil, "FILE", into: \.keyFile, "Key of the client certificate, in PEM")
+      .value("key", nil, "FILE", into: \.keyFile, "Key of the client certificate, in PEM").brief()
         .completed(by: .file),
-      .value("pass", nil, "SOURCE", into: \.passphrase, "Passphrase of the key, from @FILE or env:NAME"),
+      .value("pass", nil, "SOURCE", into: \.passphrase, "Passphrase of the key, from @FILE or env:NAME").brief(),
       .toggle("insecure", "k", into: \.isInsecure, "Do not verify the server's certificate"),
     ].under("Request")
     + [
@@ -308,10 +308,10 @@ enum Call: Verb {
           had not ended, which the service may have handled, and those whose results could not be written. A pipe or a device gets each line at once.
           """),
       .toggle("all", nil, into: \.all, "Call every passing instance of the service"),
-      .value("rate", nil, "N", into: \.rate, "Start at most N calls a second, evenly; N/m or N/h for others")
+      .value("rate", nil, "N", into: \.rate, "Start at most N calls per second, evenly")
         .details(
           """
-          Calls start when they are due, however long others take, as long as fewer than '--parallel' are running. Latencies of \
+          N/m is per minute, N/h per hour. Calls start when they are due, however long others take, as long as fewer than '--parallel' are running. Latencies of \
           '--stats' count from when a call was due.
           """),
       .toggle(
@@ -327,8 +327,8 @@ enum Call: Verb {
     ].under("Many calls")
     + [
       .list("tag", nil, "TAG", into: \.tags, "Use only instances with this tag"),
-      .value("dc", nil, "NAME", into: \.datacenter, "Look in this datacenter"),
-      .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)"),
+      .value("dc", nil, "NAME", into: \.datacenter, "Look in this datacenter").brief(),
+      .value("near", nil, "NODE", into: \.near, "Prefer instances near this node (_agent: near the agent)").brief(),
     ].under("Service") + LookUpOptions.flags.lifted(to: \.lookUp)
     + AgentOptions.flags.lifted(to: \.agent) + OutputOptions.flags.lifted(to: \.output)
 

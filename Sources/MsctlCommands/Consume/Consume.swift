@@ -199,7 +199,7 @@ enum Consume: Verb {
 
   private static let commandFlags: [Flag<Options>] =
     [
-      .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; exit code 0 acknowledges")
+      .value("exec", nil, "COMMAND", into: \.exec, "Run COMMAND for each message; exit 0 acknowledges")
         .details(
           """
           Its output, up to \(KeptOutput.limit >> 30) GiB, is written after it has succeeded; until then, more than a few MiB \
@@ -207,7 +207,7 @@ enum Consume: Verb {
           """),
       .number("parallel", nil, "N", in: 1...1024, into: \.parallel, "Run N commands at a time"),
       .number(
-        "batch", nil, "N", in: 1...10_000, into: \.batch, "Run COMMAND for up to N messages, one per line of its input"
+        "batch", nil, "N", in: 1...10_000, into: \.batch, "Run COMMAND for up to N messages, one per line"
       )
       .details(
         """
