@@ -23,7 +23,7 @@ struct ShellTests {
         let script = """
           source \(Self.root)/completions/msctl.bash
           t() { COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; _msctl; echo "${COMPREPLY[*]}"; }
-          t msctl ca; t msctl call --ret; t msctl call --color al; t msctl discover -o ho; t msctl call --color=ne
+          t msctl ca; t msctl call --idem; t msctl call --color al; t msctl discover -o ho; t msctl call --color=ne
           t msctl help disc; t msctl call PATC; t msctl call \(service.prefix(14)); t msctl consume \(queue.prefix(12))
           CONSUL_HTTP_ADDR=127.0.0.1:1 AMQP_URL=amqp://127.0.0.1:1 MSCTL_MANAGEMENT_URL=
           export CONSUL_HTTP_ADDR AMQP_URL MSCTL_MANAGEMENT_URL
@@ -31,7 +31,7 @@ struct ShellTests {
           """
         let output = try await RunningProcess("/bin/bash", ["-c", script], environment: queues(queue)).end()
         #expect(
-          output.out == "call\n--retry\nalways\nhostport\nnever\ndiscover\nPATCH\n\(service)\n\(queue)\n\n\n")
+          output.out == "call\n--idempotency-key\nalways\nhostport\nnever\ndiscover\nPATCH\n\(service)\n\(queue)\n\n\n")
         #expect(output.err == "")
       }
     }
@@ -43,7 +43,7 @@ struct ShellTests {
       _ = try await Tool.run("register", service, "-p", "1")
       let script = """
         source \(Self.root)/completions/msctl.fish
-        for line in "msctl ca" "msctl call --ret" "msctl discover -o host" "msctl discover \(service.prefix(14))"
+        for line in "msctl ca" "msctl call --idem" "msctl discover -o host" "msctl discover \(service.prefix(14))"
           complete -C $line
         end
         """
@@ -52,7 +52,7 @@ struct ShellTests {
       ).end()
       #expect(
         output.lines == [
-          "call\tcall a REST service, found by name or by URL", "--retry\tRetry up to N times, if safe",
+          "call\tcall a REST service, found by name or by URL", "--idempotency-key\tSend an Idempotency-Key, so a POST can be retried",
           "hostport\tPrint instances in this format", "\(service)\tNAME",
         ], "\(output)")
     }
@@ -68,7 +68,7 @@ struct ShellTests {
         zpty -w z "PROMPT=''; fpath=(\(Self.root)/completions $fpath); autoload -Uz compinit; compinit -u -D; echo REA''DY"
         zpty -r -m z out '*READY*'
         t() { zpty -n -w z "$1"$'\\t'; zpty -r -m z out "*$2*" && echo "$2"; zpty -n -w z $'\\x15'; }
-        t 'msctl ca' 'msctl call'; t 'msctl call --ret' --retry; t 'msctl discover -o ho' hostport
+        t 'msctl ca' 'msctl call'; t 'msctl call --idem' --idempotency-key; t 'msctl discover -o ho' hostport
         t 'msctl discover \(service.prefix(14))' \(service)
         zpty -d z
         """
