@@ -141,6 +141,8 @@ package struct Consumer: Sendable {
   /// Handled, but not yet acknowledged: see `acknowledge`.
   var held: [AMQPDelivery] = []
   var acknowledged = 0
+  /// How many were requeued one by one.
+  var returned = 0
   /// Whether the last ones that are handled stay unacknowledged until the end: see `acknowledge`.
   var holdsLast = true
   /// What was acknowledged last, in case that was not sent.

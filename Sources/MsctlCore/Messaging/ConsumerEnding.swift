@@ -216,7 +216,7 @@ extension Consumer {
     case .active(let tag):
       ask(.cancel(consumer: tag), .cancel)
       subscription = .cancelling
-      let needsReply = settlesSingly && acknowledged > Self.settlementsInEnd
+      let needsReply = settlesSingly && acknowledged + returned > Self.settlementsInEnd
       ending?.needsReply = needsReply
     }
     return true

@@ -143,6 +143,7 @@ extension Consumer {
   mutating func requeue(_ delivery: AMQPDelivery) {
     send(.refuse(delivery.tag, multiple: false, requeue: true))
     open -= 1
+    returned += 1
   }
 
   mutating func finishStreamed(_ delivery: AMQPDelivery) {
