@@ -52,7 +52,8 @@ struct ShellTests {
       ).end()
       #expect(
         output.lines == [
-          "call\tcall a REST service, found by name or by URL", "--idempotency-key\tSend an Idempotency-Key, so a POST can be retried",
+          "call\tcall a REST service, found by name or by URL",
+          "--idempotency-key\tSend an Idempotency-Key, so a POST can be retried",
           "hostport\tPrint instances in this format", "\(service)\tNAME",
         ], "\(output)")
     }

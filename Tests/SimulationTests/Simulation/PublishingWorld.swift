@@ -254,7 +254,9 @@ private final class PublishRun: PublisherHost {
           }
         }
         connection.canRead = { [unowned self] event in
-          if !isEnded, case .delivery(let reply) = event, let id = reply.message.properties.correlationID, let number = Int(id) {
+          if !isEnded, case .delivery(let reply) = event, let id = reply.message.properties.correlationID,
+            let number = Int(id)
+          {
             arrivedReplies.insert(number)
           }
           return true
