@@ -77,7 +77,7 @@ struct ShellTests {
         "/usr/bin/env", ["timeout", "300", "zsh", "-f", "-c", script], environment: Self.patient
       )
       .end()
-      #expect(output.lines == ["msctl call", "--retry", "hostport", service], "\(output)")
+      #expect(output.lines == ["msctl call", "--idempotency-key", "hostport", service], "\(output)")
     }
   }
 
