@@ -89,12 +89,42 @@ struct ConsumerTests {
     rig.deliver(2, "b")
     #expect(rig.sent().isEmpty)
     rig.hand(.handler(silent))
-    #expect(rig.sent() == [.cancel(consumer: "c")])
-    rig.reply(.consumerEnded)
-    #expect(rig.sent().first == .setPrefetch(50))
+    // A queue may be deleted with its last consumer: so it has another one first.
+    let arguments = Consumer.Options.arguments(streamOffset: nil, [])
+    #expect(rig.sent() == [.setPrefetch(50), .consume("q", arguments: arguments, isAutomatic: false)])
+    #expect(rig.consumer.isReady)
     rig.reply(.prefetchSet, .consuming(tag: "d"))
+    #expect(rig.sent() == [.cancel(consumer: "c")])
     rig.hand(.handler(silent))
+    #expect(rig.sent().isEmpty && rig.consumer.isReady)
+    // The response to that is not that of the end.
+    rig.hand(.interrupted(15))
+    #expect(rig.sent() == [.cancel(consumer: "d")])
+    rig.reply(.consumerEnded)
     #expect(rig.sent().isEmpty)
+    rig.reply(.consumerEnded)
+    #expect(rig.sent() == [.setPrefetch(50)])
+  }
+
+  @Test("a run that is to end while it changes its consumer ends both")
+  func endsWhileChanging() {
+    var rig = Rig {
+      ($0.handling, $0.prefetch, $0.drains) = (.filter(chooses: false), 1, true)
+      $0.roomForSilence = 50
+    }
+    rig.deliver(1, "a")
+    rig.hand(.handler(.init(isFinished: false, wantsMore: true)))
+    _ = rig.sent()
+    rig.hand(.interrupted(15), .handler(.init(isFinished: true)))
+    #expect(rig.sent().isEmpty)
+    rig.reply(.prefetchSet, .consuming(tag: "d"))
+    #expect(rig.sent() == [.cancel(consumer: "c"), .cancel(consumer: "d")])
+    rig.reply(.consumerEnded, .consumerEnded)
+    #expect(rig.sent() == [.setPrefetch(50)])
+    rig.reply(.prefetchSet)
+    #expect(rig.sent() == [.requeueAll] && rig.actions.isEmpty)
+    rig.hand(.closed)
+    #expect(rig.consumer.cause == .interrupted(15))
   }
 
   @Test("bodies that are only compared are not held, and a message is known again all the same")

@@ -29,8 +29,8 @@ package struct Consumer: Sendable {
     case active(tag: String)
     /// `cancel-ok` is to come, and then `qos-ok`.
     case cancelling
-    /// `cancel-ok` is to come, and then there is another consumer.
-    case changing
+    /// `consume-ok` of another consumer is to come, and then this one is ended: a queue may be deleted with its last consumer.
+    case changing(from: String)
     /// The broker ended it, and is asked whether the queue is there.
     case cancelled
   }
@@ -44,6 +44,8 @@ package struct Consumer: Sendable {
     case prefetch
     case consumer
     case cancel
+    /// To end the consumer that has another in its place.
+    case former
     /// After `cancel-ok` a quorum queue may send something yet; not after the response to what is asked next.
     case barrier
     /// Whether the queue is empty.
@@ -291,7 +293,10 @@ package struct Consumer: Sendable {
 
   /// Whether messages come and are handled.
   package var isReady: Bool {
-    if case (.running, .open, .active) = (state, link, subscription) { true } else { false }
+    switch (state, link, subscription) {
+    case (.running, .open, .active), (.running, .open, .changing): true
+    default: false
+    }
   }
 
   /// How many the handler is at work on, or has not told of.

@@ -78,15 +78,14 @@ extension Consumer {
     case .settlement: recent.arrived(upTo: asked.acknowledged)
     // To others, such as the barrier, the channel replies before what it has sent to the queue is there. Nor do these say anything
     // of what it has put by.
-    case .cancel, .emptiness, .arrival:
+    case .cancel, .former, .emptiness, .arrival:
       if recent.underWay(at: asked.acknowledged) <= Self.channelLimit { recent.arrived(upTo: asked.acknowledged) }
     default: break
     }
     switch (question, reply) {
     case (.ownQueue, .queue(let state)): ownQueueMade(state.name)
     case (.consumer, .consuming(let tag)):
-      // The broker may have ended it at once.
-      if subscription == .asked { subscription = .active(tag: tag) }
+      consuming(tag)
       opened()
     case (.cancel, _): consumerEnded()
     case (.barrier, _):
@@ -99,14 +98,19 @@ extension Consumer {
     }
   }
 
-  private mutating func consumerEnded() {
+  private mutating func consuming(_ tag: String) {
     switch subscription {
-    case .changing where isRunning: consume()
-    case .changing, .cancelling:
-      subscription = .cancelling
-      ask(.setPrefetch(prefetch), .barrier)
+    case .asked: subscription = .active(tag: tag)
+    case .changing(let former):
+      ask(.cancel(consumer: former), .former)
+      subscription = .active(tag: tag)
+    // The broker may have ended it at once.
     default: break
     }
+  }
+
+  private mutating func consumerEnded() {
+    if subscription == .cancelling { ask(.setPrefetch(prefetch), .barrier) }
   }
 
   /// What is not wanted is not handed in, and a reply may stand behind it: then its time does not count.
@@ -323,7 +327,7 @@ extension Consumer.Question {
     case (.ownQueue, .queue), (.queue, .queue), (.emptiness, .queue), (.arrival, .queue), (.settlement, .queue),
       (.existence, .queue),
       (.channel, .channelOpen), (.bound, .bound), (.prefetch, .prefetchSet), (.barrier, .prefetchSet),
-      (.consumer, .consuming), (.cancel, .consumerEnded):
+      (.consumer, .consuming), (.cancel, .consumerEnded), (.former, .consumerEnded):
       true
     default: false
     }

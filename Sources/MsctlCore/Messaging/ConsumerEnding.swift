@@ -211,8 +211,7 @@ extension Consumer {
   private mutating func stopConsumer() -> Bool {
     switch subscription {
     case .none, .cancelling: return true
-    case .changing: subscription = .cancelling
-    case .asked, .cancelled: return false
+    case .asked, .changing, .cancelled: return false
     case .active(let tag):
       ask(.cancel(consumer: tag), .cancel)
       subscription = .cancelling

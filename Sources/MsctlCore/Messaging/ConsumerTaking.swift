@@ -147,11 +147,11 @@ extension Consumer {
     if prefetch < most { consumeAnew(tag, most) }
   }
 
-  /// What a consumer may hold is settled when it begins.
+  /// What a consumer may hold is settled when it begins. The queue has one all the while: with the last one it may be deleted.
   private mutating func consumeAnew(_ tag: String, _ prefetch: Int) {
-    ask(.cancel(consumer: tag), .cancel)
-    subscription = .changing
     self.prefetch = prefetch
+    consume()
+    subscription = .changing(from: tag)
   }
 
   // MARK: What comes again

@@ -141,6 +141,10 @@ private final class ConsumeRun: ConsumerHost {
     pace = options.rate.map { PaceRule($0) }
     handler = makeHandler(options, isStream: kind == .stream, timeline, choices, story)
     broker.onAcknowledged = { [unowned self] stored in acknowledge(stored) }
+    broker.onLastCancelled = { [unowned self] in
+      guard driver?.consumer.isRunning ?? false else { return }
+      violation = Violation("a queue has a consumer until the run ends", "the last one was cancelled")
+    }
     story.tell(
       timeline.now,
       "\(total) messages in a \(kind.rawValue) queue of \(release.rawValue), \(handling), \(end), prefetch \(options.prefetch)"
@@ -455,9 +459,7 @@ private final class ConsumeRun: ConsumerHost {
     if total > 0, choices.chance(queue.kind == .stream ? 20 : 5) {
       isQuiet = false
       breaks += 1
-      // Of a stream, what is handled before it may come again each time.
-      let isLast = queue.kind == .stream && choices.chance(50)
-      curse = "body \(isLast ? total - 1 : choices.pick(total))"
+      curse = "body \(choices.pick(total))"
       return planEnds()
     }
     for _ in 0..<choices.pick(from: [0, 0, 1, 2, 4]) {

@@ -138,6 +138,8 @@ package final class SimulatedBroker {
   package var onPublished: (AMQPMessage, _ reply: @escaping (AMQPMessage) -> Void) -> Void = { _, _ in }
   /// Each acknowledgement that it has taken in, before it has an effect.
   package var onAcknowledged: (Stored) -> Void = { _ in }
+  /// A queue has lost its last consumer, by its own wish: there it may be deleted.
+  package var onLastCancelled: () -> Void = {}
 
   package init(_ release: Release, _ timeline: Timeline, _ choices: Choices, _ story: Story) {
     (self.release, self.timeline, self.choices, self.story) = (release, timeline, choices, story)
@@ -446,7 +448,10 @@ package final class SimulatedBroker {
       if !channel.stash.isEmpty {
         timeline.after(choices.time(20)) { [self] in if channel.isOpen, channel.commands.isEmpty { goOn(channel) } }
       }
-      channel.consumers.removeAll { $0.tag == tag }
+      if let ended = channel.consumers.first(where: { $0.tag == tag }) {
+        channel.consumers.removeAll { $0.tag == tag }
+        if !allChannels.contains(where: { $0.consumers.contains { $0.queue === ended.queue } }) { onLastCancelled() }
+      }
       reply(.consumerEnded, channel)
     case .acknowledge(let tag, let multiple):
       settle(tag, multiple, channel) { [self] delivered in acknowledge(delivered) }
