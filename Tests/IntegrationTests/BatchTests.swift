@@ -49,6 +49,22 @@ struct BatchTests {
     }
   }
 
+  @Test("the attempts of many messages are known, however large the batches")
+  func manyAttempts() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 12000 | msctl publish \(queue) -q")
+      let output = try await RunningProcess(
+        Tool.binary,
+        ["consume", queue, "--drain", "--batch", "6000", "--parallel", "2", "--max-attempts", "2", "-q"] + Self.slow
+          + ["--exec", "cat >/dev/null; echo attempt $MSCTL_ATTEMPT >&2; exit 1"]
+      ).end()
+      #expect(output.status == 1, "\(output)")
+      let attempts = output.err.split(separator: "\n").filter { $0.hasPrefix("attempt ") }
+      #expect(Set(attempts) == ["attempt 1", "attempt 2"], "\(output)")
+      #expect(try await bodies(in: queue).isEmpty)
+    }
+  }
+
   @Test("has each message as a line of JSON, or as an envelope, and its number in the environment")
   func form() async throws {
     try await withQueue { queue in

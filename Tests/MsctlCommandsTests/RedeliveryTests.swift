@@ -76,4 +76,14 @@ struct RedeliveryTests {
     attempts.forget(message("a", "2"))
     #expect(attempts.count(huge) == 2)
   }
+
+  @Test("what has failed is known again when as many others as can be under way have failed since, and not all are kept")
+  func limitedAttempts() {
+    var attempts = Attempts(limit: 3)
+    for body in ["1", "2", "3"] { _ = attempts.add(message("a", body)) }
+    for body in ["1", "2", "3"] { _ = attempts.add(message("b", body)) }
+    #expect(attempts.add(message("a", "1")) == 2)
+    for body in ["1", "2", "3"] { _ = attempts.add(message("c", body)) }
+    #expect([attempts.count(message("a", "1")), attempts.count(message("a", "2"))] == [2, 0])
+  }
 }

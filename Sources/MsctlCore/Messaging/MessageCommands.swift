@@ -263,18 +263,11 @@ package struct MessageCommands: Sendable {
     guard options.onError != .stop || isRejected else {
       return stop(.stopped(first, others: messages.count - 1, reason), &actions)
     }
-    let failed = zip(run.members, countFailure(of: messages))
+    let failed = zip(run.members, attempts.add(batch: messages))
     let isLast = options.onError == .reject || isRejected
     let most = options.maxAttempts ?? .max
     reject(failed.filter { isLast || $1 >= most }, reason, &actions)
     delay(failed.filter { !isLast && $1 < most }, reason, now, &actions)
-  }
-
-  /// - Returns: how often each has failed. Those of a batch that are alike count as one.
-  private mutating func countFailure(of messages: [AMQPMessage]) -> [Int] {
-    let before = messages.map { attempts.count($0) }
-    for (message, before) in zip(messages, before) where attempts.count(message) == before { _ = attempts.add(message) }
-    return messages.map { attempts.count($0) }
   }
 
   private mutating func reject(_ failed: [(Member, count: Int)], _ reason: Reason, _ actions: inout [Action]) {
