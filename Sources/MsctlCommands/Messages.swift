@@ -592,10 +592,11 @@ extension MessageFilter.Cause {
       return Failure(
         .failed, "the filter '\(names.command)' wrote a line for '\(id)', the messageId of several messages",
         hint: "Keep the deliveryTag of the envelope in each line.")
-    case .tooManyLeft(let count):
+    case .tooManyLeft(let count, let isByPrefetch):
+      let way = isByPrefetch ? "Raise '--prefetch', or leave it out." : "Limit the run with '--count'."
       return Failure(
         .failed, "the filter '\(names.command)' left \(counted(count)) without a line, as many as can be held",
-        hint: names.traits.isStream ? nil : "They are requeued. Limit the run with '--count'.")
+        hint: names.traits.isStream ? isByPrefetch ? way : nil : "They are requeued. \(way)")
     case .halfLine(let unanswered, let doubt):
       return Failure(
         .failed,
@@ -642,9 +643,10 @@ extension MessageFilter.Note {
 
   func text(_ names: HandlerNames) -> String {
     switch self {
-    case .silent(let unanswered):
+    case .silent(let unanswered, let isFull):
       "the filter has written no line for \(MessageFilter.patience.shown), \(counted(unanswered)) unprocessed; "
         + "if it buffers its output, make it write line by line (jq --unbuffered, sed -u, grep --line-buffered, stdbuf -oL)"
+        + (isFull ? "; if it waits for more messages, raise '--prefetch', or leave it out" : "")
     case .ended(let end): end.text(names)
     case .leftOut(let count):
       "the filter wrote no line for \(counted(count))" + (names.traits.isStream ? "" : "; requeued")

@@ -86,6 +86,34 @@ struct FilterTests {
     }
   }
 
+  @Test("one that waits for more messages than --prefetch allows is told of")
+  func full() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 20 | msctl publish \(queue) -q")
+      let consumer = try Tool.start("consume", queue, "--drain", "--prefetch", "10", "--through", "tac")
+      try await eventually("it is told") { consumer.err.shows("filter note silent 2", ["2": "10"]) }
+      consumer.signal(SIGTERM)
+      let output = try await consumer.end()
+      #expect(output.status == 128 + SIGTERM && output.lines == (1...10).reversed().map(String.init), "\(output)")
+      #expect(try await bodies(in: queue) == (11...20).map(String.init))
+    }
+  }
+
+  @Test("one that chooses and is terminated at its work has nothing acknowledged in a run that ends by itself")
+  func terminated() async throws {
+    try await withQueue { queue in
+      _ = try await Tool.shell("seq 20 | msctl publish \(queue) -q")
+      let consumer = try Tool.start(
+        "consume", queue, "--drain", "--through",
+        "while read x; do test $((x % 2)) = 1 || echo $x; test $x != 20 || exec sleep 100000; done")
+      try await eventually("it is at work") { consumer.out.hasSuffix("\n20\n") }
+      consumer.signal(SIGTERM)
+      let output = try await consumer.end()
+      #expect(output.status != 0 && output.err.contains("20 messages are requeued, from message 1 ("), "\(output)")
+      #expect(try await bodies(in: queue) == (1...20).map(String.init))
+    }
+  }
+
   @Test("the bodies of answered messages are not held for a count")
   func countOfLargeOnes() async throws {
     try await withQueue { queue in

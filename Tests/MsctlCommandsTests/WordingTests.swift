@@ -860,7 +860,8 @@ extension MessageFilter.Cause: Sampled {
     case .notStarted: .unnamedLine
     case .unnamedLine: .unknownMessage
     case .unknownMessage: .sharedID("<id>")
-    case .sharedID: .tooManyLeft(3)
+    case .sharedID: .tooManyLeft(3, byPrefetch: false)
+    case .tooManyLeft(_, byPrefetch: false): .tooManyLeft(3, byPrefetch: true)
     case .tooManyLeft: .halfLine(unanswered: 2, nil)
     case .halfLine(_, nil): .halfLine(unanswered: 2, doubt(3))
     case .halfLine: nil
@@ -872,7 +873,8 @@ extension MessageFilter.Note: Sampled {
   fileprivate static func sample(after last: Self?) -> Self? {
     let end = MessageFilter.End(status: 3, wasKilled: false, fault: nil)
     return switch last {
-    case nil: .silent(unanswered: 2)
+    case nil: .silent(unanswered: 2, isFull: false)
+    case .silent(_, isFull: false): .silent(unanswered: 2, isFull: true)
     case .silent: .ended(end)
     case .ended: .restarting(end, unanswered: 2, in: .seconds(1))
     case .restarting: .rejected(handledMessage, attempts: 3, end)

@@ -198,7 +198,7 @@ struct MessageFilterTests {
   func tooManyLeft() {
     var run = Run { ($0.matches, $0.limit) = (true, 3) }
     run.take(1...2)
-    #expect(run.handle(.taken(3, Run.delivery(3))) == [.terminate, .fail(.tooManyLeft(3))])
+    #expect(run.handle(.taken(3, Run.delivery(3))) == [.terminate, .fail(.tooManyLeft(3, byPrefetch: false))])
   }
 
   @Test(
@@ -210,18 +210,64 @@ struct MessageFilterTests {
       run.handle(.line(.next))
       #expect(run.handle(.turn(run.process)).isEmpty && !run.machine.handlerState.wantsMore)
       run.process.hasReadAll = false
-      #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 1))])
+      #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 1, isFull: false))])
       #expect(!run.machine.handlerState.wantsMore)
       run.process.hasReadAll = true
       #expect(run.handle(.turn(run.process)).isEmpty && run.machine.handlerState.wantsMore)
       if takesMore {
         run.take(3...3)
-        #expect(run.handle(.turn(run.process)) == [.terminate, .fail(.tooManyLeft(2))])
+        #expect(run.handle(.turn(run.process)) == [.terminate, .fail(.tooManyLeft(2, byPrefetch: false))])
       } else {
         #expect(run.handle(.line(.next)) == [.passOn(2)])
         #expect(!run.machine.handlerState.wantsMore)
       }
     }
+  }
+
+  @Test(
+    "one that can have no more because of the prefetch is told of, and given up in the end if it has read all",
+    arguments: [true, false])
+  func full(_ matches: Bool) {
+    var run = Run { ($0.isFinite, $0.mustReachEnd, $0.window, $0.matches) = (true, true, 2, matches) }
+    run.take(1...2)
+    #expect(
+      run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 2, isFull: true))])
+    #expect(run.machine.wakeTime - run.now == MessageFilter.fullPatience - MessageFilter.patience)
+    run.process.hasReadAll = false
+    #expect(run.handle(.turn(run.process), after: MessageFilter.fullPatience - MessageFilter.patience).isEmpty)
+    #expect(run.machine.wakeTime - run.now == MessageFilter.patience)
+    run.process.hasReadAll = true
+    #expect(
+      run.handle(.turn(run.process), after: MessageFilter.patience)
+        == [.terminate, .fail(.tooManyLeft(2, byPrefetch: true))])
+    #expect(run.machine.wakeTime == .never)
+  }
+
+  @Test("a slow one that is full is not given up as long as it answers at times")
+  func slow() {
+    var run = Run { ($0.isFinite, $0.mustReachEnd, $0.window) = (true, true, 2) }
+    run.take(1...2)
+    for number in 1...3 {
+      run.handle(.turn(run.process), after: MessageFilter.patience)
+      #expect(run.handle(.line(.next), after: .seconds(280)) == [.passOn(number)])
+      #expect(run.handle(.turn(run.process)).allSatisfy { if case .acknowledge = $0 { true } else { false } })
+      run.take(number + 2...number + 2)
+    }
+  }
+
+  @Test(
+    "one that was at work until it was told to end has what it has answered acknowledged only in a run without an end",
+    arguments: [true, false])
+  func terminated(_ isFinite: Bool) {
+    var run = Run { $0.isFinite = isFinite }
+    run.take(1...3)
+    run.handle(.line(.next))
+    run.handle(.finish)
+    #expect(run.handle(.terminate) == [.terminate])
+    #expect(
+      run.end(143)
+        == (isFinite
+          ? [Self.ended(143, unanswered: 2, from: 1, 3)] : [.acknowledge(1), Self.ended(143, unanswered: 2, from: 2)]))
   }
 
   @Test(
@@ -336,7 +382,7 @@ struct MessageFilterTests {
     var run = Run()
     run.take(1...2)
     #expect(run.machine.wakeTime - run.now == MessageFilter.patience)
-    #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 2))])
+    #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 2, isFull: false))])
     #expect(run.machine.wakeTime == .never)
   }
 }

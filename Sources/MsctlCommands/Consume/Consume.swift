@@ -116,7 +116,9 @@ enum Consume: Verb {
       '--envelope' the filter must write exactly one line per message, in order. With '--envelope' each line that it writes \
       names its message, and a message without a line is requeued at the end: such a filter may select messages.
 
-      QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist.
+      QUEUE is declared durable if it does not exist, unless --passive, --drain or --peek requires it to exist. RabbitMQ deletes an \
+      auto-delete queue when its last consumer ends, with all that it holds: what has failed or was not wanted is lost then, also \
+      after --count or --peek.
 
       SIGINT and SIGTERM end it cleanly: it takes no more messages, gives running commands 10 s to finish, sends them SIGTERM, \
       and SIGKILL after another 10 s, and exits 130 or 143. A second signal of the same kind ends it at once and kills what it \
@@ -258,9 +260,11 @@ enum Consume: Verb {
           """
           Without --envelope, lines are counted: messages are acknowledged when there are as many lines as messages, in a run that \
           ends by itself at its end, or else after at most \(MessageFilter.patience.shown) or --prefetch messages. A filter that exits at the end of its \
-          input with fewer lines than messages, or writes more, fails, and all that was not acknowledged is requeued. With --drain, a \
+          input with fewer lines than messages, writes more, or in a run that ends by itself is terminated before it has written as \
+          many, fails, and all that was not acknowledged is requeued. With --drain, a \
           filter that has read \(Consumer.standardPrefetch) messages and writes nothing for \(MessageFilter.patience.shown) gets up to \
-          \(Consumer.mostHeld) of them, unless --prefetch is given; one that leaves so many without a line fails.
+          \(Consumer.mostHeld) of them, unless --prefetch is given; one that leaves so many without a line fails. With --drain or --count, \
+          so does one that has all that --prefetch allows and writes nothing for \(MessageFilter.fullPatience.shown).
 
           With --envelope, the filter's input has a deliveryTag in each envelope. Each line of its output must be an object with \
           that deliveryTag, or with the messageId of its message (in properties or at its top), in any order. What has no line when \

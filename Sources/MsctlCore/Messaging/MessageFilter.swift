@@ -14,6 +14,9 @@ package struct MessageFilter: Sendable {
   /// After how long without an answer there is a remark; so long, too, a filter that can take or give nothing more may be silent
   /// before it is ended.
   package static let patience: Duration = .seconds(10)
+  /// After how long without an answer one is given up that can have no more messages because of the prefetch that was asked for. It
+  /// may only be slow, and RabbitMQ ends the consumer after 30 min.
+  package static let fullPatience: Duration = .seconds(300)
   /// How much is kept for a filter that is started again and left without a line, in bytes of bodies.
   package static let sizeLimit = 256 << 20
   private static let shortestPause: Duration = .milliseconds(200)
@@ -129,8 +132,9 @@ package struct MessageFilter: Sendable {
   }
 
   package enum Note: Sendable, Equatable {
-    /// It has written nothing for a while, with so many messages unanswered.
-    case silent(unanswered: Int)
+    /// It has written nothing for a while, with so many messages unanswered; whether it can have no more, though the end of the run
+    /// may wait for that.
+    case silent(unanswered: Int, isFull: Bool)
     /// It was told to end, and has.
     case ended(End)
     case restarting(End, unanswered: Int, in: Duration)
@@ -151,8 +155,8 @@ package struct MessageFilter: Sendable {
     case unknownMessage
     /// A line names an id that several messages have.
     case sharedID(String)
-    /// It has left so many messages without a line that no more can be held.
-    case tooManyLeft(Int)
+    /// It has left so many messages without a line that no more can be held, be it because of the prefetch that was asked for.
+    case tooManyLeft(Int, byPrefetch: Bool)
     /// At the end of its input it has written half a line last, with so many messages unanswered: of them it may be one's.
     case halfLine(unanswered: Int, Doubt?)
   }
@@ -201,6 +205,8 @@ package struct MessageFilter: Sendable {
   private var remarkTime = Deadline.never
   /// Whether there was a remark since its last line.
   private var isSilent = false
+  /// When one is given up that can have no more messages, and is silent.
+  private var fullEnd = Deadline.never
   /// Whether it had read all that it was given at the last turn.
   private var hasReadAll = false
   /// Its output is of no use any more.
@@ -228,7 +234,10 @@ package struct MessageFilter: Sendable {
   /// When `turn` is due although nothing has happened.
   package var wakeTime: Deadline {
     switch state {
-    case .running: min(remarkTime, unanswered.isEmpty && !held.isEmpty ? heldSince + Self.patience : .never)
+    case .running:
+      min(
+        remarkTime, isSilent && isFull ? fullEnd : .never,
+        unanswered.isEmpty && !held.isEmpty ? heldSince + Self.patience : .never)
     case .over(let until), .pausing(let until, _): until
     case .terminated, .starting, .ended: .never
     }
@@ -258,7 +267,7 @@ package struct MessageFilter: Sendable {
       if state.hasProcess {
         actions.append(.terminate)
       } else if case .pausing(_, let end) = state {
-        acknowledgeHeld(&actions)
+        acknowledgeAsFarAsKnown(&actions)
         fail(cause(end), &actions)
       }
     }
@@ -276,7 +285,7 @@ package struct MessageFilter: Sendable {
     if options.matches && unanswered.count >= options.limit ?? .max
       || options.limit != nil && unansweredBytes > Self.sizeLimit
     {
-      return giveUp(.tooManyLeft(unanswered.count), &actions)
+      return giveUp(.tooManyLeft(unanswered.count, byPrefetch: false), &actions)
     }
     if state.hasProcess { actions.append(.write(number, delivery)) }
   }
@@ -339,6 +348,12 @@ package struct MessageFilter: Sendable {
     if numbers[id]?.isEmpty ?? false { numbers[id] = nil }
   }
 
+  /// Whether it can have no more messages before it answers, because of the prefetch that was asked for, and the run may wait for ever.
+  private var isFull: Bool {
+    options.mustReachEnd && options.limit == nil && options.window > 0 && !isFinishing && !isBroken
+      && held.count + unanswered.count >= options.window
+  }
+
   /// What it writes from here on says nothing.
   private mutating func giveUp(_ cause: Cause, _ actions: inout [Action]) {
     isBroken = true
@@ -369,6 +384,12 @@ package struct MessageFilter: Sendable {
     acknowledgeHeld(&actions)
   }
 
+  /// One that was at work until we ended it may have left messages out; a run that ends by itself acknowledges none on trust. In
+  /// another they would have been acknowledged sooner or later.
+  private mutating func acknowledgeAsFarAsKnown(_ actions: inout [Action]) {
+    if isTerminated, !options.isFinite { acknowledgeHeld(&actions) }
+  }
+
   private mutating func acknowledgeHeld(_ actions: inout [Action]) {
     if let first = held.first { lastSettled = first }
     for message in held { actions.append(.acknowledge(message.number)) }
@@ -388,14 +409,19 @@ package struct MessageFilter: Sendable {
     if now >= remarkTime {
       remarkTime = .never
       isSilent = true
-      actions.append(.note(.silent(unanswered: unanswered.count)))
+      fullEnd = now + (Self.fullPatience - Self.patience)
+      actions.append(.note(.silent(unanswered: unanswered.count, isFull: isFull)))
     }
     hasReadAll = process.hasReadAll
     if let status = process.status, !process.hasOutput { return ended(status, process, now, &actions) }
     settleWhenRight(now, &actions)
     // Nothing more can come before it answers, and it waits for more.
     if isSilent, hasReadAll, !isFinishing, !isBroken, held.count + unanswered.count >= options.limit ?? .max {
-      return giveUp(.tooManyLeft(unanswered.count), &actions)
+      return giveUp(.tooManyLeft(unanswered.count, byPrefetch: false), &actions)
+    }
+    if isSilent, isFull, now >= fullEnd {
+      guard !hasReadAll else { return giveUp(.tooManyLeft(unanswered.count, byPrefetch: true), &actions) }
+      fullEnd = now + Self.patience
     }
     if process.status != nil || !process.hasOutput || !process.readsInput || isFinishing && unanswered.isEmpty {
       pressForEnd(process, now, &actions)
@@ -441,8 +467,7 @@ package struct MessageFilter: Sendable {
       return self.end(&actions)
     }
     guard options.restarts, !isTerminated, !isContent else {
-      // It was at work until we ended it: what it has written counts.
-      if isTerminated { acknowledgeHeld(&actions) }
+      acknowledgeAsFarAsKnown(&actions)
       return fail(cause(end), &actions)
     }
     state = .pausing(until: now + pause, end)

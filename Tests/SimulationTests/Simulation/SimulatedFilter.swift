@@ -64,9 +64,6 @@ final class SimulatedFilter: SimulatedHandler {
   /// How many messages of a hundred are left out.
   private let leftOut: Int
   private let options: MessageFilter.Options
-  /// Whether it gets more room as long as it is silent, and whether that was more than its input takes.
-  private let getsRoom: Bool
-  private var wasFull = false
   private var machine: MessageFilter
   private var process: Process?
   private var starts = 0
@@ -100,12 +97,11 @@ final class SimulatedFilter: SimulatedHandler {
     options.mustReachEnd = plan.limit != nil || plan.drains
     options.window = plan.prefetch
     self.options = options
-    getsRoom = plan.roomForSilence != nil
     machine = MessageFilter(options)
     process = begin()
   }
 
-  var isReliable: Bool { manner == .sound || manner == .holdsBack && getsRoom && !wasFull }
+  var isReliable: Bool { manner == .sound }
   /// Whether it may leave out messages, which go back.
   var mayLeaveOut: Bool { options.matches }
   /// Whether its end may be put off for as long as it fails.
@@ -203,8 +199,8 @@ final class SimulatedFilter: SimulatedHandler {
         write(answered, key)
       case .acknowledge(let number):
         // A line too many cannot be told from a line of the next message, unless it comes in time. Nor is anything known of the lines
-        // of a filter that is cut off at its work.
-        if !written.contains(number), options.matches || manner != .writesMore && !isTerminated {
+        // of a filter that is cut off at its work, in a run without an end.
+        if !written.contains(number), options.matches || manner != .writesMore && (!isTerminated || options.isFinite) {
           violation = Violation("a message is acknowledged for a line of its own", "\(number)")
         }
         settled.append(.init(number, .acknowledge))
@@ -255,7 +251,6 @@ final class SimulatedFilter: SimulatedHandler {
     }
     guard var process, process.readsInput, process.exit == nil, let key = keys[number] else { return }
     process.read.append((number, key))
-    wasFull = wasFull || process.read.count >= room
     answer(number, key, &process)
     self.process = process
   }
