@@ -77,7 +77,8 @@ struct RedeliveryTests {
     #expect(attempts.count(huge) == 2)
   }
 
-  @Test("what has failed is known again when as many others as can be under way have failed since, and not all are kept")
+  @Test(
+    "what has failed is known again when as many others as can be under way have failed since, and not all are kept")
   func limitedAttempts() {
     var attempts = Attempts(limit: 3)
     for body in ["1", "2", "3"] { _ = attempts.add(message("a", body)) }

@@ -210,7 +210,8 @@ struct MessageFilterTests {
       run.handle(.line(.next))
       #expect(run.handle(.turn(run.process)).isEmpty && !run.machine.handlerState.wantsMore)
       run.process.hasReadAll = false
-      #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 1, isFull: false))])
+      #expect(
+        run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 1, isFull: false))])
       #expect(!run.machine.handlerState.wantsMore)
       run.process.hasReadAll = true
       #expect(run.handle(.turn(run.process)).isEmpty && run.machine.handlerState.wantsMore)
@@ -382,7 +383,8 @@ struct MessageFilterTests {
     var run = Run()
     run.take(1...2)
     #expect(run.machine.wakeTime - run.now == MessageFilter.patience)
-    #expect(run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 2, isFull: false))])
+    #expect(
+      run.handle(.turn(run.process), after: MessageFilter.patience) == [.note(.silent(unanswered: 2, isFull: false))])
     #expect(run.machine.wakeTime == .never)
   }
 }
