@@ -1,6 +1,10 @@
 import Foundation
+import MsctlCore
 import Support
+import Synchronization
 import Testing
+
+@testable import MsctlCommands
 
 @Suite("Where rejected messages go", .serialized)
 struct DeadLetterTests {
@@ -71,5 +75,31 @@ struct DeadLetterTests {
         #expect(!output.err.shows("note discarding"), "\(output)")
       }
     }
+  }
+
+  @Test("the API is asked again for later rejections alone, and not while its answer holds")
+  func asksSeldom() throws {
+    let answers = ["", #"{"arguments":{"x-dead-letter-exchange":"dead"},"effective_policy_definition":{}}"#]
+    let asked = Mutex(0)
+    let server = try TestServer { _ in
+      let number = asked.withLock {
+        $0 += 1
+        return $0
+      }
+      return .ok(answers[min(number, answers.count) - 1])
+    }
+    let loop = EventLoop()
+    let deadLetters = DeadLetters(
+      "http://127.0.0.1:\(server.port)/api", Console(environment: [:]), loop, pause: .zero)
+    func note(_ rejections: Int) -> Int {
+      deadLetters.noteRejections(rejections, from: "q", AMQPURI())
+      while !deadLetters.isOver { loop.turn() }
+      return asked.withLock { $0 }
+    }
+    #expect(note(0) == 0)
+    #expect(note(1) == 1 && deadLetters.fate == .unknown)
+    #expect(note(1) == 1, "no more was rejected")
+    #expect(note(2) == 2 && deadLetters.fate == .exchange("dead"))
+    #expect(note(2) == 2 && note(3) == 2, "the answer holds")
   }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import Support
+import Synchronization
 import Testing
 
 /// A program for pika, the AMQP client of Python.
@@ -122,6 +123,75 @@ struct ReplyTests {
           #expect(try await bodies(in: replies) == ["2"])
           #expect(try await Services.messages(in: queue).isEmpty)
         }
+      }
+    }
+  }
+
+  @Test("a requester whose queue is full holds up its other replies no more")
+  func fullRequester() async throws {
+    let requests = 5
+    let publishes = Mutex(0)
+    let broker = try FakeBroker { peer, method in
+      switch method.name {
+      case .consume:
+        peer.send(FakeBroker.consuming())
+        for tag in 1...requests { peer.send(FakeBroker.deliver(tag: UInt64(tag), body: [0x31], replyTo: "full")) }
+      case .publish:
+        publishes.withLock { $0 += 1 }
+        peer.send(FakeBroker.nack(peer.publishes))
+      default: return false
+      }
+      return true
+    }
+    let output = try await Tool.run(
+      "consume", "q", "--count", "\(requests)", "--reply", "--exec", "cat", environment: ["AMQP_URL": broker.uri])
+    #expect(output.status == 1, "\(output)")
+    #expect(output.err.components(separatedBy: "rejected: ").count == requests + 1, "\(output)")
+    let count = publishes.withLock { $0 }
+    // 5 and 1 for each later one. On a machine that is very slow, that the queue is full is forgotten in between.
+    #expect(count >= 9 && count < 5 * requests, "\(count)")
+  }
+
+  @Test("a request that is not rejected, since its filter does not go on, is not told as rejected")
+  func notRejected() async throws {
+    let consumer = Mutex<FakeBroker.Peer?>(nil)
+    let broker = try FakeBroker { peer, method in
+      switch method.name {
+      case .consume:
+        consumer.withLock { $0 = peer }
+        peer.send(FakeBroker.consuming())
+        peer.send(FakeBroker.deliver(tag: 1, body: [0x31], replyTo: "full"))
+      case .publish:
+        peer.send(FakeBroker.nack(peer.publishes))
+        // The reply is refused for good. The filter never writes a line for the next message, and so none is settled.
+        guard peer.publishes == 5 else { return true }
+        _ = consumer.withLock { $0?.send(FakeBroker.deliver(tag: 2, body: [0x32])) }
+      default: return false
+      }
+      return true
+    }
+    let service = try Tool.start(
+      "consume", "q", "--count", "3", "--reply", "--through",
+      "read x; echo $x; read x; echo up >&2; cat >/dev/null", environment: ["AMQP_URL": broker.uri])
+    try await eventually("the second is read") { service.err.contains("up\n") }
+    service.signal(SIGTERM)
+    let output = try await service.end()
+    #expect(output.status != 0 && !output.err.contains("rejected"), "\(output)")
+  }
+
+  @Test("a filter's requests are not held in memory")
+  func requestMemory() async throws {
+    try await withQueue(arguments: "{}") { queue in
+      try await withQueue(arguments: "{}") { replies in
+        _ = try await Tool.shell(
+          "head -c 3000000 /dev/zero | tr '\\0' x > $HOME/m; "
+            + "for i in $(seq 60); do msctl publish \(queue) --passive --raw -q --reply-to \(replies) < $HOME/m; done")
+        // It replies at the end of its input. In KiB: all of it is 180 MB.
+        let filter = "sed s/.*/1/; grep VmHWM /proc/$PPID/status >&2"
+        let output = try await Tool.run("consume", queue, "--drain", "--reply", "--through", filter)
+        let peak = output.err.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }.first
+        #expect(output.status == 0 && (peak ?? .max) < 120_000, "\(output)")
+        #expect(try await bodies(in: replies).count == 60)
       }
     }
   }

@@ -251,7 +251,7 @@ enum Consume: Verb {
           failure. The output for a message without reply_to is written to standard output, with a remark.
 
           A reply that the broker refuses is the requester's fault: its queue is full (msctl tries \(ReplySender.attempts) times within a few \
-          seconds), or the reply is larger than the broker takes. That request is rejected, whatever --on-error says, and the others go on. If no \
+          seconds, and then once per reply for \(ReplySender.refusedTime.shown)), or the reply is larger than the broker takes. That request is rejected, whatever --on-error says, and the others go on. If no \
           reply can be sent, for lack of permission for example, the run fails and all requests without a reply are requeued. A \
           broker that accepts no messages for now, since it is low on memory, is waited for; a run that ends by itself gives up after 30 s.
           """),

@@ -71,8 +71,8 @@ final class ConsumeRun: ConsumerHost {
   }
 
   private func noteRejections(_ driver: ConsumerDriver) {
-    guard driver.consumer.rejected > 0, !driver.consumer.traits.isStream else { return }
-    deadLetters.noteRejection(from: driver.consumer.queue, driver.uri)
+    guard !driver.consumer.traits.isStream else { return }
+    deadLetters.noteRejections(driver.consumer.rejected, from: driver.consumer.queue, driver.uri)
   }
 
   /// Lets the handler go on, unless the output has not taken what it has written already.

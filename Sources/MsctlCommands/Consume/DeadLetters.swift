@@ -13,29 +13,34 @@ final class DeadLetters: LoopMember {
 
   /// Time limit for the answer.
   private static let patience: Duration = .seconds(3)
-  /// How long it is not asked again.
-  private static let pause: Duration = .seconds(5)
   /// How long an answer holds: a policy may change.
   private static let validity: Duration = .seconds(60)
 
   private let managementURL: String?
   private let console: Console
   private let loop: EventLoop
+  private let pause: Duration
   private var query: ManagementAPI.Query?
   private var nextTime = Deadline.past
+  /// How many messages were rejected when it was last looked whether to ask.
+  private var noted = 0
   private var queue = ""
   private var answer: (fate: Fate, until: Deadline) = (.unknown, .past)
 
-  init(_ managementURL: String?, _ console: Console, _ loop: EventLoop) {
-    (self.managementURL, self.console, self.loop) = (managementURL, console, loop)
+  /// - Parameter pause: how long it is not asked again, even if it has not answered.
+  init(_ managementURL: String?, _ console: Console, _ loop: EventLoop, pause: Duration = .seconds(5)) {
+    (self.managementURL, self.console, self.loop, self.pause) = (managementURL, console, loop, pause)
   }
 
   var fate: Fate { answer.until.isPast ? .unknown : answer.fate }
 
-  /// A message was rejected.
-  func noteRejection(from queue: String, _ uri: AMQPURI) {
-    guard query == nil, nextTime.isPast else { return }
-    (nextTime, self.queue) = (.after(Self.pause), queue)
+  /// Asks where messages were rejected since it did the last time, and no answer holds.
+  /// - Parameter count: how many were rejected so far.
+  func noteRejections(_ count: Int, from queue: String, _ uri: AMQPURI) {
+    guard count > noted, query == nil, nextTime.isPast else { return }
+    noted = count
+    guard answer.until.isPast else { return }
+    (nextTime, self.queue) = (.after(pause), queue)
     let path =
       "/queues/\(Percent.encode(uri.vhost))/\(Percent.encode(queue))?columns=arguments,effective_policy_definition"
     query = try? ManagementAPI.Query(path, of: managementURL, beside: uri, within: Self.patience, console)

@@ -35,8 +35,8 @@ final class FilterHandler: MessageHandler {
   private var requests: [Int: AMQPMessage] = [:]
   /// Whose replies are not confirmed, or lost.
   private var unconfirmed: [Int: AMQPMessage] = [:]
-  /// Whose replies the broker does not take.
-  private var refused: Set<Int> = []
+  /// Whose replies the broker does not take, and why.
+  private var refused: [Int: (request: AMQPMessage, cause: Failure)] = [:]
   /// To be settled, in their order, once it is known what became of their replies.
   private var owed = Deque<Int>()
   /// What went wrong once the settlements before it are carried out.
@@ -84,7 +84,12 @@ final class FilterHandler: MessageHandler {
 
   func take(_ number: Int, _ delivery: AMQPDelivery) {
     now = .now
-    if replies != nil { requests[number] = delivery.message }
+    if replies != nil {
+      var request = delivery.message
+      // Many may wait, and a reply needs its properties alone.
+      request.body = []
+      requests[number] = request
+    }
     handle(.taken(number, delivery))
   }
 
@@ -187,23 +192,22 @@ final class FilterHandler: MessageHandler {
     for (number, outcome) in replies?.takeOutcomes() ?? [] {
       switch outcome {
       case .sent: unconfirmed[number] = nil
-      case .refused(let failure): refuse(number, failure)
+      case .refused(let failure):
+        if let request = unconfirmed.removeValue(forKey: number) { refused[number] = (request, failure) }
       case .lost(let failure): loseReplies(failure)
       }
     }
     settleOwed()
   }
 
-  private func refuse(_ number: Int, _ cause: Failure) {
-    guard let request = unconfirmed.removeValue(forKey: number) else { return }
-    refused.insert(number)
-    console.report(MessageCommands.Verdict.rejected(attempt: 1).failure(of: request, .unreplied(cause), names))
-  }
-
+  /// That a request is rejected is told where it is: one whose turn never comes is requeued.
   private func settleOwed() {
     while let number = owed.first, unconfirmed[number] == nil {
       owed.removeFirst()
-      settled.append(Consumer.Settlement(number, refused.remove(number) == nil ? .acknowledge : .reject))
+      let refusal = refused.removeValue(forKey: number)
+      settled.append(Consumer.Settlement(number, refusal == nil ? .acknowledge : .reject))
+      guard let (request, cause) = refusal else { continue }
+      console.report(MessageCommands.Verdict.rejected(attempt: 1).failure(of: request, .unreplied(cause), names))
     }
   }
 

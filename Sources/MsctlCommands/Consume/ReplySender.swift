@@ -11,6 +11,10 @@ final class ReplySender: PublisherHost {
   /// cannot hold up a service. The command is not run again.
   static let attempts = 5
   private static let shortestPause: Duration = .milliseconds(200)
+  /// How long a reply to the same queue then has one attempt only.
+  static let refusedTime: Duration = .seconds(30)
+  /// How many such queues are known at once: others name them.
+  private static let mostRefused = 1000
 
   /// What has become of a reply.
   enum Outcome {
@@ -38,6 +42,8 @@ final class ReplySender: PublisherHost {
   /// Those that were refused, to be sent again, and how often that was so.
   private var delayed: [(reply: AMQPMessage, until: Deadline)] = []
   private var refusals: [Int: Int] = [:]
+  /// The queues that have refused a reply in all its attempts, and until when that counts.
+  private var refusing: [ByteKey: Deadline] = [:]
   private var outcomes: [(number: Int, outcome: Outcome)] = []
   /// Why no reply is sent any more.
   private var fault: Failure?
@@ -124,10 +130,16 @@ final class ReplySender: PublisherHost {
   }
 
   /// A reply that the broker has refused is sent again after a while.
-  /// - Returns: false where it has had its attempts.
+  /// - Returns: false where it, or another to the same queue not long ago, has had its attempts.
   private func delay(_ reply: AMQPMessage) -> Bool {
+    let queue = ByteKey(reply.routingKey)
+    if let until = refusing[queue], !until.isPast { return false }
     let count = refusals[reply.number, default: 0] + 1
-    guard count < Self.attempts else { return false }
+    guard count < Self.attempts else {
+      if refusing.count >= Self.mostRefused { refusing = refusing.filter { !$0.value.isPast } }
+      if refusing.count < Self.mostRefused { refusing[queue] = .after(Self.refusedTime) }
+      return false
+    }
     refusals[reply.number] = count
     delayed.append((reply, .after(Self.shortestPause * (1 << (count - 1)))))
     return true
@@ -145,7 +157,10 @@ final class ReplySender: PublisherHost {
 
   var isReady: Bool { true }
 
-  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) { settle(outgoing.message.number, .sent) }
+  func confirmed(_ outgoing: OutgoingMessage, isInOrder: Bool) {
+    if !refusing.isEmpty { refusing[ByteKey(outgoing.message.routingKey)] = nil }
+    settle(outgoing.message.number, .sent)
+  }
 
   func failed(_ outgoing: OutgoingMessage, _ reason: Publisher.Reason) {
     let reply = outgoing.message
