@@ -52,7 +52,6 @@ extension Flag where Options: Defaulted {
     }
   }
 
-  /// An option with a value; the last one written counts.
   /// A switch: its field becomes `value`, or what is attached to it.
   package static func toggle<V: ArgumentValue & Sendable>(
     _ long: String, attaching attachment: String, into field: @escaping @autoclosure Field<Options, V?>, to value: V,
@@ -65,6 +64,7 @@ extension Flag where Options: Defaulted {
     }
   }
 
+  /// An option with a value; the last one written counts.
   package static func value<V: ArgumentValue>(
     _ long: String, _ short: Unicode.Scalar?, _ name: String,
     into field: @escaping @autoclosure Field<Options, V>, _ summary: String

@@ -35,6 +35,7 @@ enum CommandError {
   /// A value does not fill the target's fields.
   case unfillable(reason: String)
   case unsendableCredentials
+  case loginWithoutColon
   case itemNotText(String)
   case itemNotJSON(String, JSONError)
   /// The items of the body contradict each other.

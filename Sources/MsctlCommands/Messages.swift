@@ -747,6 +747,7 @@ extension CommandError {
     case .unfillable(let reason): Failure(.badInput, "it \(reason)")
     case .unsendableCredentials:
       Failure(.usage, "the credentials contain control characters, which are not allowed in a header")
+    case .loginWithoutColon: Failure(.usage, "the login is not of the form user:password")
     case .itemNotText(let name):
       Failure(
         .badInput, "the file of '\(name)' is not UTF-8 text and cannot become a JSON string",
@@ -861,7 +862,7 @@ extension CommandNote {
     switch self {
     case .killed(let command): killedText("'\(command)'")
 
-    case .unreadInput: "standard input is not read; to send it as the body, add '--data -'"
+    case .unreadInput: "standard input is not read: '--data -' sends it as the body, '< /dev/null' says that it is not meant"
 
     case .waitingForBroker(let failure, let time): "\(failure.message); waiting for up to \(time.shown)"
     case .declaredQueue(let queue): "declared the queue '\(queue)', which did not exist"

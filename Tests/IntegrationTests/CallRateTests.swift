@@ -49,6 +49,36 @@ struct CallRateTests {
     #expect(try #require(numbers["late"]?.integer) >= 1)
   }
 
+  @Test(
+    "a call that takes long makes all those late that were due meanwhile and after, where the rate leaves no time to catch up"
+  )
+  func stalled() async throws {
+    let isFirst = Mutex(true)
+    let server = try TestServer { _ in
+      if isFirst.withLock({ first in
+        defer { first = false }
+        return first
+      }) {
+        usleep(300_000)
+      }
+      return .kept("1")
+    }
+    let output = try await Tool.shell("seq 12 | msctl call \(server.url) --each --rate 100 --stats=json")
+    #expect(try #require(Self.numbers(output)["late"]?.integer) >= 11, "\(output)")
+  }
+
+  @Test("'--stats' says what was measured where the run is interrupted, and counts no value that was not called")
+  func interruptedStatistics() async throws {
+    let server = try TestServer { _ in .kept("1") }
+    let words = ["call", server.url + "/{id}", "--each", "--keep-going", "--rate", "1/h", "--stats=json"]
+    let call = try RunningProcess(Tool.binary, words, input: "{\"a\":1}{\"id\":1}{\"id\":2}")
+    try await eventually("the first is out") { call.out == "1\n" }
+    call.signal(SIGTERM)
+    let output = try await call.end()
+    let numbers = try #require(output.err.split(separator: "\n").compactMap { try? JSONValue(parsing: $0.utf8) }.first)
+    #expect(output.status == 143 && numbers["calls"]?.integer == 1, "\(output)")
+  }
+
   @Test("a value that waits for its turn is in the file of what failed, where the run is interrupted")
   func interrupted() async throws {
     let server = try TestServer { _ in .kept("1") }

@@ -64,11 +64,16 @@ struct CookieTests {
   @Test("are not asked for where they cannot be kept")
   func refused() async throws {
     let server = try TestServer { Self.answer($0) }
-    for jar in ["/dev/null", "/nonexistent/jar", "/", ""] {
+    let report = try await Tool.shell(
+      "cd $HOME; echo text > report; msctl call \(server.url) --cookie-jar report; cat report")
+    #expect(report.out == "text\n" && report.err.shows("unwritableFile"), "\(report)")
+    for jar in ["/dev/null", "/nonexistent/jar", "/", "", "-"] {
       let output = try await Tool.run("call", server.url, "--cookie-jar", jar)
       #expect(output.status != 0 && output.out == "", "\(jar): \(output)")
     }
     #expect(try await Tool.run("call", server.url, "--each", "--cookie-jar", "jar", input: "1").status == 2)
+    let curl = try await Tool.run("call", server.url, "--as-curl", "--cookie-jar", "a=b")
+    #expect(curl.out.contains("--cookie './a=b' --cookie-jar 'a=b'"), "\(curl)")
     #expect(server.requests.isEmpty)
   }
 }

@@ -79,6 +79,12 @@ struct DigestTests {
       "call", ":1/", "--digest", "env:LOGIN", "--as-curl", environment: ["LOGIN": "ada:hunter2"])
     #expect(output.out.contains("--digest --user 'ada:***'") && !(output.out + output.err).contains("hunter2"))
     #expect(try await Tool.run("call", ":1/", "--digest", "env:HOME", "--basic", "env:HOME").status == 2)
+    for option in ["--digest", "--basic"] {
+      let output = try await Tool.run(
+        "call", ":1/", option, "env:TOKEN", "--as-curl", environment: ["TOKEN": "hunter2"])
+      #expect(
+        output.status == 2 && output.err.shows("loginWithoutColon") && !(output.out + output.err).contains("hunter2"))
+    }
   }
 }
 

@@ -678,7 +678,8 @@ extension CommandError: Sampled {
     case .tooFewDescriptors(_, _, _, fits: .some): .tooFewDescriptors(parallel: 9, wanted: 40, limit: 20, fits: nil)
     case .tooFewDescriptors: .unfillable(reason: "<reason>")
     case .unfillable: .unsendableCredentials
-    case .unsendableCredentials: .itemNotText("<name>")
+    case .unsendableCredentials: .loginWithoutColon
+    case .loginWithoutColon: .itemNotText("<name>")
     case .itemNotText: .itemNotJSON("<name>", jsonError)
     case .itemNotJSON: .conflictingItem(reason: "<reason>")
     case .conflictingItem: .noResponse(url: "http://user:hunter2@host/path")

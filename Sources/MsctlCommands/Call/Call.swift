@@ -180,6 +180,9 @@ enum Call: Verb {
       if options.failedFile?.text.isSame(as: "-") == true {
         throw ValueError("'--failed-to -' cannot be combined with '--each', which writes results to standard output")
       }
+      if options.cookieJar?.text.isSame(as: "-") == true {
+        throw ValueError("'--cookie-jar' requires a file, not '-'")
+      }
       if options.isEach || options.all, options.cookieJar != nil {
         throw ValueError("'--cookie-jar' cannot be combined with '--each' or '--all'")
       }
@@ -231,7 +234,7 @@ enum Call: Verb {
         .completed(by: .file)
         .details(
           """
-          In the format of curl and wget (Netscape's); FILE need not exist, and only its owner can read it. Each cookie goes to \
+          In the format of curl and wget (Netscape's); FILE need not exist; a new one can only be read by its owner. Each cookie goes to \
           the host that set it. Without FILE, '--follow' keeps cookies until the call ends.
           """),
       .value("timeout", "t", "TIME", into: \.timeout, "Time limit for the whole call; 0 for none")
@@ -312,7 +315,7 @@ enum Call: Verb {
         .details(
           """
           N/m is per minute, N/h per hour. Calls start when they are due, however long others take, as long as fewer than '--parallel' are running. Latencies of \
-          '--stats' count from when a call was due.
+          '--stats' count from when a call was due by the rate, whatever held up the calls before it.
           """),
       .toggle(
         "stats", attaching: "json", into: \.statistics, to: .text,

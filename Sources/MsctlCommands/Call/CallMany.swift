@@ -39,12 +39,14 @@ struct CallMany {
   private let failures: FailedItems
   /// Results that are not known to be out, where failures are kept: how much the output has taken once one is.
   private var unwritten = Deque<(end: Int, number: Int, input: JSONValue)>()
-  /// Where a file is owed in the end.
+  /// Where a file or a summary is owed in the end.
   private let signals: Signals?
   private var statistics = CallStatistics()
   private var pace: Pace?
-  /// The value whose call is next, and when it was there: with a rate it may have to wait.
-  private var waiting: (value: JSONValue, since: Deadline)?
+  /// The value whose call is next, and when that is due: with a rate it may have to wait.
+  private var waiting: (value: JSONValue, due: Deadline)?
+  /// When the last call was due by the rate, however late it began: what a slow service holds up is late as well.
+  private var lastDue: Deadline?
 
   /// When a call that waits goes on.
   private struct Pause: Comparable {
@@ -67,7 +69,7 @@ struct CallMany {
     }
     self.base = base
     failures = try FailedItems(options.failedFile?.text, console, writesOutput: true)
-    signals = options.failedFile == nil ? nil : Signals()
+    signals = options.isEach && (options.failedFile != nil || options.statistics != nil) ? Signals() : nil
     run = try CallRun(options, base, http, console)
     pace = options.rate.map { Pace($0, at: .now) }
     run.loop.add(input)
@@ -103,6 +105,7 @@ struct CallMany {
   /// - Returns: why there are no more values, where it is not the end of the input.
   private mutating func callEach(_ values: inout StandardInput) throws(Failure) -> Failure? {
     var ended: Failure?
+    var hasWaited = false
     while true {
       var needsInput = false
       // With a rate, it is known when a value came although no call may begin: it is due then.
@@ -111,17 +114,19 @@ struct CallMany {
           do {
             guard case .json(let value)? = try values.next() else {
               needsInput = !values.isExhausted
+              hasWaited = true
               break
             }
-            waiting = (value, .now)
+            waiting = (value, nextDue(hasWaited: hasWaited))
+            hasWaited = false
           } catch {
             ended = error
             break
           }
         }
-        guard hasRoom, isDue, let (value, since) = waiting else { break }
+        guard hasRoom, isDue, let (value, due) = waiting else { break }
         waiting = nil
-        begin(value, due: since)
+        begin(value, due: due)
       }
       advance()
       if try writeResults() { return ended }
@@ -131,7 +136,7 @@ struct CallMany {
       if hasNext, hasRoom, !needsInput, waiting == nil || isDue { continue }
       input.isWanted = needsInput
       wait(untilDue: waiting != nil && hasRoom)
-      if let number = signals?.take() { throw .interrupted(by: number) }
+      try endWhereInterrupted()
       if input.isReady { values.readMore() }
     }
   }
@@ -179,10 +184,9 @@ struct CallMany {
   mutating func callAll(_ target: CallTarget) throws(Failure) {
     guard case .service(let name, let path) = target else { return }
     var instances = try run.instances(of: name, path: path, until: options.deadline())[...]
-    let started = Deadline.now
     while true {
       while hasRoom, isDue, let instance = instances.popFirst() {
-        begin(PendingCall(begun + 1, base, run, target, at: instance), due: started)
+        begin(PendingCall(begun + 1, base, run, target, at: instance), due: nextDue(hasWaited: false))
       }
       advance()
       if try writeResults() || calls.isEmpty && instances.isEmpty { break }
@@ -199,6 +203,25 @@ struct CallMany {
 
   /// Whether the rate lets another call begin.
   private var isDue: Bool { pace?.next.isPast ?? true }
+
+  /// When the next call is due.
+  /// - Parameter hasWaited: whether its value was not there before now.
+  private func nextDue(hasWaited: Bool) -> Deadline {
+    guard let pace, let lastDue else { return .now }
+    let due = lastDue + pace.interval
+    return hasWaited ? max(.now, due) : due
+  }
+
+  /// What was measured so far is told all the same.
+  private func endWhereInterrupted() throws(Failure) {
+    guard let number = signals?.take() else { return }
+    tellStatistics()
+    throw .interrupted(by: number)
+  }
+
+  private func tellStatistics() {
+    if let format = options.statistics { statistics.tell(console, format) }
+  }
 
   /// Moves on the calls to which something has come, and those whose time has.
   private mutating func advance() {
@@ -231,7 +254,7 @@ struct CallMany {
     }
   }
 
-  /// - Parameter due: when it could have begun, but for the rate.
+  /// - Parameter due: when it would have begun were no call late.
   private mutating func begin(_ value: JSONValue, due: Deadline) {
     let number = begun + 1
     do { begin(try call(number, value), due: due) } catch {
@@ -253,9 +276,10 @@ struct CallMany {
   }
 
   private mutating func begin(_ call: PendingCall, due: Deadline) {
-    if let pace {
-      call.delay = max(due, pace.next).secondsSince
-      self.pace?.began(at: .now)
+    if pace != nil {
+      call.delay = max(0, due.secondsSince)
+      lastDue = due
+      pace?.began(at: .now)
     }
     begun += 1
     running += 1
@@ -322,7 +346,7 @@ struct CallMany {
   private mutating func end(_ ended: Failure?) throws(Failure) {
     for call in calls { call.cancel() }
     try console.flush()
-    if let format = options.statistics { statistics.tell(console, format) }
+    tellStatistics()
     if let failure = firstFailure {
       if options.keepsGoing || !options.isEach {
         if ended == nil { throw Failure(.callsFailed(failed, of: begun, failure.code)) }

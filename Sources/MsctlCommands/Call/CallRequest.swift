@@ -34,8 +34,7 @@ extension Call {
       request.tls.keyPassphrase = try options.passphrase?.read(environment)
     }
     if let source = options.digest {
-      let login = try source.read(environment)
-      let (user, password) = login.cut(at: ":") ?? (login[...], "")
+      let (user, password) = try parts(ofLogin: try source.read(environment))
       request.digest = (String(user), String(password))
     }
     return request
@@ -55,7 +54,9 @@ extension Call {
     var given = options.headers.map(\.header)
     for case .header(let header) in options.items { given.append(header) }
     if let source = options.basic {
-      given.append(try authorization("Basic " + Base64.encode(Array(try source.read(environment).utf8))))
+      let login = try source.read(environment)
+      _ = try parts(ofLogin: login)
+      given.append(try authorization("Basic " + Base64.encode(Array(login.utf8))))
     }
     if let source = options.bearer {
       given.append(try authorization("Bearer " + (try source.read(environment))))
@@ -65,6 +66,12 @@ extension Call {
       HTTPHeader("traceparent", TraceContext(environment: environment).child().traceparent),
     ]
     return standard.compactMap { $0 }.filter { header in !given.contains { $0.isNamed(header.name) } } + given
+  }
+
+  /// Without a colon it is something else, such as a token, none of which may be shown or sent as a name.
+  private static func parts(ofLogin login: String) throws(Failure) -> (Substring, Substring) {
+    guard let (user, password) = login.cut(at: ":") else { throw Failure(.loginWithoutColon) }
+    return (user, password)
   }
 
   private static func authorization(_ value: String) throws(Failure) -> HTTPHeader {

@@ -17,6 +17,8 @@ struct CallStatistics {
 
   /// - Parameter bytes: the size of the response's body.
   mutating func add(_ call: PendingCall, bytes: Int) {
+    // A value that fits no call, or a service without an instance, is no call.
+    guard call.attempts > 0 else { return }
     let name = if call.hasResponse, let head = call.head { String(head.status) } else { "no response" }
     if let place = statuses.firstIndex(where: { $0.name == name }) {
       statuses[place].count += 1
@@ -25,7 +27,7 @@ struct CallStatistics {
     }
     latencies.add(call.delay + call.seconds)
     self.bytes += bytes
-    retries += max(0, call.attempts - 1)
+    retries += call.retries
     if call.delay > Double(Pace.slack.milliseconds) / 1000 { late += 1 }
   }
 

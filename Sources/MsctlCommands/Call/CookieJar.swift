@@ -4,6 +4,7 @@ import MsctlCore
 enum CookieJar {
   /// What a line begins with that is no comment: a cookie that scripts do not see.
   private static let hidden = "#HttpOnly_"
+  private static let titles = ["# Netscape HTTP Cookie File", "# HTTP Cookie File"]
 
   /// - Returns: no cookies where there is no file.
   static func read(_ path: String) throws(Failure) -> [String] {
@@ -15,9 +16,15 @@ enum CookieJar {
     guard identity != nil else { return [] }
     let bytes = try readFile(path, what: "the cookies")
     // Other lines would be commands to libcurl, or headers.
-    return bytes.split(separator: 0x0A).map { String(decoding: $0, as: UTF8.self) }.filter { line in
+    let lines = bytes.split(separator: 0x0A).map { String(decoding: $0, as: UTF8.self) }
+    let cookies = lines.filter { line in
       line.holds("\t") && (!line.begins(with: "#") || line.begins(with: hidden))
     }
+    // What is something else would be lost when the cookies are written.
+    guard !cookies.isEmpty || lines.isEmpty || titles.contains(where: lines[0].begins) else {
+      throw Failure(.unwritableFile(path, reason: "it holds something else than cookies"))
+    }
+    return cookies
   }
 
   static func write(_ cookies: [String], to path: String) throws(Failure) {

@@ -43,7 +43,8 @@ enum CurlCommand {
     // curl would wait for a go-ahead before a large body.
     if request.body != .none, !isNamed("Expect") { words.add("--header", "Expect:") }
     if let jar = options.cookieJar?.text {
-      words.add("--cookie", jar, "--cookie-jar", jar)
+      // To curl, a word with an equals sign is a cookie itself.
+      words.add("--cookie", jar.holds("=") && !jar.begins(with: "/") ? "./" + jar : jar, "--cookie-jar", jar)
     } else if request.cookies != nil {
       words.add("--cookie", "")
     }

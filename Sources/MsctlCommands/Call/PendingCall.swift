@@ -46,6 +46,7 @@ final class PendingCall {
   var body: [UInt8] { call.body }
   var seconds: Double { call.seconds }
   var attempts: Int { call.attempts }
+  var retries: Int { call.retries }
   var cookies: [String] { call.cookies }
   var wakeTime: Deadline { call.wakeTime }
   /// Whether there was no instance to call.

@@ -30,6 +30,7 @@ package final class CallDriver {
   package var outcome: ServiceCall.Outcome? { machine.outcome }
   package var instance: ServiceInstance? { machine.instance }
   package var attempts: Int { machine.attempts }
+  package var retries: Int { machine.retries }
 
   /// The head of the response, once it is complete and will not be given up for another attempt.
   package var head: HTTPHead? {

@@ -82,6 +82,8 @@ package struct ServiceCall: Sendable {
   /// The instance of the attempt that counts.
   package private(set) var instance: ServiceInstance?
   package private(set) var attempts = 0
+  /// How many of the attempts are none that only turned to another instance.
+  package private(set) var retries = 0
 
   package init(
     _ target: Target, _ policy: RetryPolicy, retries: Int, attemptTimeout: Duration? = nil, until deadline: Deadline,
@@ -204,6 +206,7 @@ package struct ServiceCall: Sendable {
         return end(Outcome(attempt), &actions)
       }
       retriesLeft -= 1
+      retries += 1
       actions.append(.note(.pausing(instance, attempt, for: pause)))
       state = .pausing(until: now + pause, after: attempt)
     }

@@ -18,7 +18,7 @@ package struct Pace: Sendable {
   /// What one that begins late may be made up for by those after it: a loop wakes up a little late.
   package static let slack: Duration = .milliseconds(10)
 
-  private let interval: Duration
+  package let interval: Duration
   /// When the next may begin.
   package private(set) var next: Deadline
 
