@@ -142,6 +142,11 @@ struct CallTests {
     for name in ["X-Api-Key", "Authorization", "Cookie"] { #expect(arrived.header(name) == nil) }
     #expect(arrived.header("traceparent") != nil)
 
+    // Without its key, what is retried would be done twice there.
+    _ = try await Tool.run("call", "POST", server.url + "/away", "--follow", "--idempotency-key", words[0], "a=1")
+    let keys = (server.requests + other.requests).compactMap { $0.header("Idempotency-Key") }
+    #expect(keys.count == 2 && Set(keys).count == 1 && other.requests.last?.header("X-Api-Key") == nil)
+
     let loop = try await Tool.run("call", server.url + "/loop", "--follow")
     #expect(loop.status == 4)
     #expect(loop.err.shows("call status", ["404": "302", "reason": "Found"]))
