@@ -862,7 +862,8 @@ extension CommandNote {
     switch self {
     case .killed(let command): killedText("'\(command)'")
 
-    case .unreadInput: "standard input is not read: '--data -' sends it as the body, '< /dev/null' says that it is not meant"
+    case .unreadInput:
+      "standard input is not read: '--data -' sends it as the body, '< /dev/null' says that it is not meant"
 
     case .waitingForBroker(let failure, let time): "\(failure.message); waiting for up to \(time.shown)"
     case .declaredQueue(let queue): "declared the queue '\(queue)', which did not exist"
