@@ -28,6 +28,8 @@ package struct Flag<Options: Sendable>: Sendable {
 
   package func details(_ text: String) -> Self { with { $0.details = text } }
   package func variable(_ name: String) -> Self { with { $0.variable = name } }
+  /// Where it is written, the variable of this other option is not read.
+  package func unsets(variableOf long: String) -> Self { with { $0.unsets = long } }
   /// It is seldom wanted.
   package func brief() -> Self { with { $0.isBrief = true } }
   package func secret() -> Self { with { $0.secret = true } }

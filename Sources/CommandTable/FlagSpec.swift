@@ -17,6 +17,8 @@ package struct FlagSpec: Sendable {
   var makeDefault: @Sendable () -> String? = { nil }
   /// The environment variable that gives the value where the command line does not.
   package var variable: String?
+  /// The option whose variable is not read where this one is written: its value would belong to another one's.
+  var unsets: String?
   /// Each use adds a value instead of replacing the one before.
   package var repeats = false
   /// The value may hold a password: no error repeats it.

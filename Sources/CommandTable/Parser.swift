@@ -136,7 +136,8 @@ extension Command {
         throw .invalidValue(variable.spec.name, variable.spec.secret ? nil : word, error)
       }
     }
-    for flag in flags where !seen.contains(flag.spec.long) {
+    let unset = flags.filter { seen.contains($0.spec.long) }.compactMap(\.spec.unsets)
+    for flag in flags where !seen.contains(flag.spec.long) && !unset.contains(flag.spec.long) {
       guard let name = flag.spec.variable, let word = set(name) else { continue }
       do { try flag.apply(&options, word) } catch { throw .invalidValue(name, flag.spec.secret ? nil : word, error) }
     }

@@ -61,6 +61,8 @@ enum CommandError {
 
   case emptyQueue(String)
   case unusableResumeFile(String, reason: String)
+  /// A queue of this name is there, for all.
+  case notExclusive(queue: String)
   case unfitBinding(exchange: String, type: String, BindingMisfit)
   /// With `--origin`: it has none.
   case notDeadLettered(AMQPMessage)

@@ -253,6 +253,16 @@ private func repeatedBreaksFailure(
 }
 
 extension BrokerOptions {
+  /// A failure to connect, with the place of the password where the login was refused.
+  func explained(_ failure: Failure) -> Failure {
+    guard let passwordFile, case .amqp(let errors) = failure.cause, let error = errors.first?.error,
+      error.kind == .denied, !error.reason.holds(text: "vhost")
+    else { return failure }
+    var failure = failure
+    failure.hint = "Check the user name in the URI and the password in '\(passwordFile)'."
+    return failure
+  }
+
   /// What went wrong with a queue, with a next step for what usually goes wrong.
   func failure(_ error: AMQPError, queue: String, _ uri: AMQPURI) -> Failure {
     var failure = error.failure(uri)
@@ -269,6 +279,12 @@ extension BrokerOptions {
       failure.code = .timedOut
       failure.message = "the broker requeued the messages of '\(queue)' (consumer timeout): \(error.reason)"
       failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
+    case .channelClosed(code: 406) where error.reason.holds(text: "invalid arg 'x-stream-"):
+      let kinds = ["classic", "quorum"].filter { error.reason.holds(text: "rabbit_\($0)_queue") }
+      failure.message = "the queue '\(queue)' is \(kinds.first.map { "a \($0) queue" } ?? "of another type"), not a stream"
+      failure.hint =
+        error.reason.holds(text: "x-stream-offset")
+        ? "Leave out '--stream'." : "Leave out '--consumer-argument x-stream-...': only streams have it."
     case .channelClosed(code: 406) where error.reason.holds(text: "inequivalent arg"):
       failure.message = "the queue '\(queue)' exists with other arguments: \(error.reason)"
       failure.hint = "Leave out '--queue-argument' to use it with its own arguments."
@@ -380,7 +396,8 @@ extension Publisher.Cause {
   private func failure(_ options: Publish.Options, _ uri: AMQPURI) -> Failure {
     switch self {
     case .interrupted(let number): return .interrupted(by: number)
-    case .input(let failure), .output(let failure), .driver(let failure), .unconnected(let failure): return failure
+    case .input(let failure), .output(let failure), .driver(let failure): return failure
+    case .unconnected(let failure): return options.broker.explained(failure)
     case .broker(let error):
       var failure = error.failure(uri)
       if case .channelClosed(code: 404) = error.kind {
@@ -442,7 +459,8 @@ extension Consumer.Cause {
     case .interrupted(let number): return .interrupted(by: number)
     case .tooFew(let handled, let count):
       return Failure(.timedOut, "received \(handled) of \(count) messages from '\(queue)' in time")
-    case .output(let failure), .handling(let failure), .unconnected(let failure): return failure
+    case .output(let failure), .handling(let failure): return failure
+    case .unconnected(let failure): return names.broker.explained(failure)
     case .broker(let error): return names.failure(error)
     case .repeatedBreaks(let error, let breaks, let time, let message):
       let place = "consuming '\(queue)'" + (message.map { " after message \($0)" } ?? "")
@@ -779,6 +797,10 @@ extension CommandError {
       Failure(
         .badInput, "cannot resume from '\(path)': \(reason)",
         hint: "Use another file, or remove it to begin where '--offset' says.")
+    case .notExclusive(let queue):
+      Failure(
+        .failed, "the queue '\(queue)' exists and is not exclusive",
+        hint: "Leave out '--exclusive' to bind and consume it, or choose another name.")
     case .unfitBinding(let exchange, let type, let misfit):
       Failure(.usage, "'\(exchange)' is a \(type) exchange, which \(misfit.text)", hint: misfit.hint)
     case .notDeadLettered(let message):

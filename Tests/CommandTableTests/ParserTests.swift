@@ -12,6 +12,7 @@ private struct Options: Defaulted, Equatable {
   var isQuiet = false
   var isBrief = false
   var secret = 0
+  var owner: String?
   var method: String?
   var target = ""
   var rest: [String] = []
@@ -27,6 +28,7 @@ private let paint = Command<Options>(
     .toggle("quiet", "q", into: \.isQuiet, "Say nothing"),
     .toggle("brief", "b", into: \.isBrief, "Say little"),
     .value("secret", nil, "NUMBER", into: \.secret, "A secret number").secret().variable("PAINT_SECRET"),
+    .value("wall-of", nil, "NAME", into: \.owner, "Whose wall").unsets(variableOf: "secret"),
   ],
   operands: [
     .optional("METHOD", into: \.method, "An upper-case word") { ("A"..."Z").contains($0.prefix(1)) },
@@ -104,6 +106,11 @@ struct ParserTests {
     #expect(try parsed("wall", "-nBob", environment: ["PAINT_NAME": "Ada"]).name == "Bob")
     #expect(try parsed("wall", environment: ["PAINT_NAME": ""]).name == nil)
     #expect(try parsed("wall", environment: ["PAINT_COLOUR": "red"]).colour == .red)
+    // One that belongs to the value of another option goes with it.
+    let environment = ["PAINT_SECRET": "7"]
+    #expect(try parsed("wall", environment: environment).secret == 7)
+    #expect(try parsed("wall", "--wall-of", "Ada", environment: environment).secret == 0)
+    #expect(try parsed("wall", "--wall-of", "Ada", "--secret", "8", environment: environment).secret == 8)
   }
 
   @Test(

@@ -117,7 +117,44 @@ struct MessageTests {
         output.err.shows("queue with other arguments", ["queue": queue]) && output.err.contains("arg 'x-max-length'"))
       #expect(try await Tool.run("publish", queue, "1", "--passive").status == 0)
       #expect(try await Tool.run("publish", queue, "1", "--queue-argument", "x-max-length=7").status == 0)
-      #expect(try await Tool.run("consume", queue, "--count", "2").out == "1\n1\n")
+      let consumed = try await Tool.run("consume", queue, "--queue-argument", "x-max-length=8", "--count", "2")
+      #expect(consumed.status == 1 && consumed.out.isEmpty, "\(consumed)")
+      #expect(consumed.err.shows("queue with other arguments", ["queue": queue]), "\(consumed)")
+      let same = try await Tool.run("consume", queue, "--queue-argument", "x-max-length=7", "--count", "2")
+      #expect(same.out == "1\n1\n", "\(same)")
+    }
+  }
+
+  @Test("a queue that is no stream is named with its type", arguments: ["classic", "quorum"])
+  func noStream(_ type: String) async throws {
+    try await withQueue(arguments: #"{"x-queue-type":"\#(type)"}"#) { queue in
+      let output = try await Tool.run("consume", queue, "--stream", "--count", "1")
+      #expect(output.status == 1, "\(output)")
+      #expect(
+        output.err
+          == "msctl: the queue '\(queue)' is a \(type) queue, not a stream\n       Leave out '--stream'.\n", "\(output)")
+    }
+  }
+
+  @Test("the password file of the environment is not for a broker that '--broker' names; a refused login tells the file")
+  func passwordFile() async throws {
+    let file = FileManager.default.temporaryDirectory.appendingPathComponent(Services.uniqueName("password"))
+    try Data("not-the-password\n".utf8).write(to: file)
+    defer { try? FileManager.default.removeItem(at: file) }
+    try await withQueue { queue in
+      let environment = ["AMQP_URL": Services.broker, "AMQP_PASSWORD_FILE": file.path]
+      let named = try await Tool.run(
+        "publish", queue, "1", "--broker", Services.broker, environment: environment)
+      #expect(named.status == 0, "\(named)")
+      for words in [[], ["--broker", Services.broker, "--password-file", file.path]] {
+        let refused = try await RunningProcess(
+          Tool.binary, ["publish", queue, "1"] + words, environment: environment
+        ).end()
+        #expect(refused.status == 6, "\(words): \(refused)")
+        #expect(
+          refused.err.contains("Check the user name in the URI and the password in '\(file.path)'."), "\(refused)")
+        #expect(!refused.err.contains("not-the-password"))
+      }
     }
   }
 
@@ -357,6 +394,19 @@ struct MessageTests {
         ["consume", "q", "--peek", "--drain"],
         "'--peek' cannot be combined with '--drain', '--idle' or '--for'"
       ),
+      (["publish", "-x", "e", "1", "--queue-argument", "a=1"], "'--queue-argument' requires QUEUE, which it declares"),
+      (["publish", "q", "1", "--reply-timeout", "1s"], "'--reply-timeout' requires '--reply'"),
+      (["publish", "q", "1", "--dry-run", "--reply"], "'--dry-run' cannot be combined with '--reply'"),
+      (["consume", "q", "--peek", "--ready-file", "f"], "'--peek' cannot be combined with '--ready-file'"),
+      (
+        ["consume", "q", "--exec", "x", "--max-attempts", "2", "--on-error", "reject"],
+        "'--max-attempts' cannot be combined with '--on-error reject', which allows one attempt"
+      ),
+      (
+        ["consume", "q", "--exec", "x", "--max-attempts", "2", "--on-error", "stop"],
+        "'--max-attempts' cannot be combined with '--on-error stop', which allows one attempt"
+      ),
+      (["consume", "q", "-x", "e", "--expires", "0s"], "'--expires' must be at least 1ms"),
       (["consume", ""], "QUEUE: invalid queue name '': must not be empty"),
     ])
   func usage(_ words: [String], _ message: String) async throws {

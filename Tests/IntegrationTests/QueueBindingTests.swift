@@ -116,6 +116,10 @@ struct QueueBindingTests {
     consumer.signal(SIGTERM)
     #expect(try await consumer.end().status == 143)
     try await eventually("it is gone") { try await !isThere(queue) }
+    try await withQueue { queue in
+      let shared = try await Tool.run("consume", queue, "-x", "amq.topic", "--exclusive")
+      #expect(shared.status == 1 && shared.err.showsOnly("notExclusive", with: ["queue": queue]), "\(shared)")
+    }
   }
 
   @Test("is bound anew by each connection, under its name")

@@ -693,7 +693,8 @@ extension CommandError: Sampled {
     case .undelivered: .unpublished(1)
     case .unpublished: .emptyQueue("<queue>")
     case .emptyQueue: .unusableResumeFile("<path>", reason: "<reason>")
-    case .unusableResumeFile: .unfitBinding(exchange: "<exchange>", type: "headers", .keyForHeaders("<name>=<value>"))
+    case .unusableResumeFile: .notExclusive(queue: "<queue>")
+    case .notExclusive: .unfitBinding(exchange: "<exchange>", type: "headers", .keyForHeaders("<name>=<value>"))
     case .unfitBinding(_, _, .keyForHeaders(let key)) where key.utf8.last != UInt8(ascii: "#"):
       .unfitBinding(exchange: "<exchange>", type: "headers", .keyForHeaders("<key>.#"))
     case .unfitBinding(_, _, .keyForHeaders): .unfitBinding(exchange: "<exchange>", type: "fanout", .keyForAll("<key>"))

@@ -52,6 +52,12 @@ enum Consume: Verb {
       broker.queueArguments.last { $0.name.isSame(as: "x-delivery-limit") }.flatMap { Int($0.value) }
     }
 
+    /// Whether a queue that exists must have the arguments. A delivery limit alone may be that of a policy: it is only believed. What
+    /// only looks is content with some of them.
+    var comparesArguments: Bool {
+      !broker.isPassive && !peeks && broker.queueArguments.contains { !$0.name.isSame(as: "x-delivery-limit") }
+    }
+
     /// Whether it ends although nobody ends it.
     var endsByItself: Bool { count != nil || idle != nil || time != nil || drains || peeks }
 
@@ -452,7 +458,7 @@ enum Consume: Verb {
       var asked = AMQPConnection.Setup()
       asked.queue = queue
       // A filter that cannot be started should not have got anything, nor a queue that cannot be bound.
-      if options.through == nil, options.exchange == nil { asked.consumer = firstConsumer(of: queue, options) }
+      if options.through == nil, options.exchange == nil, !options.comparesArguments { asked.consumer = firstConsumer(of: queue, options) }
       setup = asked
     }
     let prepared = PreparedQueue()
@@ -536,7 +542,7 @@ enum Consume: Verb {
     try binding?.check(on: connection)
     if let binding, options.isExclusive || options.queue == nil || options.expires != nil {
       prepared.name = try binding.declareQueue(options.broker, on: connection)
-    } else if missing != nil {
+    } else if missing != nil || options.comparesArguments {
       var broker = options.broker
       if options.isStream { broker.queueArguments.append(NameValue("x-queue-type", "stream")) }
       try broker.assertQueue(name, on: connection)

@@ -21,6 +21,7 @@ extension Consume {
       throw ValueError(
         "'--exclusive' declares a new queue and cannot be combined with '--passive', '--drain' or '--peek'")
     }
+    if let expires = options.expires, expires < .milliseconds(1) { throw ValueError("'--expires' must be at least 1ms") }
     if options.expires != nil, options.broker.isPassive {
       throw ValueError("'--expires' declares the queue and cannot be combined with '--passive'")
     }
@@ -36,6 +37,7 @@ extension Consume {
     if options.exec != nil, options.through != nil {
       throw ValueError("'--exec' cannot be combined with '--through'")
     }
+    if options.peeks, options.readyFile != nil { throw ValueError("'--peek' cannot be combined with '--ready-file'") }
     if options.peeks, options.exec != nil || options.through != nil {
       throw ValueError("'--peek' cannot be combined with '--exec' or '--through'")
     }
@@ -58,6 +60,10 @@ extension Consume {
     }
     if options.maxAttempts != nil, options.exec == nil, !options.restarts {
       throw ValueError("'--max-attempts' requires '--exec', or '--through' with '--restart'")
+    }
+    if options.maxAttempts != nil, options.onError != .requeue {
+      throw ValueError(
+        "'--max-attempts' cannot be combined with '--on-error \(options.onError.rawValue)', which allows one attempt")
     }
     if options.maxAttempts != nil, options.handling == .filter(chooses: true) {
       throw ValueError(

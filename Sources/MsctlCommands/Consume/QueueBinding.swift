@@ -57,14 +57,36 @@ struct QueueBinding {
 
   /// Declares the queue, where it is not one that is taken as it is.
   func declareQueue(_ broker: BrokerOptions, on connection: AMQPConnection) throws(Failure) -> String {
+    var isOpen = false
     do throws(AMQPError) {
       switch binding.queue {
       case .brokerNamed: return try connection.declareExclusiveQueue("", arguments: [])
-      case .exclusive(let arguments): return try connection.declareExclusiveQueue(queue ?? "", arguments: arguments)
+      case .exclusive(let arguments):
+        do throws(AMQPError) {
+          return try connection.declareExclusiveQueue(queue ?? "", arguments: arguments)
+        } catch {
+          if error.kind == .channelClosed(code: 405) { isOpen = try isShared(on: connection) }
+          throw error
+        }
       case .declared(let arguments): return try connection.declareQueue(queue ?? "", arguments: arguments).name
       case .existing: return queue ?? ""
       }
-    } catch { throw broker.failure(error, queue: queue ?? "", connection.uri) }
+    } catch {
+      if isOpen { throw Failure(.notExclusive(queue: queue ?? "")) }
+      throw broker.failure(error, queue: queue ?? "", connection.uri)
+    }
+  }
+
+  /// Whether the queue is one for all: the broker refuses to declare it exclusive with the same words as another connection's own.
+  private func isShared(on connection: AMQPConnection) throws(AMQPError) -> Bool {
+    try connection.openChannel()
+    do throws(AMQPError) {
+      _ = try connection.inspectQueue(queue ?? "")
+      return true
+    } catch {
+      guard error.kind == .channelClosed(code: 405) else { throw error }
+      return false
+    }
   }
 
   func bind(_ queue: String, on connection: AMQPConnection) throws(Failure) {

@@ -165,6 +165,13 @@ enum Publish: Verb {
       if options.isOptional, options.declaredQueue != nil {
         throw ValueError("'--no-mandatory' requires '--exchange': QUEUE gets every message")
       }
+      if !options.broker.queueArguments.isEmpty, options.declaredQueue == nil {
+        throw ValueError("'--queue-argument' requires QUEUE, which it declares")
+      }
+      if options.replyTimeout != Options().replyTimeout, !options.wantsReply {
+        throw ValueError("'--reply-timeout' requires '--reply'")
+      }
+      if options.isDryRun, options.wantsReply { throw ValueError("'--dry-run' cannot be combined with '--reply'") }
       if options.isOptional, options.wantsReply {
         throw ValueError("'--no-mandatory' cannot be combined with '--reply'")
       }

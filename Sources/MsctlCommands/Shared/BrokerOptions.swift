@@ -22,18 +22,19 @@ struct BrokerOptions: Defaulted {
 
   static let flags: [Flag<BrokerOptions>] = [
     .value("broker", nil, "URI", into: \.brokers, "URI of the broker, or several separated by commas")
-      .variable("AMQP_URL").secret()
+      .variable("AMQP_URL").secret().unsets(variableOf: "password-file")
       .details(
         """
         RabbitMQ's URI: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps:// for TLS, with the parameters heartbeat, \
         connection_timeout, cacertfile, certfile, keyfile, verify and auth_mechanism after '?'. Keep the password in the \
-        variable or in a file: every process can see a command line.
+        variable or in a file: every process can see a command line. With '--broker', AMQP_PASSWORD_FILE is not used, like \
+        AMQP_URL; give '--password-file' along with it.
         """),
     .value("password-file", nil, "FILE", into: \.passwordFile, "Read the password from FILE")
       .variable("AMQP_PASSWORD_FILE").completed(by: .file)
       .details(
         """
-        It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced. While reconnecting, a \
+        It replaces a password in the URI. It is read at every connection, so that a password that expires (an OAuth 2 token) can be replaced. While reconnecting, a \
         refused login is tried again.
         """),
     .value("wait", nil, "TIME", into: \.wait, "Wait up to TIME for the first connection")

@@ -58,7 +58,9 @@ final class FirstConnection: LoopMember, LoopQuestion {
   }
 
   private func pause(after failure: Failure) throws(Failure) {
-    guard failure.isTransient(awaitsPassword: options.passwordFile != nil), !deadline.isPast else { throw failure }
+    guard failure.isTransient(awaitsPassword: options.passwordFile != nil), !deadline.isPast else {
+      throw options.explained(failure)
+    }
     if !isWaitTold { console.note(.waitingForBroker(failure, upTo: options.wait)) }
     isWaitTold = true
     state = .pausing(until: min(deadline, .after(backoff.next())))
