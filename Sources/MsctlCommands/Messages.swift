@@ -281,7 +281,8 @@ extension BrokerOptions {
       failure.hint = "Handle each message in less time, or raise consumer_timeout in RabbitMQ's configuration."
     case .channelClosed(code: 406) where error.reason.holds(text: "invalid arg 'x-stream-"):
       let kinds = ["classic", "quorum"].filter { error.reason.holds(text: "rabbit_\($0)_queue") }
-      failure.message = "the queue '\(queue)' is \(kinds.first.map { "a \($0) queue" } ?? "of another type"), not a stream"
+      failure.message =
+        "the queue '\(queue)' is \(kinds.first.map { "a \($0) queue" } ?? "of another type"), not a stream"
       failure.hint =
         error.reason.holds(text: "x-stream-offset")
         ? "Leave out '--stream'." : "Leave out '--consumer-argument x-stream-...': only streams have it."

@@ -132,11 +132,13 @@ struct MessageTests {
       #expect(output.status == 1, "\(output)")
       #expect(
         output.err
-          == "msctl: the queue '\(queue)' is a \(type) queue, not a stream\n       Leave out '--stream'.\n", "\(output)")
+          == "msctl: the queue '\(queue)' is a \(type) queue, not a stream\n       Leave out '--stream'.\n", "\(output)"
+      )
     }
   }
 
-  @Test("the password file of the environment is not for a broker that '--broker' names; a refused login tells the file")
+  @Test(
+    "the password file of the environment is not for a broker that '--broker' names; a refused login tells the file")
   func passwordFile() async throws {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent(Services.uniqueName("password"))
     try Data("not-the-password\n".utf8).write(to: file)

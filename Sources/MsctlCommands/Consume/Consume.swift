@@ -458,7 +458,9 @@ enum Consume: Verb {
       var asked = AMQPConnection.Setup()
       asked.queue = queue
       // A filter that cannot be started should not have got anything, nor a queue that cannot be bound.
-      if options.through == nil, options.exchange == nil, !options.comparesArguments { asked.consumer = firstConsumer(of: queue, options) }
+      if options.through == nil, options.exchange == nil, !options.comparesArguments {
+        asked.consumer = firstConsumer(of: queue, options)
+      }
       setup = asked
     }
     let prepared = PreparedQueue()

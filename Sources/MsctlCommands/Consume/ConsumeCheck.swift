@@ -21,7 +21,9 @@ extension Consume {
       throw ValueError(
         "'--exclusive' declares a new queue and cannot be combined with '--passive', '--drain' or '--peek'")
     }
-    if let expires = options.expires, expires < .milliseconds(1) { throw ValueError("'--expires' must be at least 1ms") }
+    if let expires = options.expires, expires < .milliseconds(1) {
+      throw ValueError("'--expires' must be at least 1ms")
+    }
     if options.expires != nil, options.broker.isPassive {
       throw ValueError("'--expires' declares the queue and cannot be combined with '--passive'")
     }
