@@ -27,7 +27,8 @@ struct Main {
   }
 
   private static func explain(_ seed: UInt64, _ search: Search) {
-    guard let finding = search.explain(seed: seed) else { return print("SEED=\(seed) breaks no rule") }
+    let tries = ProcessInfo.processInfo.environment["TRIES"].flatMap { Int($0) } ?? Search.tries
+    guard let finding = search.explain(seed: seed, tries: tries) else { return print("SEED=\(seed) breaks no rule") }
     print(finding.story.joined(separator: "\n"))
     end(
       """

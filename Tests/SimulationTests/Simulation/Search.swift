@@ -15,7 +15,7 @@ package struct Finding {
 /// Looks for a schedule that breaks a rule.
 package struct Search: Sendable {
   /// How many schedules are tried to make one shorter.
-  private static let tries = 4000
+  package static let tries = 4000
 
   private let worlds: [any World.Type]
 
@@ -57,11 +57,12 @@ package struct Search: Sendable {
   }
 
   /// Runs the seed again, and makes its schedule shorter.
-  package func explain(seed: UInt64) -> Finding? {
+  /// - Parameter tries: how many schedules are run for that at most.
+  package func explain(seed: UInt64, tries: Int = Self.tries) -> Finding? {
     let world = world(of: seed)
     let choices = Choices(seed: seed)
     guard let violation = run(world, choices, Story(isKept: false)) else { return nil }
-    let shortest = shortened(choices.made, world, violation.rule)
+    let shortest = shortened(choices.made, world, violation.rule, tries)
     let story = Story(isKept: true)
     let again = Choices(script: shortest)
     let last = run(world, again, story)
@@ -70,9 +71,9 @@ package struct Search: Sendable {
   }
 
   /// Takes out parts of the schedule, and makes choices plainer, as long as the same rule is broken.
-  private func shortened(_ made: [UInt32], _ world: any World.Type, _ rule: String) -> [UInt32] {
+  private func shortened(_ made: [UInt32], _ world: any World.Type, _ rule: String, _ tries: Int) -> [UInt32] {
     var best = made
-    var left = Self.tries
+    var left = tries
     func breaks(_ script: [UInt32]) -> [UInt32]? {
       guard left > 0 else { return nil }
       left -= 1
