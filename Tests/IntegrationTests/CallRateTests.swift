@@ -10,6 +10,20 @@ struct CallRateTests {
     try JSONValue(parsing: try #require(output.err.split(separator: "\n").last).utf8)
   }
 
+  /// A server whose first response takes 300 ms.
+  private static func slowOnce() throws -> TestServer {
+    let isFirst = Mutex(true)
+    return try TestServer { _ in
+      if isFirst.withLock({ first in
+        defer { first = false }
+        return first
+      }) {
+        usleep(300_000)
+      }
+      return .kept("1")
+    }
+  }
+
   @Test("calls begin no faster than the rate says, whatever runs at a time")
   func rate() async throws {
     let server = try TestServer { _ in .kept("1") }
@@ -32,16 +46,7 @@ struct CallRateTests {
 
   @Test("latency counts from when a call was due, not from when there was room for it")
   func due() async throws {
-    let isFirst = Mutex(true)
-    let server = try TestServer { _ in
-      if isFirst.withLock({ first in
-        defer { first = false }
-        return first
-      }) {
-        usleep(300_000)
-      }
-      return .kept("1")
-    }
+    let server = try Self.slowOnce()
     let output = try await Tool.run("call", server.url, "--each", "--rate", "100", "--stats=json", input: "1 2")
     let numbers = try Self.numbers(output)
     // The second was due 10 ms after the first, whose response took 300 ms.
@@ -53,16 +58,7 @@ struct CallRateTests {
     "a call that takes long makes all those late that were due meanwhile and after, where the rate leaves no time to catch up"
   )
   func stalled() async throws {
-    let isFirst = Mutex(true)
-    let server = try TestServer { _ in
-      if isFirst.withLock({ first in
-        defer { first = false }
-        return first
-      }) {
-        usleep(300_000)
-      }
-      return .kept("1")
-    }
+    let server = try Self.slowOnce()
     let output = try await Tool.shell("seq 12 | msctl call \(server.url) --each --rate 100 --stats=json")
     #expect(try #require(Self.numbers(output)["late"]?.integer) >= 11, "\(output)")
   }
