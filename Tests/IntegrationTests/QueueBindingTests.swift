@@ -116,7 +116,7 @@ struct QueueBindingTests {
     consumer.signal(SIGTERM)
     #expect(try await consumer.end().status == 143)
     try await eventually("it is gone") { try await !isThere(queue) }
-    try await withQueue { queue in
+    try await withQueue(arguments: "{}") { queue in
       let shared = try await Tool.run("consume", queue, "-x", "amq.topic", "--exclusive")
       #expect(shared.status == 1 && shared.err.showsOnly("notExclusive", with: ["queue": queue]), "\(shared)")
     }
