@@ -155,6 +155,9 @@ enum Consume: Verb {
         "A pipe that loses nothing"),
       Example("msctl consume orders --stat", "How many messages are ready"),
       Example(
+        "msctl consume -x amq.headers --bind-argument type=pdf --sample 10 --idle 1s",
+        "Every tenth message with a header, as a copy"),
+      Example(
         "msctl consume audit --exchange amq.topic --bind 'order.#' --expires 1h --idle 1s",
         "A queue of its own beside those of others, which is kept for an hour"),
       Example(

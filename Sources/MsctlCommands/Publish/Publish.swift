@@ -133,6 +133,10 @@ enum Publish: Verb {
         "msctl publish -x events --exchange-type topic -k order.created --no-mandatory '{\"id\":1}'",
         "An event, whether or not anyone listens"),
       Example("jq -c '.[]' orders.json | msctl publish orders --rate 50", "At most fifty per second"),
+      Example("msctl publish orders -H tries:=5 -H region=eu '{\"id\":1}'", "With a number and a text as headers"),
+      Example(
+        "jq -c '.[]' orders.json | msctl publish orders --failed-to failed.jsonl --json-errors",
+        "Keep what is not confirmed, with errors for programs"),
       Example(
         "msctl consume orders --drain --envelope | msctl publish replay --envelope --speed 100x",
         "Replay, a hundred times as fast as it happened"),
