@@ -1,4 +1,5 @@
 import Foundation
+import MsctlCore
 import Support
 import Testing
 
@@ -27,6 +28,21 @@ struct CookieTests {
     let other = try TestServer { Self.answer($0) }
     let away = try TestServer { Self.answer($0, to: "http://localhost:\(other.port)/me") }
     #expect(try await Tool.run("call", away.url + "/login", "--follow").out == "\"none\"\n")
+  }
+
+  @Test("stay with their request: a handle of libcurl that kept some is not used for another one")
+  func handles() throws {
+    let server = try TestServer { Self.answer($0) }
+    let http = try HTTPClient(trace: nil, spareHandles: 8)
+    func get(_ path: String, cookies: [String]?) throws -> String {
+      var request = HTTPRequest(url: server.url + path)
+      (request.redirects, request.cookies) = (1, cookies)
+      let transfer = try http.start(request)
+      while transfer.outcome == nil { try http.run(until: .never) }
+      return String(decoding: transfer.takeBody(), as: UTF8.self)
+    }
+    #expect(try get("/login", cookies: []) == "\"a=b; sid=42\"")
+    for cookies in [nil, []] as [[String]?] { #expect(try get("/me", cookies: cookies) == "\"none\"") }
   }
 
   @Test("'--cookie-jar' keeps them for the next call, as curl does")

@@ -30,7 +30,7 @@ struct DigestTests {
     let output = try await Tool.run(
       "call", "POST", server.url + "/a?b=c", "name=Ada", "--digest", "env:LOGIN", environment: ["LOGIN": "ada:p:w"])
     #expect(output.status == 0 && output.out == "{\"ok\":true}\n" && output.err == "", "\(output)")
-    #expect(server.requests.count == 2)
+    #expect(server.requests.map(\.body) == [#"{"name":"Ada"}"#, #"{"name":"Ada"}"#])
     let last = try #require(server.requests.last)
     #expect(last.method == "POST" && last.body == #"{"name":"Ada"}"#)
     let header = try #require(last.header("Authorization"))
@@ -54,7 +54,7 @@ struct DigestTests {
     let output = try await Tool.run(
       "call", server.url, "--digest", "env:LOGIN", "--verbose", environment: ["LOGIN": "ada:hunter2"])
     #expect(output.status == 4 && output.out == "\"no\"\n")
-    #expect(server.requests.count == 2 && !output.err.contains("hunter2"))
+    #expect(server.requests.count == 3 && !output.err.contains("hunter2"))
     let each = try await Tool.run(
       "call", server.url + "/{id}", "--each", "--envelope", "--keep-going", "--digest", "env:LOGIN",
       input: "{\"id\":1}{\"id\":2}", environment: ["LOGIN": "ada:hunter2"])
@@ -66,11 +66,54 @@ struct DigestTests {
     let open = try TestServer { _ in .ok("1") }
     _ = try await Tool.run("call", open.url, "--digest", "env:LOGIN", environment: ["LOGIN": "ada:p"])
     #expect(open.requests.map { $0.header("Authorization") } == [nil])
+    for method in ["POST", "PUT"] {
+      let server = try TestServer {
+        $0.target == "/moved" ? .ok("2") : .status(302, "Found", "", headers: ["Location: /moved"])
+      }
+      let output = try await Tool.run(
+        "call", method, server.url, "a=1", "--follow", "--retry", "2", "--digest", "env:LOGIN",
+        environment: ["LOGIN": "ada:p"])
+      #expect(output.status == 0 && output.out == "2\n", "\(output)")
+      let bodies = server.requests.map(\.body)
+      #expect(bodies == [#"{"a":"1"}"#, method == "PUT" ? #"{"a":"1"}"# : ""], "the body is sent at once, and once")
+    }
     let other = try Self.server("MD5", keeps: true)
     let moved = try TestServer { _ in .status(302, "Found", "", headers: ["Location: \(other.url)/"]) }
     let output = try await Tool.run(
       "call", moved.url, "--follow", "--digest", "env:LOGIN", environment: ["LOGIN": "ada:p"])
     #expect(output.status == 4 && other.requests.map { $0.header("Authorization") } == [nil])
+  }
+
+  @Test("a server that calls each nonce stale gets a few more logins, and no end of them")
+  func stale() async throws {
+    let server = try TestServer { request in
+      .status(
+        401, "Unauthorized", "",
+        headers: ["WWW-Authenticate: Digest realm=\"r\", nonce=\"n0\", qop=\"auth\", stale=true"])
+    }
+    let output = try await Tool.run(
+      "call", "POST", server.url, "a=1", "--digest", "env:LOGIN", environment: ["LOGIN": "ada:p"])
+    #expect(output.status == 6 && output.err.contains("asks for another login"), "\(output)")
+    #expect((3...6).contains(server.requests.count) && server.requests.allSatisfy { $0.body == #"{"a":"1"}"# })
+  }
+
+  @Test("a form goes out again with the login, and what the challenge set as a cookie with it")
+  func form() async throws {
+    let server = try TestServer { request in
+      guard request.header("Authorization") == nil else { return .kept("{\"ok\":true}") }
+      return .status(
+        401, "Unauthorized", "no",
+        headers: [
+          "WWW-Authenticate: Basic realm=\"x\", Digest realm=\"r\", nonce=\"n0\", qop=\"auth\"", "Set-Cookie: c=1",
+        ])
+    }
+    let output = try await Tool.shell(
+      "cd $HOME; printf text > file; LOGIN=ada:p msctl call \(server.url) --form f@file a=1 --follow --digest env:LOGIN"
+    )
+    #expect(output.status == 0 && output.out == "{\"ok\":true}\n", "\(output)")
+    let (requests, last) = (server.requests, try #require(server.requests.last))
+    #expect(requests.count == 2 && requests.allSatisfy { $0.body.contains("text") && $0.body.contains("name=\"a\"") })
+    #expect(last.header("Cookie") == "c=1")
   }
 
   @Test("--as-curl says it without the password")

@@ -222,12 +222,13 @@ enum Call: Verb {
       .value("basic", nil, "SOURCE", into: \.basic, "Log in with user:password from @FILE or env:NAME"),
       .value("digest", nil, "SOURCE", into: \.digest, "Like '--basic', but by Digest authentication").brief()
         .details(
-          "The password is not sent; a request with a body is sent without it first, to get the server's challenge."),
+          "The password is not sent; the request is sent without a login first, and again where the server asks for one."
+        ),
       .value("bearer", nil, "SOURCE", into: \.bearer, "Send the bearer token from @FILE or env:NAME"),
       .toggle("follow", "L", into: \.follows, "Follow up to 10 redirects")
         .details(
           """
-          A redirect to another host drops credentials and custom headers. A 307 or 308 sends the body again, even to \
+          A redirect to another host drops credentials and custom headers, but not an Idempotency-Key. A 307 or 308 sends the body again, even to \
           another host.
           """),
       .value("cookie-jar", nil, "FILE", into: \.cookieJar, "Send the cookies in FILE, and keep new ones there").brief()

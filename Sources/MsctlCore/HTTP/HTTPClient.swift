@@ -9,7 +9,7 @@ package final class HTTPClient {
   package static let bodyLimit = 256 << 20
 
   private let sockets: SocketSet
-  private let handles = EasyHandles()
+  private let handles: EasyHandles
   private let arrivals = HTTPArrivals()
   private var lanes: [HTTPLane] = []
   /// The lanes that have room, the one where a transfer ended last at the end: its connection is free.
@@ -27,12 +27,14 @@ package final class HTTPClient {
     try self.init(trace: nil)
   }
 
-  package init(trace: ((String) -> Void)?) throws(HTTPError) {
+  /// - Parameter spareHandles: how many of libcurl's handles may be kept for requests to come; nil: what is good for the library.
+  package init(trace: ((String) -> Void)?, spareHandles: Int? = nil) throws(HTTPError) {
     guard curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK, let sockets = SocketSet() else {
       throw HTTPError(kind: .broken, reason: "libcurl cannot be set up")
     }
     self.sockets = sockets
     self.trace = trace
+    handles = EasyHandles(most: spareHandles)
     // What the machine does not have is told now, not in the middle of something.
     try addLane()
   }

@@ -7,9 +7,12 @@ import Glibc
 /// Not before libcurl 8.3: until then a handle that is used again reads freed memory where a server begins its headers with a
 /// space (https://github.com/curl/curl/issues/11620).
 final class EasyHandles {
-  private static let most = Version.curlNumber >= 0x080300 ? 64 : 0
+  private let most: Int
   private var idle: [UnsafeMutableRawPointer] = []
   private var headers: HeaderList?
+
+  /// - Parameter most: how many may be kept that are not in use; nil: what is good for the library.
+  init(most: Int?) { self.most = most ?? (Version.curlNumber >= 0x080300 ? 64 : 0) }
 
   deinit { idle.forEach(curl_easy_cleanup) }
 
@@ -21,8 +24,9 @@ final class EasyHandles {
   }
 
   /// Takes back a handle that no multi handle has.
-  func giveBack(_ handle: UnsafeMutableRawPointer) {
-    guard idle.count < Self.most else { return curl_easy_cleanup(handle) }
+  /// - Parameter hadCookies: whether it kept cookies: it does so for ever, and they are no business of the next transfer.
+  func giveBack(_ handle: UnsafeMutableRawPointer, hadCookies: Bool) {
+    guard idle.count < most, !hadCookies else { return curl_easy_cleanup(handle) }
     // Nothing of the transfer may be referred to any more.
     curl_easy_reset(handle)
     idle.append(handle)
@@ -92,6 +96,10 @@ package final class HTTPTransfer {
   /// What must not be sent twice goes over no connection that has been idle for longer than this, in seconds: servers close
   /// theirs after 5 s (Node.js) or more, and one that is closed while a request is under way leaves its fate unknown.
   private static let freshness = 1
+  /// CURLAUTH_DIGEST
+  private static let digest = 2
+  /// How often a login is sent again to a server that refuses it, or calls the nonce stale which it has just given.
+  private static let mostLogins = 3
   /// Longer times are as good as this one, the longest that libcurl takes, in milliseconds.
   private static let longestTimeout = Int(clamping: Int32.max)
   private static let longestRetryAfter: Int64 = 365 * 86400
@@ -114,8 +122,12 @@ package final class HTTPTransfer {
   private var status = 0
   private var reason = ""
   private var isRedirect = false
-  /// Whether the head that is there asks for a login that libcurl has: what comes next is the response to that.
+  /// Whether the answer asks for a login that is there, and was not sent yet.
   private var isChallenge = false
+  /// Whether the request goes out with the login.
+  private var isLogin = false
+  /// Whether the head that is there refuses the login: libcurl by itself sends it once more, or another where the nonce is stale.
+  private var mayBeStale = false
   private var redirectsLeft: Int
   private var tooLarge = false
   /// Whether libcurl holds the body back until there is room.
@@ -165,7 +177,7 @@ package final class HTTPTransfer {
   }
 
   deinit {
-    handles.giveBack(handle)
+    handles.giveBack(handle, hadCookies: request.cookies != nil)
     releaseLists()
     errorText.deallocate()
   }
@@ -192,13 +204,8 @@ package final class HTTPTransfer {
 
   /// Sets up a handle on which nothing is set.
   private func configure() throws(HTTPError) {
-    head = nil
-    headerLines = []
-    headerBytes = 0
-    isRedirect = false
-    isChallenge = false
-    bytesBeforeRequest = nil
-    wasStopped = false
+    forgetAnswer()
+    isLogin = false
     releaseLists()
 
     try set(CURLOPT_ERRORBUFFER, UnsafeMutableRawPointer(errorText))
@@ -211,9 +218,7 @@ package final class HTTPTransfer {
     // For libcurl zero is its own time of 5 minutes.
     let connectTimeout = request.connectTimeout == .zero ? Self.longestTimeout : request.connectTimeout.milliseconds
     try set(CURLOPT_CONNECTTIMEOUT_MS, min(max(1, connectTimeout), Self.longestTimeout))
-    if request.deadline != .never {
-      try set(CURLOPT_TIMEOUT_MS, min(max(1, request.deadline.remaining.milliseconds), Self.longestTimeout))
-    }
+    try configureTimeout()
     if let silence = request.silence {
       try set(CURLOPT_LOW_SPEED_LIMIT, 1)
       try set(CURLOPT_LOW_SPEED_TIME, min(max(1, silence.milliseconds / 1000), Self.longestTimeout))
@@ -233,12 +238,6 @@ package final class HTTPTransfer {
       try set(CURLOPT_COOKIEFILE, "")
       for cookie in cookies { try set(CURLOPT_COOKIELIST, cookie) }
     }
-    if let (user, password) = request.digest {
-      // CURLAUTH_DIGEST
-      try set(CURLOPT_HTTPAUTH, 2)
-      try set(CURLOPT_USERNAME, user)
-      try set(CURLOPT_PASSWORD, password)
-    }
     try configureTLS()
     try configureBody()
 
@@ -257,6 +256,22 @@ package final class HTTPTransfer {
     try check(msctl_set_close_hook(handle, closeSocket))
     try set(CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(sockets).toOpaque())
     traceRequest()
+  }
+
+  private func configureTimeout() throws(HTTPError) {
+    guard request.deadline != .never else { return }
+    try set(CURLOPT_TIMEOUT_MS, min(max(1, request.deadline.remaining.milliseconds), Self.longestTimeout))
+  }
+
+  private func forgetAnswer() {
+    head = nil
+    headerLines = []
+    headerBytes = 0
+    isRedirect = false
+    isChallenge = false
+    mayBeStale = false
+    bytesBeforeRequest = nil
+    wasStopped = false
   }
 
   private func traceRequest() {
@@ -377,8 +392,8 @@ package final class HTTPTransfer {
       return false
     }
     if line.starts(with: "HTTP/".utf8) {
-      if isChallenge {
-        isChallenge = false
+      if mayBeStale {
+        mayBeStale = false
         head = nil
       }
       headerLines = []
@@ -388,7 +403,7 @@ package final class HTTPTransfer {
       reason = words.count > 2 ? String(decoding: words[2], as: UTF8.self) : ""
     } else if line.count <= 2 {
       // The empty line; what may follow after the body are trailers.
-      guard status >= 200, head == nil, !isRedirect else { return true }
+      guard status >= 200, head == nil, !isRedirect, !isChallenge else { return true }
       let head = HTTPHead(status: status, reason: reason, lines: headerLines, url: request.url)
       if let trace {
         trace("< \(status)\(reason.isEmpty ? "" : " " + reason)")
@@ -396,10 +411,11 @@ package final class HTTPTransfer {
       }
       isRedirect =
         redirectsLeft > 0 && [301, 302, 303, 307, 308].contains(status) && head.header("Location") != nil
-      if !isRedirect { self.head = head }
-      if status == 401, request.digest != nil {
-        // Nothing was done yet, and libcurl may send the request with the login.
-        isChallenge = true
+      isChallenge = status == 401 && request.digest != nil && !isLogin && asksForDigest
+      if !isRedirect, !isChallenge { self.head = head }
+      if status == 401, isLogin {
+        // Nothing was done yet.
+        mayBeStale = true
         bytesBeforeRequest = nil
       }
     } else if head == nil {
@@ -410,7 +426,7 @@ package final class HTTPTransfer {
 
   /// - Returns: whether the bytes were taken; those that were not come again.
   fileprivate func receive(body bytes: UnsafeRawBufferPointer) -> Bool {
-    if isRedirect { return true }
+    if isRedirect || isChallenge { return true }
     if let bodyReader, let head, bodyReader(head, bytes) { return true }
     guard body.count < Self.bodyPause else {
       isPaused = true
@@ -447,6 +463,17 @@ package final class HTTPTransfer {
   /// - Returns: whether the transfer goes on, to where a redirect points.
   func end(_ code: CURLcode) -> Bool {
     defer { if outcome != nil { arrivals.tell(number) } }
+    if code == CURLE_OK, isChallenge {
+      // Nothing was done yet.
+      readCookies()
+      do {
+        try logIn()
+        return true
+      } catch {
+        outcome = .failure(error)
+        return false
+      }
+    }
     if let before = bytesBeforeRequest, bytesSent > before { hasSent = true }
     if code != CURLE_OK, wasStopped, !isResent, request.isIdempotent {
       isResent = true
@@ -479,6 +506,28 @@ package final class HTTPTransfer {
     }
   }
 
+  private var asksForDigest: Bool {
+    var offered = 0
+    msctl_get_long(handle, CURLINFO_HTTPAUTH_AVAIL, &offered)
+    return offered & Self.digest != 0
+  }
+
+  /// Sends the request again, with the login that the server has asked for. Were the login there from the beginning, libcurl would
+  /// send the request without its body first, which a server that does not ask takes for the request. Of a handle that is not set
+  /// back, libcurl knows the challenge.
+  private func logIn() throws(HTTPError) {
+    guard let (user, password) = request.digest else { return }
+    forgetAnswer()
+    isLogin = true
+    try configureTimeout()
+    try set(CURLOPT_HTTPAUTH, Self.digest)
+    try set(CURLOPT_USERNAME, user)
+    try set(CURLOPT_PASSWORD, password)
+    // To libcurl, a login that is sent once more is a redirect.
+    try set(CURLOPT_MAXREDIRS, Self.mostLogins)
+    traceRequest()
+  }
+
   /// Ends it where libcurl itself cannot go on.
   func fail(_ error: HTTPError) {
     outcome = .failure(error)
@@ -500,7 +549,7 @@ package final class HTTPTransfer {
     }
     redirectsLeft -= 1
     let next = try handles.take()
-    handles.giveBack(handle)
+    handles.giveBack(handle, hadCookies: request.cookies != nil)
     handle = next
     request.url = target
     let becomesGet =
@@ -522,7 +571,8 @@ package final class HTTPTransfer {
     try configure()
   }
 
-  private static let harmless = ["Accept", "User-Agent", "Content-Type", "traceparent"]
+  /// A key without which a request that is sent again would do its work again is no credential.
+  private static let harmless = ["Accept", "User-Agent", "Content-Type", "traceparent", HTTPRequest.idempotencyKey]
 
   /// CURLE_TOO_LARGE, which newer libraries use for headers beyond their limits, and older headers of libcurl do not name.
   private static let tooLarge = CURLcode(rawValue: 100)
@@ -535,6 +585,8 @@ package final class HTTPTransfer {
       detail.holds("@") || code == CURLE_COULDNT_RESOLVE_PROXY || !shownURL(request.url).isSame(as: request.url)
     let text = detail.isEmpty || mayShowLogin ? String(cString: curl_easy_strerror(code)) : detail
     switch code {
+    case CURLE_TOO_MANY_REDIRECTS:
+      return HTTPError(kind: .broken, reason: "the server asks for another login again and again")
     case CURLE_ABORTED_BY_CALLBACK where wasStopped:
       return HTTPError(kind: .broken, reason: "the server closed the connection without a response")
     case CURLE_URL_MALFORMAT:
