@@ -459,7 +459,9 @@ private final class ConsumeRun: ConsumerHost {
     if total > 0, choices.chance(queue.kind == .stream ? 20 : 5) {
       isQuiet = false
       breaks += 1
-      curse = "body \(choices.pick(total))"
+      // Of a stream, what is handled before it may come again each time.
+      let isLast = queue.kind == .stream && choices.chance(50)
+      curse = "body \(isLast ? total - 1 : choices.pick(total))"
       return planEnds()
     }
     for _ in 0..<choices.pick(from: [0, 0, 1, 2, 4]) {

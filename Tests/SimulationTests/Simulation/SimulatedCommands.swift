@@ -261,7 +261,11 @@ final class SimulatedCommands: SimulatedHandler {
       if !written.contains(settlement.number) {
         violation = Violation("only what has succeeded and is passed on is handled", key)
       }
-    case .requeue: requeued[key, default: 0] += 1
+    case .requeue:
+      if unreplied.contains(settlement.number) {
+        violation = Violation("a message whose reply is refused is not tried again", key)
+      }
+      requeued[key, default: 0] += 1
     case .reject:
       if options.onError != .reject, !unreplied.contains(settlement.number),
         failed[place, default: 0] < options.maxAttempts ?? .max

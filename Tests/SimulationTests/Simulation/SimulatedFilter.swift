@@ -64,6 +64,9 @@ final class SimulatedFilter: SimulatedHandler {
   /// How many messages of a hundred are left out.
   private let leftOut: Int
   private let options: MessageFilter.Options
+  /// Whether it gets more room as long as it is silent, and whether that was more than its input takes.
+  private let getsRoom: Bool
+  private var wasFull = false
   private var machine: MessageFilter
   private var process: Process?
   private var starts = 0
@@ -97,11 +100,12 @@ final class SimulatedFilter: SimulatedHandler {
     options.mustReachEnd = plan.limit != nil || plan.drains
     options.window = plan.prefetch
     self.options = options
+    getsRoom = plan.roomForSilence != nil
     machine = MessageFilter(options)
     process = begin()
   }
 
-  var isReliable: Bool { manner == .sound }
+  var isReliable: Bool { manner == .sound || manner == .holdsBack && getsRoom && !wasFull }
   /// Whether it may leave out messages, which go back.
   var mayLeaveOut: Bool { options.matches }
   /// Whether its end may be put off for as long as it fails.
@@ -251,6 +255,7 @@ final class SimulatedFilter: SimulatedHandler {
     }
     guard var process, process.readsInput, process.exit == nil, let key = keys[number] else { return }
     process.read.append((number, key))
+    wasFull = wasFull || process.read.count >= room
     answer(number, key, &process)
     self.process = process
   }
