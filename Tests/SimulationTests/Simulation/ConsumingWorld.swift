@@ -93,6 +93,8 @@ private final class ConsumeRun: ConsumerHost {
   private var lastProgress = Clock.start
   /// Since when connections are opened anew and nothing has come of that.
   private var retriesSince: Deadline?
+  /// How many were rejected when a connection was last opened.
+  private var rejectedBefore = 0
 
   init(_ choices: Choices, _ story: Story) {
     self.choices = choices
@@ -390,6 +392,11 @@ private final class ConsumeRun: ConsumerHost {
   func addInterests(to polls: inout PollSet) {}
 
   func connect() -> any BrokerOpening {
+    // What is rejected is done with, too.
+    if queue.kind != .stream, queue.rejected.count > rejectedBefore {
+      rejectedBefore = queue.rejected.count
+      noteProgress()
+    }
     let begin = retriesSince ?? timeline.now
     retriesSince = begin
     if curse != nil, !isOutputStuck, timeline.now - begin > options.reconnectFor + .seconds(40) {
