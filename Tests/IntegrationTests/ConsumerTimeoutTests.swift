@@ -7,7 +7,7 @@ import Testing
 /// cancelled (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
 @Suite("A consumer that the broker finds too slow", .serialized)
 struct ConsumerTimeoutTests {
-  private static let closed = FakeBroker.closeChannel(
+  static let closed = FakeBroker.closeChannel(
     406,
     "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 2000 ms. "
       + "This timeout value can be configured, see consumers doc guide to learn more")
@@ -53,29 +53,6 @@ struct ConsumerTimeoutTests {
     // Once, and on another connection than the first.
     let connections = acknowledged.withLock { $0 }
     #expect(connections.count == 1 && connections != [0], "\(connections)")
-  }
-
-  @Test("what is acknowledged after that is acknowledged again, also where the broker says so only while the run ends")
-  func late() async throws {
-    let acknowledged = Mutex<[Int]>([])
-    let broker = try FakeBroker { peer, method in
-      switch method.name {
-      case .consume:
-        peer.send(
-          FakeBroker.consuming()
-            + FakeBroker.deliver(tag: 1, body: [0x37], messageID: "seven", redelivered: peer.number > 0))
-      case .connectionClose where peer.number == 0:
-        peer.send(Self.closed)
-        return false
-      case .acknowledge: acknowledged.withLock { $0.append(peer.number) }
-      default: return false
-      }
-      return true
-    }
-    let output = try await Tool.run("consume", "q", "--count", "1", environment: ["AMQP_URL": broker.uri])
-    #expect(output.status == 0, "\(output.err)")
-    #expect(output.out == "7\n")
-    #expect(acknowledged.withLock { $0 } == [0, 1])
   }
 
   @Test("a real broker does so", arguments: ["classic", "quorum"])

@@ -242,8 +242,29 @@ struct RecoveryTests {
     }
   }
 
-  @Test("a message that was acknowledged last is acknowledged again where the connection breaks while it is closed")
-  func brokenWhileClosed() async throws {
+  /// How the broker says that what was settled last may be unsettled, while the run closes its connection.
+  enum LateEnd: CaseIterable {
+    /// What was sent before this may be lost.
+    case isCut
+    /// It was unacknowledged for too long, and the broker has taken it back.
+    case takesBack
+
+    func end(_ peer: FakeBroker.Peer) -> Bool {
+      switch self {
+      case .isCut:
+        peer.cut()
+        return true
+      case .takesBack:
+        peer.send(ConsumerTimeoutTests.closed)
+        return false
+      }
+    }
+  }
+
+  @Test(
+    "what was acknowledged last is acknowledged again where the broker says only while it is closed that it was in vain",
+    arguments: LateEnd.allCases)
+  func brokenWhileClosed(_ end: LateEnd) async throws {
     let acknowledged = Mutex<[Int]>([])
     let broker = try FakeBroker { peer, method in
       switch method.name {
@@ -253,8 +274,7 @@ struct RecoveryTests {
           FakeBroker.consuming()
             + FakeBroker.deliver(tag: 1, body: [0x37], messageID: "seven", redelivered: isAgain))
       case .acknowledge: acknowledged.withLock { $0.append(peer.number) }
-      // What was sent before this may be lost.
-      case .connectionClose where peer.number == 0: peer.cut()
+      case .connectionClose where peer.number == 0: return end.end(peer)
       default: return false
       }
       return true

@@ -4,7 +4,8 @@ import MsctlCore
 enum CookieJar {
   /// What a line begins with that is no comment: a cookie that scripts do not see.
   private static let hidden = "#HttpOnly_"
-  private static let titles = ["# Netscape HTTP Cookie File", "# HTTP Cookie File"]
+  private static let title = "# Netscape HTTP Cookie File"
+  private static let titles = [title, "# HTTP Cookie File"]
 
   /// - Returns: no cookies where there is no file.
   static func read(_ path: String) throws(Failure) -> [String] {
@@ -32,7 +33,7 @@ enum CookieJar {
     // Cookies are as good as a login.
     if case .file(let name, nil, let identity) = target { target = .file(name, [.ownerReadWrite], identity) }
     let file = try WholeFile(path, target)
-    let lines = ["# Netscape HTTP Cookie File", ""] + cookies
+    let lines = [title, ""] + cookies
     try file.write(Array(lines.map { $0 + "\n" }.joined().utf8))
     try file.keep()
   }

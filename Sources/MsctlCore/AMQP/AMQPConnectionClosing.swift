@@ -17,8 +17,8 @@ extension AMQPConnection {
   }
 
   /// Whether the broker has replied, once the closing has begun. What else it sends is dropped.
-  /// - Throws: how the connection broke, that the broker has closed the channel before, or has had its time. Whether what was sent last has arrived is not known
-  ///   then.
+  /// - Throws: how the connection broke, that the broker has closed the channel before, or that it has had its time. Whether what was
+  ///   sent last has arrived is not known then.
   package func hasClosed() throws(AMQPError) -> Bool {
     guard let end = closingEnd else { return true }
     while let frame = try readFrame(until: nil), !end.isPast {
